@@ -1,0 +1,97 @@
+"""Every error that supercloud raises on purpose, as one tree.
+
+SupercloudError            message for a person, `code` for a program, `hint` says what to do next
+├── InvalidInput           the request can never succeed as written (exit 2, HTTP 422)
+├── NotFound               a named thing does not exist (exit 3, HTTP 404)
+├── Conflict               the thing exists, or its state forbids the request now (exit 4, HTTP 409)
+│   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
+│       └── RightRefused   a run right was not granted, renewed or moved
+├── Denied                 the caller may not do this (exit 5, HTTP 403)
+├── Unavailable            a part cannot be reached or did not answer in time; retrying may help (exit 6, HTTP 503)
+│   └── OutcomeUnknown     a request was sent and its effect is not known: look it up, never assume
+├── Exhausted              disk, memory, ports or a bound ran out (exit 7, HTTP 507)
+└── Failed                 a tool or a hypervisor reported failure (exit 1, HTTP 500)
+
+A foreign exception is translated once, at the driver that met it, and chained (`raise ... from`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SupercloudError(Exception):
+    """Base of the tree. `str(error)` is one line; `hint`, if any, is a second."""
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidInput(SupercloudError):
+    code = "invalid-input"
+    exit_status = 2
+    http_status = 422
+
+
+class NotFound(SupercloudError):
+    code = "not-found"
+    exit_status = 3
+    http_status = 404
+
+
+class Conflict(SupercloudError):
+    code = "conflict"
+    exit_status = 4
+    http_status = 409
+
+
+class Refused(Conflict):
+    code = "refused"
+
+
+class RightRefused(Refused):
+    code = "right-refused"
+
+
+class Denied(SupercloudError):
+    code = "denied"
+    exit_status = 5
+    http_status = 403
+
+
+class Unavailable(SupercloudError):
+    code = "unavailable"
+    exit_status = 6
+    http_status = 503
+
+
+class OutcomeUnknown(Unavailable):
+    code = "outcome-unknown"
+
+
+class Exhausted(SupercloudError):
+    code = "exhausted"
+    exit_status = 7
+    http_status = 507
+
+
+class Failed(SupercloudError):
+    code = "failed"
+    exit_status = 1
+    http_status = 500
+
+
+def _tree(base: type[SupercloudError]) -> list[type[SupercloudError]]:
+    return [base, *(leaf for child in base.__subclasses__() for leaf in _tree(child))]
+
+
+def error_from(code: str, message: str, hint: str | None = None) -> SupercloudError:
+    """The error a peer reported by its `code`; an unknown code becomes `Failed`, never an exception here."""
+    by_code = {kind.code: kind for kind in _tree(SupercloudError)}
+    return by_code.get(code, Failed)(message, hint=hint)

@@ -1,0 +1,43 @@
+"""Names, identifiers and sizes: the scalar vocabulary of every boundary.
+
+Each is an `Annotated` scalar, so that pydantic validates it wherever a value enters the program and
+mypy sees a plain `str` or `int` inside.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated
+
+from pydantic import Field
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+#: What a user calls a thing: a DNS label (RFC 1123), because instances answer to it in DNS.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+#: What the program calls a thing, in the canonical form of a version 4 UUID.
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+#: `sha256:` and 64 hexadecimal digits.
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+#: Lower-case, colon-separated EUI-48.
+Mac = Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+Ipv4 = Annotated[str, Field(pattern=r"^(\d{1,3}\.){3}\d{1,3}$")]
+Cidr = Annotated[str, Field(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+#: `host:port`, the host a name or an IPv4 address.
+Endpoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}:\d{1,5}$")]
+#: A WireGuard (X25519) public key in base64.
+WireguardKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+#: Grows by one each time the right to run an instance moves to another holder; 0 before the first.
+Epoch = Annotated[int, Field(ge=0, lt=1 << 63)]
+#: An unguessable single-use value, 32 hexadecimal digits (128 bits).
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+SizeBytes = Annotated[int, Field(ge=0, lt=1 << 50)]
+MemoryMib = Annotated[int, Field(ge=64, le=1 << 20)]
+Vcpus = Annotated[int, Field(ge=1, le=64)]
+
+
+def new_id() -> str:
+    """A fresh random identifier."""
+    return str(uuid.uuid4())

@@ -1,0 +1,179 @@
+"""The run right: the single right to run an instance (instance, epoch, blanket, expiry).
+
+Pure decisions, no I/O: the store loads a `RightRecord`, calls one of these functions, and saves what comes
+back in the same transaction. The simulation calls the same functions, so what is proved there is what runs.
+
+Times ending in `_at` are seconds on the *store's* clock (one clock for one store, see ports.clock); the
+holder never sees them: it gets a length and counts from before it sent its request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from supercloud.model.errors import RightRefused
+from supercloud.model.names import Epoch, Id, Nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightTerms:
+    """How long rights last. Chosen for each cloud; `supercloud status` counts down.
+
+    A controller restart pauses nobody as long as it takes less than `length_s - renew_every_s`.
+    """
+
+    length_s: float = 60.0  # from the grant to the holder's own deadline
+    margin_s: float = 15.0  # what the store waits beyond that: clock drift and the keeper's reaction
+    grace_s: float = 30.0  # how long an expired instance stays paused before its memory is given up
+    renew_every_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRight:
+    """What a holder is handed. `length_s` counts from before the holder sent its request."""
+
+    instance: Id
+    epoch: Epoch
+    blanket: Id
+    nonce: Nonce  # to be consumed by the next renewal
+    length_s: float
+    grace_s: float
+    hold: bool = (
+        False  # `hold`: run on while nobody can be reached (the owner's choice); never set on a refusal
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightRecord:
+    """The store's one row for an instance. `holder is None`: nobody may run it."""
+
+    instance: Id
+    epoch: Epoch = 0
+    holder: Id | None = None
+    expires_at: float = 0.0
+    nonce: Nonce | None = None
+    #: The renewal that was answered last: its request id and the nonce it consumed, so that a lost answer
+    #: can be asked for again with the same request and only with it.
+    last_request: Nonce | None = None
+    last_consumed: Nonce | None = None
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """A holder's request. `request` is fresh and random for each attempt that is not a repeat."""
+
+    instance: Id
+    epoch: Epoch
+    nonce: Nonce
+    request: Nonce
+
+
+class Cloned(RightRefused):
+    """A consumed nonce came again in another request: the blanket was rolled back or cloned. Revoke it."""
+
+    code = "cloned"
+
+
+def is_free(record: RightRecord, *, now: float, margin_s: float) -> bool:
+    """Whether nobody can be running the instance by right: given up, or over by more than the margin.
+
+    A `hold` right is never free by time alone: taking it needs proof that the old copy is dead.
+    """
+    if record.holder is None:
+        return True
+    return not record.hold and now > record.expires_at + margin_s
+
+
+def issue(
+    record: RightRecord,
+    *,
+    to: Id,
+    now: float,
+    terms: RightTerms,
+    nonce: Nonce,
+    hold: bool = False,
+    quarantined_until: float = 0.0,
+) -> RightRecord:
+    """Epoch + 1 to blanket `to`. `now` is read after the previous state was loaded under lock.
+
+    Raises:
+        RightRefused: somebody may still hold the right, or the store was just restored (`quarantined_until`).
+    """
+    if now < quarantined_until:
+        wait_s = quarantined_until - now
+        raise RightRefused(f"rights do not move for another {wait_s:.0f} s after the store came back")
+    if not is_free(record, now=now, margin_s=terms.margin_s):
+        raise RightRefused(f"blanket {record.holder} holds the right of epoch {record.epoch}")
+    return RightRecord(
+        instance=record.instance,
+        epoch=record.epoch + 1,
+        holder=to,
+        expires_at=now + terms.length_s,
+        nonce=nonce,
+        hold=hold,
+    )
+
+
+def renew(
+    record: RightRecord, asked: Renewal, *, by: Id, now: float, terms: RightTerms, nonce: Nonce
+) -> RightRecord:
+    """The same right, longer. A repeat of the last request gets the last answer again.
+
+    An expired right that nobody took may be renewed: the healed holder goes on (DESIGN: "with a new right"
+    means a new expiry at the same epoch, since no one else ever ran).
+
+    Raises:
+        RightRefused: another holder or epoch.
+        Cloned: a nonce consumed before, in a request never answered: revoke the blanket.
+    """
+    if record.holder != by or record.epoch != asked.epoch:
+        raise RightRefused(f"blanket {by} does not hold epoch {asked.epoch}; the store is at {record.epoch}")
+    if asked.request == record.last_request and asked.nonce == record.last_consumed:
+        return record
+    if asked.nonce != record.nonce:
+        raise Cloned(f"blanket {by} presented a nonce that was already consumed")
+    return replace(
+        record,
+        expires_at=now + terms.length_s,
+        nonce=nonce,
+        last_request=asked.request,
+        last_consumed=asked.nonce,
+    )
+
+
+def surrender(record: RightRecord, *, by: Id, epoch: Epoch) -> RightRecord:
+    """Nobody holds the right any more. Repeating it does no harm; another's right is not touched.
+
+    Raises:
+        RightRefused: `by` is not the holder of that epoch.
+    """
+    if record.epoch == epoch and record.holder is None:
+        return record
+    if record.holder != by or record.epoch != epoch:
+        raise RightRefused(f"blanket {by} does not hold epoch {epoch}; the store is at {record.epoch}")
+    return replace(record, holder=None, nonce=None, expires_at=0.0, last_request=None, last_consumed=None)
+
+
+def raise_above(record: RightRecord, *, reported: Epoch) -> RightRecord:
+    """After a restore: go on above the highest epoch that any agent reports (DESIGN 4)."""
+    return record if reported <= record.epoch else replace(record, epoch=reported, holder=None, nonce=None)
+
+
+def granted(record: RightRecord, terms: RightTerms) -> RunRight:
+    """What the holder of `record` is handed.
+
+    Raises:
+        RightRefused: nobody holds it.
+    """
+    if record.holder is None or record.nonce is None:
+        raise RightRefused("nobody holds this right")
+    return RunRight(
+        instance=record.instance,
+        epoch=record.epoch,
+        blanket=record.holder,
+        nonce=record.nonce,
+        length_s=terms.length_s,
+        grace_s=terms.grace_s,
+        hold=record.hold,
+    )

@@ -1,0 +1,176 @@
+"""Blanket-side driver ports: the hypervisor, volumes and overlay of the machine the agent runs on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from supercloud.model.names import Digest, Id, Name, SizeBytes
+from supercloud.ports.agent import (
+    Disk,
+    InstanceSpec,
+    Location,
+    Mesh,
+    MeshReport,
+    Progress,
+    RunState,
+    VolumeReport,
+)
+from supercloud.ports.platform import Flavour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainEvent:
+    """The hypervisor's own word that an instance's state changed."""
+
+    instance: Id
+    state: RunState
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferStatus:
+    """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned."""
+
+    over: bool
+    failed: str | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSockets:
+    """UNIX sockets that agents forward for one operation. Same paths for memory and disk on both sides."""
+
+    libvirt: Path
+    memory: Path
+    disk: Path
+
+
+class Hypervisor(Protocol):
+    """Runs instances on this blanket. Raises NotFound, Conflict, Unavailable, OutcomeUnknown, Failed."""
+
+    async def flavour(self) -> Flavour: ...
+
+    async def start(self, spec: InstanceSpec) -> None:
+        """Boot from its own disk. Running already: fine."""
+        ...
+
+    async def pause(self, instance: Id) -> None: ...
+
+    async def resume(self, instance: Id) -> None: ...
+
+    async def shutdown(self, instance: Id) -> None:
+        """Ask the guest (ACPI); returns at once."""
+        ...
+
+    async def reboot(self, instance: Id) -> None: ...
+
+    async def destroy(self, instance: Id) -> None:
+        """End the process and wait until it has ended. Absent: fine."""
+        ...
+
+    async def state(self, instance: Id) -> RunState: ...
+
+    async def list(self) -> dict[Id, RunState]: ...
+
+    def events(self) -> AsyncIterator[DomainEvent]: ...
+
+
+class MigratingHypervisor(Protocol):
+    """Live migration with storage copy over forwarded UNIX sockets; the target ends paused."""
+
+    async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
+        """Start and return; the transfer belongs to the hypervisor, not to the caller."""
+        ...
+
+    async def transfer(self, instance: Id) -> TransferStatus: ...
+
+    async def cancel(self, instance: Id) -> None: ...
+
+
+class DiskHypervisor(Protocol):
+    """Disks of a running instance."""
+
+    async def attach(self, instance: Id, disk: Disk) -> None: ...
+
+    async def detach(self, instance: Id, disk: Disk) -> None: ...
+
+    async def resize(self, instance: Id, disk: Disk) -> None: ...
+
+
+class Console(Protocol):
+    async def console(self, instance: Id) -> tuple[AsyncIterator[bytes], ConsoleInput]: ...
+
+
+class ConsoleInput(Protocol):
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSource:
+    """How the hypervisor opens a volume: file, secret ids, chain. The keys are with the secrets."""
+
+    volume: Id
+    path: Path
+    secret: Id
+    base_path: Path | None = None
+    base_secret: Id | None = None
+
+
+class Volumes(Protocol):
+    """LUKS qcow2 files of this blanket. Keys are bytes handed in, kept in memory (tmpfs) only."""
+
+    async def make(
+        self,
+        volume: Id,
+        copy: Id,
+        size_bytes: SizeBytes,
+        key: bytes,
+        *,
+        base: Digest | None,
+        base_key: bytes | None,
+    ) -> VolumeReport: ...
+
+    async def open(
+        self, volume: Id, copy: Id, key: bytes, *, base: Digest | None, base_key: bytes | None
+    ) -> VolumeSource: ...
+
+    async def remove(self, volume: Id, copy: Id) -> None: ...
+
+    async def resize(self, volume: Id, size_bytes: SizeBytes) -> VolumeReport: ...
+
+    async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport: ...
+
+    async def list(self) -> list[VolumeReport]: ...
+
+    def image_path(self, digest: Digest) -> Path:
+        """Where a base image is, or will be once its digest has been verified."""
+        ...
+
+
+class Overlay(Protocol):
+    """WireGuard, VXLAN, bridges, DHCP, DNS and packet filter of this blanket."""
+
+    async def apply(self, mesh: Mesh) -> MeshReport: ...
+
+    async def locate(self, location: Location) -> None: ...
+
+    async def plug(self, instance: Id, device: str, network: Id, mac: str, ip: str) -> None:
+        """Let the instance's port speak with exactly this MAC and IP."""
+        ...
+
+    async def unplug(self, instance: Id) -> None: ...
+
+    async def permit(self, instance: Id, seconds: float) -> None:
+        """Let its traffic out for so long; the kernel itself stops it afterwards. 0 stops it now."""
+        ...
+
+    async def prepare_key(self) -> MeshReport: ...
+
+    async def switch_key(self) -> MeshReport: ...
+
+    async def report(self) -> MeshReport: ...

@@ -1,0 +1,62 @@
+"""Key store port: the owner's own process. It holds the cloud's certificate authority and every volume key.
+
+The control plane relays what it answers and can open none of it: keys leave only sealed to a blanket whose
+sealing key the store itself certified at join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from supercloud.model.names import Digest, Id
+from supercloud.ports.agent import SealedKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """Single use. `secret` goes into the blanket's birth data and nowhere else."""
+
+    blanket: Id
+    cloud: Id
+    secret: str
+    authority_pem: str
+    expires_at: float  # wall clock, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """Proof of the token by HMAC over the request, so that the secret itself never travels."""
+
+    blanket: Id
+    csr_pem: str
+    sealing_key: str  # base64 X25519
+    proof: str  # hex HMAC-SHA256(secret, canonical bytes of the fields above)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinAnswer:
+    certificate_pem: str
+    authority_pem: str
+
+
+class KeyStore(Protocol):
+    """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable."""
+
+    async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
+
+    async def admit(self, request: JoinRequest) -> JoinAnswer: ...
+
+    async def renew(self, *, blanket: Id, csr_pem: str) -> JoinAnswer: ...
+
+    async def revoke(self, *, blanket: Id) -> None:
+        """Certify and seal nothing for it any more."""
+        ...
+
+    async def volume_key(self, *, cloud: Id, volume: Id, copy: Id, blanket: Id) -> SealedKey:
+        """The copy's key sealed to the blanket; made at first asking. A destroyed copy's stays NotFound."""
+        ...
+
+    async def destroy_key(self, *, volume: Id, copy: Id) -> None: ...
+
+    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey: ...
