@@ -7,7 +7,7 @@ SupercloudError            message for a person, `code` for a program, `hint` sa
 │   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
 │       └── RightRefused   a run right was not granted, renewed or moved
 ├── Denied                 the caller may not do this (exit 5, HTTP 403)
-├── Unavailable            a part cannot be reached or did not answer in time; retrying may help (exit 6, HTTP 503)
+├── Unavailable            a part cannot be reached or is late; a retry may help (exit 6, HTTP 503)
 │   └── OutcomeUnknown     a request was sent and its effect is not known: look it up, never assume
 ├── Exhausted              disk, memory, ports or a bound ran out (exit 7, HTTP 507)
 └── Failed                 a tool or a hypervisor reported failure (exit 1, HTTP 500)

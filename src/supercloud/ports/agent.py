@@ -388,7 +388,7 @@ class MigrationAgent(Protocol):
         ...
 
     async def release(self, request: OperationRef) -> None:
-        """On either side: close this operation's forwards; on a target that was not committed, end the copy."""
+        """On either side: close this operation's forwards; on an uncommitted target, end the copy."""
         ...
 
 

@@ -38,7 +38,7 @@ class Surrender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened in a blanket. `id` makes repeats harmless; `seq` orders one blanket's events."""
+    """Something that happened in a blanket. `id` makes repeats harmless; `seq` orders a blanket's events."""
 
     id: Id
     seq: int
