@@ -23,6 +23,7 @@ from supercloud.model.names import (
     Mac,
     MemoryMib,
     Name,
+    Nonce,
     Port,
     SizeBytes,
     Vcpus,
@@ -392,6 +393,31 @@ class MigrationAgent(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- byte streams
+
+
+class StreamKind(StrEnum):
+    CONSOLE = "console"  # the instance's serial console, both ways
+    TCP = "tcp"  # a connection to the instance's address and `port`
+    LOG = "log"  # what its console said so far, then the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStream:
+    """Dial back with a stream of bytes named `stream` (single use, unguessable)."""
+
+    stream: Nonce
+    kind: StreamKind
+    instance: Id
+    port: Port | None = None
+
+
+class StreamsAgent(Protocol):
+    async def open(self, request: OpenStream) -> None:
+        """Returns once the far end is there, so that a refused connection is an error here."""
+        ...
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -418,5 +444,7 @@ class Agent(Protocol):
     def overlay(self) -> OverlayAgent: ...
     @property
     def migration(self) -> MigrationAgent: ...
+    @property
+    def streams(self) -> StreamsAgent: ...
 
     async def report(self) -> BlanketReport: ...

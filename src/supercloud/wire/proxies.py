@@ -1,0 +1,111 @@
+"""The remote faces of the ports: a proxy on one end, handlers on the other, both from the port's own types.
+
+A port method is `async def name(self, request: R) -> A` or `async def name(self) -> A`; its wire name is
+`group.name`. Nothing is written twice, so a method added to a port is on the wire.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from typing import Any, cast, get_type_hints
+
+from supercloud.ports.agent import (
+    Agent,
+    BlanketReport,
+    InstancesAgent,
+    MigrationAgent,
+    OverlayAgent,
+    StreamsAgent,
+    VolumesAgent,
+)
+from supercloud.ports.controller import Controller
+from supercloud.wire.rpc import Handler, Peer
+
+#: Seconds to wait for an answer. What is not here takes `_USUAL_S`.
+_TIMEOUTS_S = {
+    "volumes.place_image": 3600.0,
+    "volumes.make": 120.0,
+    "instances.start": 180.0,
+    "instances.stop": 300.0,
+}
+_USUAL_S = 60.0
+
+_GROUPS: dict[str, type] = {
+    "instances": InstancesAgent,
+    "volumes": VolumesAgent,
+    "overlay": OverlayAgent,
+    "migration": MigrationAgent,
+    "streams": StreamsAgent,
+}
+
+
+@lru_cache(maxsize=32)
+def _methods(port: type) -> dict[str, tuple[Any, Any]]:
+    """Name -> (type of the value or None, type of the answer), from the protocol's annotations."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, method in inspect.getmembers(port, inspect.iscoroutinefunction):
+        hints = get_type_hints(method, include_extras=True)
+        gives = hints.pop("return")
+        (takes,) = hints.values() or (None,)
+        found[name] = (takes, gives)
+    return found
+
+
+def _remote(port: type, group: str, peer: Peer) -> Any:
+    """An object with the port's methods, each of which asks the other end."""
+
+    def bind(name: str, takes: Any, gives: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
+        wire_name = f"{group}.{name}"
+        timeout_s = _TIMEOUTS_S.get(wire_name, _USUAL_S)
+
+        async def ask(request: object = None) -> Any:
+            return await peer.call(wire_name, request, takes, gives, timeout_s=timeout_s)
+
+        return ask
+
+    return types.SimpleNamespace(
+        **{name: bind(name, takes, gives) for name, (takes, gives) in _methods(port).items()}
+    )
+
+
+def _handlers(port: type, group: str, implementation: object) -> dict[str, Handler]:
+    return {
+        f"{group}.{name}": Handler(takes, gives, getattr(implementation, name))
+        for name, (takes, gives) in _methods(port).items()
+    }
+
+
+class RemoteAgent:
+    """ports.agent.Agent over a connection."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.instances = cast(InstancesAgent, _remote(InstancesAgent, "instances", peer))
+        self.volumes = cast(VolumesAgent, _remote(VolumesAgent, "volumes", peer))
+        self.overlay = cast(OverlayAgent, _remote(OverlayAgent, "overlay", peer))
+        self.migration = cast(MigrationAgent, _remote(MigrationAgent, "migration", peer))
+        self.streams = cast(StreamsAgent, _remote(StreamsAgent, "streams", peer))
+
+    async def report(self) -> BlanketReport:
+        return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)
+
+
+def agent_handlers(agent: Agent) -> dict[str, Handler]:
+    """What the agent's end of the connection answers."""
+    found = {"agent.report": Handler(None, BlanketReport, agent.report)}
+    for group, port in _GROUPS.items():
+        found |= _handlers(port, group, getattr(agent, group))
+    return found
+
+
+def remote_controller(peer: Peer) -> Controller:
+    """ports.controller.Controller over a connection."""
+    return cast(Controller, _remote(Controller, "controller", peer))
+
+
+def controller_handlers(controller: Controller) -> dict[str, Handler]:
+    """What the control plane's end of the connection answers."""
+    return _handlers(Controller, "controller", controller)
