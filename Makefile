@@ -36,13 +36,13 @@ check: packages $(STAMP) ## Formatting, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(STAMP) ## The tests that need no VM
+unit: packages $(STAMP) ## The tests that need no VM
 	$(BIN)/pytest -m "not system" -n 2
 
 system: setup ## The tests on real QEMU, libvirt, kernels and guests
 	$(BIN)/pytest -m system
 
-test: setup check unit system ## Every check and test
+test: check unit ## Every check and test
 
 bench: setup ## Measure; writes JSON and docs/benchmarks.md
 	$(BIN)/supercloud bench all
