@@ -1,0 +1,328 @@
+"""What users can ask of the control plane: the values, and the one face that the API serves.
+
+A thing is named by its id or by its name; instances, blankets, networks and volumes have names that are
+unique in their cloud only, so `cloud` may be needed to tell two apart. What takes long is answered with an
+`OperationView` at once and carried on durably; asking for the same thing again joins the same operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from supercloud.model.names import (
+    Cidr,
+    Digest,
+    Epoch,
+    Id,
+    MemoryMib,
+    Name,
+    Port,
+    SizeBytes,
+    Vcpus,
+)
+from supercloud.model.states import BlanketState, InstanceState, OperationState
+from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.platform import Confidentiality, Flavour
+
+#: An id or a name, as the user typed it.
+Ref = str
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddProvider:
+    """A domain with its platform. `options` are the platform driver's, checked by it."""
+
+    name: Name
+    kind: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateCloud:
+    name: Name
+    cpu_model: str | None = None  # the baseline of every instance; None: the project's default
+    right_length_s: float = 60.0
+    right_margin_s: float = 15.0
+    right_grace_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddBlanket:
+    name: Name
+    cloud: Ref
+    provider: Ref
+    flavour: Flavour = Flavour.KVM
+    vcpus: Vcpus = 2
+    memory_mib: MemoryMib = 2048
+    disk_bytes: SizeBytes = 20 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterImage:
+    """An image that the owner's side has checked, converted to qcow2 and encrypted; its bytes follow."""
+
+    name: Name
+    digest: Digest  # of the encrypted file
+    size_bytes: SizeBytes  # of the encrypted file
+    virtual_bytes: SizeBytes  # what a guest sees
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateNetwork:
+    name: Name
+    cloud: Ref
+    cidr: Cidr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateVolume:
+    name: Name
+    cloud: Ref
+    size_bytes: SizeBytes
+    on: Ref | None = None  # blanket; None: where it is first attached
+    image: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """`port` of the instance, reachable at `at` on the control plane's loopback (0: any free port)."""
+
+    port: Port
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInstance:
+    name: Name
+    cloud: Ref
+    image: Ref
+    on: Ref | None = None
+    memory_mib: MemoryMib = 512
+    vcpus: Vcpus = 1
+    disk_bytes: SizeBytes | None = None  # None: as large as the image
+    networks: tuple[Ref, ...] = ()
+    publish: tuple[Publish, ...] = ()
+    user_data: str | None = None
+    ssh_keys: tuple[str, ...] = ()
+    hold: bool = False  # run on while nobody can be reached (DESIGN: `hold` instead of `strict`)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationView:
+    id: Id
+    kind: str  # "blanket.add", "instance.run", "instance.migrate", …
+    object: Id
+    object_name: str
+    state: OperationState
+    phase: str
+    done: float | None  # 0..1 where known
+    error: dict[str, str] | None  # code, message, hint
+    result: dict[str, Any] | None
+    created_at: float  # wall clock, seconds since the epoch
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderView:
+    id: Id
+    name: Name
+    kind: str
+    accelerator: str
+    nesting: bool
+    confidentiality: Confidentiality
+    abilities: tuple[str, ...]
+    reason: str
+    blankets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudView:
+    id: Id
+    name: Name
+    cpu_model: str
+    right_length_s: float
+    right_margin_s: float
+    right_grace_s: float
+    blankets: int
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlanketView:
+    id: Id
+    name: Name
+    cloud: str
+    provider: str
+    state: BlanketState
+    flavour: Flavour | None  # as its agent reported it
+    connected: bool
+    agent_version: str | None
+    mesh_address: str
+    confidentiality: Confidentiality
+    instances: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageView:
+    id: Id
+    name: Name
+    digest: Digest
+    size_bytes: int
+    virtual_bytes: int
+    complete: bool  # all of its bytes are here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkView:
+    id: Id
+    name: Name
+    cloud: str
+    cidr: Cidr
+    gateway: str
+    vni: int
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeView:
+    id: Id
+    name: Name
+    cloud: str
+    size_bytes: int
+    image: str | None
+    instance: str | None
+    blanket: str | None  # where its current copy is
+    snapshots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceView:
+    id: Id
+    name: Name
+    cloud: str
+    state: InstanceState
+    blanket: str | None
+    epoch: Epoch
+    right_left_s: float | None  # of the current holder, as the store counts it
+    hold: bool
+    vcpus: int
+    memory_mib: int
+    image: str
+    addresses: tuple[str, ...]
+    macs: tuple[str, ...]
+    networks: tuple[str, ...]
+    volumes: tuple[str, ...]
+    published: tuple[str, ...]  # "127.0.0.1:8080->80"
+    reason: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    version: str
+    database: str  # "sqlite" or "postgresql", never the URL
+    started_at: float
+    quarantine_left_s: float  # rights do not move until then (after a restore)
+    clouds: int
+    blankets: int
+    blankets_connected: int
+    instances: int
+    instances_running: int
+    operations_open: int
+
+
+class Stream(Protocol):
+    """An open stream of bytes to an instance: its console, or a TCP port of it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Northbound(Protocol):
+    """Everything the API serves. Raises, all methods: the errors of model.errors.
+
+    About forty methods because it is the union of seven small resources; the API has one router for each.
+    """
+
+    async def status(self) -> StatusView: ...
+
+    async def operations(self, *, open_only: bool = False) -> list[OperationView]: ...
+    async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
+        """With `wait_s`, answers when phase, share done or state changed, or after so long (at most 30 s)."""
+        ...
+
+    async def cancel(self, operation: Id) -> OperationView: ...
+
+    async def add_provider(self, request: AddProvider) -> ProviderView: ...
+    async def providers(self) -> list[ProviderView]: ...
+    async def provider(self, ref: Ref) -> ProviderView: ...
+    async def remove_provider(self, ref: Ref) -> None: ...
+
+    async def create_cloud(self, request: CreateCloud) -> CloudView: ...
+    async def clouds(self) -> list[CloudView]: ...
+    async def cloud(self, ref: Ref) -> CloudView: ...
+    async def remove_cloud(self, ref: Ref) -> None: ...
+    async def rotate_keys(self, cloud: Ref) -> OperationView: ...
+
+    async def add_blanket(self, request: AddBlanket) -> OperationView: ...
+    async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]: ...
+    async def blanket(self, ref: Ref, *, cloud: Ref | None = None) -> BlanketView: ...
+    async def remove_blanket(
+        self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
+    ) -> OperationView: ...
+    async def blanket_console(self, ref: Ref, *, cloud: Ref | None = None) -> Stream: ...
+
+    async def register_image(self, request: RegisterImage) -> ImageView: ...
+    async def upload_image(self, digest: Digest, offset: int, content: AsyncIterator[bytes]) -> ImageView:
+        """Append from `offset` (what is here already, see `image`); complete once the digest is right."""
+        ...
+
+    async def images(self) -> list[ImageView]: ...
+    async def image(self, ref: Ref) -> ImageView: ...
+    async def remove_image(self, ref: Ref) -> None: ...
+
+    async def create_network(self, request: CreateNetwork) -> NetworkView: ...
+    async def networks(self, *, cloud: Ref | None = None) -> list[NetworkView]: ...
+    async def network(self, ref: Ref, *, cloud: Ref | None = None) -> NetworkView: ...
+    async def remove_network(self, ref: Ref, *, cloud: Ref | None = None) -> None: ...
+
+    async def create_volume(self, request: CreateVolume) -> VolumeView: ...
+    async def volumes(self, *, cloud: Ref | None = None) -> list[VolumeView]: ...
+    async def volume(self, ref: Ref, *, cloud: Ref | None = None) -> VolumeView: ...
+    async def attach_volume(self, ref: Ref, *, instance: Ref, cloud: Ref | None = None) -> OperationView: ...
+    async def detach_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def resize_volume(
+        self, ref: Ref, *, size_bytes: SizeBytes, cloud: Ref | None = None
+    ) -> OperationView: ...
+    async def snapshot_volume(
+        self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None
+    ) -> OperationView: ...
+    async def remove_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+
+    async def run_instance(self, request: RunInstance) -> OperationView: ...
+    async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]: ...
+    async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView: ...
+    async def start_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def stop_instance(
+        self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
+    ) -> OperationView: ...
+    async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def remove_instance(
+        self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
+    ) -> OperationView: ...
+    async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView: ...
+    async def open_stream(
+        self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None
+    ) -> Stream: ...
