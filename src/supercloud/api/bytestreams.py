@@ -1,0 +1,75 @@
+"""Streams of bytes over WebSockets: an instance's console, log or TCP port, and a blanket's console."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from supercloud.api.things import InCloud, RefPath
+from supercloud.model.errors import SupercloudError
+from supercloud.ports.agent import StreamKind
+from supercloud.services.northbound import Northbound, Stream
+
+#: WebSocket close code for an error of ours; the reason carries `code: message`.
+REFUSED = 4000
+_REASON_BYTES = 120  # RFC 6455 bounds a close frame's payload to 125 bytes, two of them the code
+
+
+def router(control: Northbound) -> APIRouter:
+    """Binary frames both ways; the stream's end closes the socket and the other way round."""
+    found = APIRouter()
+
+    @found.websocket("/instances/{ref}/streams/{kind}")
+    async def instance(
+        socket: WebSocket, ref: RefPath, kind: StreamKind, port: int | None = None, cloud: InCloud = None
+    ) -> None:
+        await socket.accept()
+        try:
+            stream = await control.open_stream(ref, kind=kind, port=port, cloud=cloud)
+        except SupercloudError as error:
+            await _refuse(socket, error)
+            return
+        await _pump(socket, stream)
+
+    @found.websocket("/blankets/{ref}/console")
+    async def blanket(socket: WebSocket, ref: RefPath, cloud: InCloud = None) -> None:
+        await socket.accept()
+        try:
+            stream = await control.blanket_console(ref, cloud=cloud)
+        except SupercloudError as error:
+            await _refuse(socket, error)
+            return
+        await _pump(socket, stream)
+
+    return found
+
+
+async def _refuse(socket: WebSocket, error: SupercloudError) -> None:
+    reason = f"{error.code}: {error.message}".encode()[:_REASON_BYTES].decode(errors="ignore")
+    await socket.close(REFUSED, reason)
+
+
+async def _pump(socket: WebSocket, stream: Stream) -> None:
+    async def outward() -> None:
+        async for data in stream:
+            await socket.send_bytes(data)
+
+    async def inward() -> None:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            await stream.write(message.get("bytes") or (message.get("text") or "").encode())
+
+    ways = {asyncio.create_task(outward()), asyncio.create_task(inward())}
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        await stream.close()
+        with suppress(RuntimeError, WebSocketDisconnect):  # closed by the other end already
+            await socket.close()

@@ -1,0 +1,54 @@
+"""Errors as RFC 9457 problem details: the tree of model.errors, and what a request got wrong."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError
+
+_log = structlog.get_logger(__name__)
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(error: SupercloudError, status: int | None = None) -> JSONResponse:
+    """The answer that carries `error`."""
+    status = status or error.http_status
+    body = {
+        "type": f"urn:supercloud:error:{error.code}",
+        "title": error.code,
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "hint": error.hint,
+    }
+    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Give every failure of `app` this one form."""
+
+    @app.exception_handler(SupercloudError)
+    async def known(_: Request, error: SupercloudError) -> JSONResponse:
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return problem(InvalidInput(f"{where or 'the request'}: {first['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def routing(_: Request, error: HTTPException) -> JSONResponse:
+        kind = NotFound if error.status_code == NotFound.http_status else InvalidInput
+        answer = problem(kind(str(error.detail)), error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        _log.error("api.bug", path=request.url.path, kind=type(error).__name__, exc_info=error)
+        return problem(Failed("an internal error; the control plane's log has the trace"))

@@ -1,0 +1,279 @@
+"""Providers, clouds, blankets, images, networks, volumes and instances over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response, status
+
+from supercloud.model.names import Digest, Name, SizeBytes
+from supercloud.ports.agent import StopMode
+from supercloud.services.northbound import (
+    AddBlanket,
+    AddProvider,
+    BlanketView,
+    CloudView,
+    CreateCloud,
+    CreateNetwork,
+    CreateVolume,
+    ImageView,
+    InstanceView,
+    NetworkView,
+    Northbound,
+    OperationView,
+    ProviderView,
+    RegisterImage,
+    RunInstance,
+    VolumeView,
+)
+
+#: A name or an id, in a path.
+RefPath = Annotated[str, Path(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
+#: The cloud that tells two things of one name apart.
+InCloud = Annotated[str | None, Query(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
+
+_CREATED = status.HTTP_201_CREATED
+_ACCEPTED = status.HTTP_202_ACCEPTED
+_NO_CONTENT = status.HTTP_204_NO_CONTENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resize:
+    size_bytes: SizeBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    snapshot: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    mode: StopMode = StopMode.SHUTDOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrate:
+    to: str
+
+
+def routers(control: Northbound) -> list[APIRouter]:
+    """All of them; order does not matter."""
+    return [
+        _providers(control),
+        _clouds(control),
+        _blankets(control),
+        _images(control),
+        _networks(control),
+        _volumes(control),
+        _instances(control),
+    ]
+
+
+def _providers(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/providers", tags=["providers"])
+
+    @router.post("", status_code=_CREATED)
+    async def add(request: AddProvider) -> ProviderView:
+        return await control.add_provider(request)
+
+    @router.get("")
+    async def ls() -> list[ProviderView]:
+        return await control.providers()
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath) -> ProviderView:
+        return await control.provider(ref)
+
+    @router.delete("/{ref}", status_code=_NO_CONTENT)
+    async def rm(ref: RefPath) -> Response:
+        await control.remove_provider(ref)
+        return Response(status_code=_NO_CONTENT)
+
+    return router
+
+
+def _clouds(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/clouds", tags=["clouds"])
+
+    @router.post("", status_code=_CREATED)
+    async def create(request: CreateCloud) -> CloudView:
+        return await control.create_cloud(request)
+
+    @router.get("")
+    async def ls() -> list[CloudView]:
+        return await control.clouds()
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath) -> CloudView:
+        return await control.cloud(ref)
+
+    @router.delete("/{ref}", status_code=_NO_CONTENT)
+    async def rm(ref: RefPath) -> Response:
+        await control.remove_cloud(ref)
+        return Response(status_code=_NO_CONTENT)
+
+    @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
+    async def rotate(ref: RefPath) -> OperationView:
+        return await control.rotate_keys(ref)
+
+    return router
+
+
+def _blankets(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/blankets", tags=["blankets"])
+
+    @router.post("", status_code=_ACCEPTED)
+    async def add(request: AddBlanket) -> OperationView:
+        return await control.add_blanket(request)
+
+    @router.get("")
+    async def ls(cloud: InCloud = None) -> list[BlanketView]:
+        return await control.blankets(cloud=cloud)
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath, cloud: InCloud = None) -> BlanketView:
+        return await control.blanket(ref, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_ACCEPTED)
+    async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+        return await control.remove_blanket(ref, cloud=cloud, force=force)
+
+    return router
+
+
+def _images(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/images", tags=["images"])
+
+    @router.post("", status_code=_CREATED)
+    async def register(request: RegisterImage) -> ImageView:
+        return await control.register_image(request)
+
+    @router.put("/{digest}/content")
+    async def upload(
+        digest: Annotated[Digest, Path()],
+        request: Request,
+        offset: Annotated[int, Query(ge=0, lt=1 << 50)] = 0,
+    ) -> ImageView:
+        return await control.upload_image(digest, offset, request.stream())
+
+    @router.get("")
+    async def ls() -> list[ImageView]:
+        return await control.images()
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath) -> ImageView:
+        return await control.image(ref)
+
+    @router.delete("/{ref}", status_code=_NO_CONTENT)
+    async def rm(ref: RefPath) -> Response:
+        await control.remove_image(ref)
+        return Response(status_code=_NO_CONTENT)
+
+    return router
+
+
+def _networks(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/networks", tags=["networks"])
+
+    @router.post("", status_code=_CREATED)
+    async def create(request: CreateNetwork) -> NetworkView:
+        return await control.create_network(request)
+
+    @router.get("")
+    async def ls(cloud: InCloud = None) -> list[NetworkView]:
+        return await control.networks(cloud=cloud)
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath, cloud: InCloud = None) -> NetworkView:
+        return await control.network(ref, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_NO_CONTENT)
+    async def rm(ref: RefPath, cloud: InCloud = None) -> Response:
+        await control.remove_network(ref, cloud=cloud)
+        return Response(status_code=_NO_CONTENT)
+
+    return router
+
+
+def _volumes(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/volumes", tags=["volumes"])
+
+    @router.post("", status_code=_CREATED)
+    async def create(request: CreateVolume) -> VolumeView:
+        return await control.create_volume(request)
+
+    @router.get("")
+    async def ls(cloud: InCloud = None) -> list[VolumeView]:
+        return await control.volumes(cloud=cloud)
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath, cloud: InCloud = None) -> VolumeView:
+        return await control.volume(ref, cloud=cloud)
+
+    @router.post("/{ref}/attach", status_code=_ACCEPTED)
+    async def attach(ref: RefPath, request: Attach, cloud: InCloud = None) -> OperationView:
+        return await control.attach_volume(ref, instance=request.instance, cloud=cloud)
+
+    @router.post("/{ref}/detach", status_code=_ACCEPTED)
+    async def detach(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.detach_volume(ref, cloud=cloud)
+
+    @router.post("/{ref}/resize", status_code=_ACCEPTED)
+    async def resize(ref: RefPath, request: Resize, cloud: InCloud = None) -> OperationView:
+        return await control.resize_volume(ref, size_bytes=request.size_bytes, cloud=cloud)
+
+    @router.post("/{ref}/snapshot", status_code=_ACCEPTED)
+    async def snapshot(ref: RefPath, request: Snapshot, cloud: InCloud = None) -> OperationView:
+        return await control.snapshot_volume(ref, snapshot=request.snapshot, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_ACCEPTED)
+    async def rm(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.remove_volume(ref, cloud=cloud)
+
+    return router
+
+
+def _instances(control: Northbound) -> APIRouter:
+    router = APIRouter(prefix="/instances", tags=["instances"])
+
+    @router.post("", status_code=_ACCEPTED)
+    async def run(request: RunInstance) -> OperationView:
+        return await control.run_instance(request)
+
+    @router.get("")
+    async def ls(cloud: InCloud = None) -> list[InstanceView]:
+        return await control.instances(cloud=cloud)
+
+    @router.get("/{ref}")
+    async def show(ref: RefPath, cloud: InCloud = None) -> InstanceView:
+        return await control.instance(ref, cloud=cloud)
+
+    @router.post("/{ref}/start", status_code=_ACCEPTED)
+    async def start(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.start_instance(ref, cloud=cloud)
+
+    @router.post("/{ref}/stop", status_code=_ACCEPTED)
+    async def stop(ref: RefPath, request: Stop | None = None, cloud: InCloud = None) -> OperationView:
+        mode = request.mode if request else StopMode.SHUTDOWN
+        return await control.stop_instance(ref, cloud=cloud, mode=mode)
+
+    @router.post("/{ref}/reboot", status_code=_ACCEPTED)
+    async def reboot(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.reboot_instance(ref, cloud=cloud)
+
+    @router.post("/{ref}/migrate", status_code=_ACCEPTED)
+    async def migrate(ref: RefPath, request: Migrate, cloud: InCloud = None) -> OperationView:
+        return await control.migrate_instance(ref, to=request.to, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_ACCEPTED)
+    async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+        return await control.remove_instance(ref, cloud=cloud, force=force)
+
+    return router
