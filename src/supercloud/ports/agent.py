@@ -239,6 +239,21 @@ class VolumesAgent(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A blanket's own word for its WireGuard keys, so that whoever relays them cannot put others in.
+
+    Signed with the identity key of `certificate_pem`, which the cloud's authority issued.
+    """
+
+    blanket: Id
+    key: WireguardKey
+    next_key: WireguardKey | None = None
+    generation: int  # grows with every change of the keys
+    signature: str  # base64 Ed25519
+    certificate_pem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """Another blanket of the same cloud. `keys`: the ones to accept now, newest last (see rotation)."""
 
@@ -248,6 +263,8 @@ class Peer:
     keys: tuple[WireguardKey, ...]
     #: UDP port of the VXLAN link between this blanket and the peer; the same number on both sides.
     vxlan_port: Port
+    #: The peer's agent made it, this blanket's agent checks `keys` against it.
+    announcement: Announcement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +307,8 @@ class MeshReport:
     next_key: WireguardKey | None = None
     #: Peers with a handshake in the last three minutes.
     alive: tuple[Id, ...] = ()
+    #: For the other blankets; the agent adds it to what its overlay driver reports.
+    announcement: Announcement | None = None
 
 
 class OverlayAgent(Protocol):
