@@ -24,7 +24,7 @@ from supercloud.ports.agent import (
 from supercloud.ports.controller import Controller
 from supercloud.wire.codec import from_json, to_json
 from supercloud.wire.memory import MemoryTransport
-from supercloud.wire.proxies import _GROUPS, _methods, _remote
+from supercloud.wire.proxies import _GROUPS, _methods, remote
 from supercloud.wire.rpc import FRAME_BYTES, Handler, Peer
 
 pytestmark = pytest.mark.unit
@@ -57,7 +57,7 @@ async def connected(instances: Instances) -> AsyncIterator[tuple[InstancesAgent,
     ends = [Peer(near, {}), Peer(far, handlers)]
     running = [asyncio.create_task(end.run()) for end in ends]
     try:
-        yield _remote(InstancesAgent, "instances", ends[0]), ends[0], near
+        yield remote(InstancesAgent, "instances", ends[0]), ends[0], near
     finally:
         for task in running:
             task.cancel()

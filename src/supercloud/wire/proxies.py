@@ -54,7 +54,7 @@ def _methods(port: type) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _remote(port: type, group: str, peer: Peer) -> Any:
+def remote(port: type, group: str, peer: Peer) -> Any:
     """An object with the port's methods, each of which asks the other end."""
 
     def bind(name: str, takes: Any, gives: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -71,7 +71,7 @@ def _remote(port: type, group: str, peer: Peer) -> Any:
     )
 
 
-def _handlers(port: type, group: str, implementation: object) -> dict[str, Handler]:
+def handlers(port: type, group: str, implementation: object) -> dict[str, Handler]:
     return {
         f"{group}.{name}": Handler(takes, gives, getattr(implementation, name))
         for name, (takes, gives) in _methods(port).items()
@@ -83,11 +83,11 @@ class RemoteAgent:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self.instances = cast(InstancesAgent, _remote(InstancesAgent, "instances", peer))
-        self.volumes = cast(VolumesAgent, _remote(VolumesAgent, "volumes", peer))
-        self.overlay = cast(OverlayAgent, _remote(OverlayAgent, "overlay", peer))
-        self.migration = cast(MigrationAgent, _remote(MigrationAgent, "migration", peer))
-        self.streams = cast(StreamsAgent, _remote(StreamsAgent, "streams", peer))
+        self.instances = cast(InstancesAgent, remote(InstancesAgent, "instances", peer))
+        self.volumes = cast(VolumesAgent, remote(VolumesAgent, "volumes", peer))
+        self.overlay = cast(OverlayAgent, remote(OverlayAgent, "overlay", peer))
+        self.migration = cast(MigrationAgent, remote(MigrationAgent, "migration", peer))
+        self.streams = cast(StreamsAgent, remote(StreamsAgent, "streams", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)
@@ -97,15 +97,15 @@ def agent_handlers(agent: Agent) -> dict[str, Handler]:
     """What the agent's end of the connection answers."""
     found = {"agent.report": Handler(None, BlanketReport, agent.report)}
     for group, port in _GROUPS.items():
-        found |= _handlers(port, group, getattr(agent, group))
+        found |= handlers(port, group, getattr(agent, group))
     return found
 
 
 def remote_controller(peer: Peer) -> Controller:
     """ports.controller.Controller over a connection."""
-    return cast(Controller, _remote(Controller, "controller", peer))
+    return cast(Controller, remote(Controller, "controller", peer))
 
 
 def controller_handlers(controller: Controller) -> dict[str, Handler]:
     """What the control plane's end of the connection answers."""
-    return _handlers(Controller, "controller", controller)
+    return handlers(Controller, "controller", controller)
