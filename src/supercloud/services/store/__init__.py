@@ -1,0 +1,1 @@
+"""The control plane's state: SQLite in one directory, or PostgreSQL by URL; the same tables in both."""

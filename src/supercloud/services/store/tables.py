@@ -1,0 +1,272 @@
+"""The tables. Every row of a cloud's thing carries its cloud's id, and names are unique within a cloud.
+
+No column holds a secret: keys are with the owner's key store, and join secrets live in birth data only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {str: Text, int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+class Meta(Base):
+    """What the store remembers of itself: its incarnation, restores, the end of a quarantine."""
+
+    __tablename__ = "meta"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Provider(Base):
+    __tablename__ = "providers"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    declaration: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class Cloud(Base):
+    __tablename__ = "clouds"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    cpu_model: Mapped[str]
+    length_s: Mapped[float]
+    margin_s: Mapped[float]
+    grace_s: Mapped[float]
+    #: Grows with every change that a blanket's overlay has to learn of.
+    mesh_generation: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[float]
+
+
+class Blanket(Base):
+    __tablename__ = "blankets"
+    __table_args__ = (UniqueConstraint("cloud", "name"), UniqueConstraint("cloud", "mesh_address"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    provider: Mapped[str] = mapped_column(ForeignKey("providers.id"))
+    name: Mapped[str]
+    state: Mapped[str]
+    wanted: Mapped[dict[str, Any]]  # flavour, vcpus, memory, disk: what its machine was asked to be
+    mesh_address: Mapped[str]
+    endpoint: Mapped[str | None]  # of its WireGuard, as other blankets reach it
+    keys: Mapped[list[str]]  # WireGuard keys that its peers accept now, newest last
+    boot_id: Mapped[str | None]
+    report: Mapped[dict[str, Any] | None]  # ports.agent.BlanketReport, as of its last connection
+    revoked: Mapped[bool] = mapped_column(default=False)
+    reason: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[float]
+
+
+class PeerLink(Base):
+    """The VXLAN port of a pair of blankets: one for each peer, so that entries of two never mix."""
+
+    __tablename__ = "peer_links"
+    __table_args__ = (UniqueConstraint("cloud", "port"),)
+    low: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True)
+    high: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    port: Mapped[int]
+
+
+class Image(Base):
+    __tablename__ = "images"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    digest: Mapped[str] = mapped_column(unique=True)
+    size_bytes: Mapped[int]
+    virtual_bytes: Mapped[int]
+    complete: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[float]
+
+
+class Network(Base):
+    __tablename__ = "networks"
+    __table_args__ = (UniqueConstraint("cloud", "name"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    name: Mapped[str]
+    vni: Mapped[int] = mapped_column(unique=True)
+    cidr: Mapped[str]
+    gateway: Mapped[str]
+    created_at: Mapped[float]
+
+
+class Instance(Base):
+    __tablename__ = "instances"
+    __table_args__ = (UniqueConstraint("cloud", "name"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    name: Mapped[str]
+    state: Mapped[str]
+    #: Where it is, or was last; its volumes' current copies are there.
+    blanket: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"))
+    image: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    vcpus: Mapped[int]
+    memory_mib: Mapped[int]
+    user_data: Mapped[str | None]
+    ssh_keys: Mapped[list[str]]
+    hold: Mapped[bool] = mapped_column(default=False)
+    reason: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[float]
+
+
+class NicRow(Base):
+    """An instance's port on a network: its MAC and IP stay as it moves."""
+
+    __tablename__ = "nics"
+    __table_args__ = (UniqueConstraint("network", "ip"), UniqueConstraint("network", "mac"))
+    instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True)
+    network: Mapped[str] = mapped_column(ForeignKey("networks.id"), primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    position: Mapped[int]
+    mac: Mapped[str]
+    ip: Mapped[str]
+
+
+class Volume(Base):
+    __tablename__ = "volumes"
+    __table_args__ = (UniqueConstraint("cloud", "name"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    name: Mapped[str]
+    size_bytes: Mapped[int]
+    image: Mapped[str | None] = mapped_column(ForeignKey("images.id"))
+    instance: Mapped[str | None] = mapped_column(ForeignKey("instances.id"))
+    position: Mapped[int] = mapped_column(default=0)  # among its instance's disks; 0 boots
+    wanted_on: Mapped[str | None] = mapped_column(ForeignKey("blankets.id", ondelete="SET NULL"))
+    snapshots: Mapped[list[str]]
+    created_at: Mapped[float]
+
+
+class VolumeCopy(Base):
+    """One blanket's copy of a volume, with a key of its own. `current`: the copy that is the volume."""
+
+    __tablename__ = "volume_copies"
+    __table_args__ = (
+        Index(
+            "uq_volume_copies_current",
+            "volume",
+            unique=True,
+            sqlite_where=text("current"),
+            postgresql_where=text("current"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    volume: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="CASCADE"))
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    blanket: Mapped[str] = mapped_column(ForeignKey("blankets.id"))
+    operation: Mapped[str | None]  # the migration that it was made for
+    current: Mapped[bool]
+
+
+class Published(Base):
+    __tablename__ = "published"
+    at: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"))
+    port: Mapped[int]
+
+
+class Right(Base):
+    """model.right.RightRecord, the terms it was made under, and what idempotence needs."""
+
+    __tablename__ = "rights"
+    instance: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str]
+    epoch: Mapped[int] = mapped_column(default=0)
+    holder: Mapped[str | None]
+    expires_at: Mapped[float] = mapped_column(default=0.0)
+    nonce: Mapped[str | None]
+    last_request: Mapped[str | None]
+    last_consumed: Mapped[str | None]
+    hold: Mapped[bool] = mapped_column(default=False)
+    length_s: Mapped[float]
+    margin_s: Mapped[float]
+    grace_s: Mapped[float]
+    renew_every_s: Mapped[float]
+    issued_for: Mapped[str | None]  # the operation whose right this is
+    #: The store came back and may miss what was committed last: see services.store.rights.
+    unsure: Mapped[bool] = mapped_column(default=False)
+
+
+class MigrationRow(Base):
+    """The row that commit and abort compete for."""
+
+    __tablename__ = "migrations"
+    __table_args__ = (
+        Index(
+            "uq_migrations_open",
+            "instance",
+            unique=True,
+            sqlite_where=text("verdict = 'open'"),
+            postgresql_where=text("verdict = 'open'"),
+        ),
+    )
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    instance: Mapped[str]
+    source: Mapped[str]
+    target: Mapped[str]
+    epoch: Mapped[int]
+    verdict: Mapped[str]
+
+
+class Operation(Base):
+    """What users see of a durable operation. `intent` is its input: ids and sizes, never a secret."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        Index(
+            "uq_operations_open_key",
+            "join_key",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str | None]
+    kind: Mapped[str]
+    object: Mapped[str] = mapped_column(index=True)
+    object_name: Mapped[str]
+    intent: Mapped[dict[str, Any]]
+    #: Two open operations never share one: asking again joins, and one object is not pulled two ways.
+    join_key: Mapped[str]
+    state: Mapped[str]
+    cancel_asked: Mapped[bool] = mapped_column(default=False)
+    phase: Mapped[str] = mapped_column(default="")
+    done: Mapped[float | None]
+    error: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+
+class EventRow(Base):
+    """What agents reported, once each."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_blanket_seq", "blanket", "seq"),)
+    blanket: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str]
+    seq: Mapped[int]
+    kind: Mapped[str]
+    at: Mapped[float]
+    data: Mapped[dict[str, Any]]
+    received_at: Mapped[float]
