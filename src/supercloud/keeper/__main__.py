@@ -1,0 +1,3 @@
+from supercloud.keeper.main import main
+
+main()

@@ -1,0 +1,68 @@
+"""An instance's traffic leaves only while its right lasts: set elements that the kernel itself ends.
+
+The overlay driver makes the table, the set and the rule; the keeper alone puts elements in, so that it needs
+nobody else's process to be alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from supercloud.model.errors import Failed
+from supercloud.model.names import Id
+
+FAMILY = "bridge"
+TABLE = "supercloud"
+SET = "permitted"
+_NFT_S = 5.0
+
+
+def tap_of(instance: Id) -> str:
+    """The name of an instance's port in its blanket."""
+    return "t" + instance.replace("-", "")[:12]
+
+
+def transaction(seconds: Mapping[Id, float]) -> dict[str, Any]:
+    """What to tell nft: each element anew, since an existing one keeps its old timeout; 0 only removes it.
+
+    Adding an element before deleting it makes the deletion valid whether it was there or not.
+    """
+    commands: list[dict[str, Any]] = []
+    for instance, left_s in seconds.items():
+        tap = tap_of(instance)
+        commands += [_command("add", tap), _command("delete", tap)]
+        if left_s >= 1:
+            commands.append(_command("add", {"elem": {"val": tap, "timeout": int(left_s)}}))
+    return {"nftables": commands}
+
+
+def _command(verb: str, element: object) -> dict[str, Any]:
+    return {verb: {"element": {"family": FAMILY, "table": TABLE, "name": SET, "elem": [element]}}}
+
+
+async def permit(seconds: Mapping[Id, float]) -> None:
+    """Let the traffic of these instances out for so many whole seconds from now, all or none.
+
+    Raises:
+        Failed: with nft's own words.
+    """
+    process = await asyncio.create_subprocess_exec(
+        "nft",
+        "-j",
+        "-f",
+        "-",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_NFT_S):
+            _, said = await process.communicate(json.dumps(transaction(seconds)).encode())
+    except TimeoutError as error:
+        process.kill()
+        raise Failed("nft did not answer") from error
+    if process.returncode:
+        raise Failed(f"nft: {said.decode(errors='replace').strip()[:300]}")
