@@ -1,0 +1,236 @@
+"""What users see of durable operations: rows that mirror them, waiting for a change, cancelling.
+
+An operation is recorded in the same transaction as the intent that it carries out, and only then started;
+one that was recorded and never started is started when the control plane comes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
+from supercloud.model.names import Id, new_id
+from supercloud.model.states import OPERATION_TRANSITIONS, OperationState, move
+from supercloud.ports.durable import Saga
+from supercloud.services.northbound import OperationView
+from supercloud.services.store.engine import Store
+from supercloud.services.store.tables import Operation
+
+_log = structlog.get_logger(__name__)
+#: Another controller may be the one that moves an operation on: then there is nothing to wake us.
+_LOOK_EVERY_S = 0.5
+_ENDS = frozenset({OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED})
+
+Intent = dict[str, Any]
+#: A saga with everything it needs but its runtime and its intent; what it returns is the result.
+Work = Callable[[Saga, Intent], Awaitable[dict[str, Any] | None]]
+
+
+class Operations:
+    """The rows, and who waits on them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changed: defaultdict[Id, asyncio.Event] = defaultdict(asyncio.Event)
+        self._works: dict[str, Work] = {}
+        self._start: Callable[[Id], Awaitable[None]] | None = None
+
+    def register(self, kind: str, work: Work) -> None:
+        self._works[kind] = work
+
+    def runs_on(self, start: Callable[[Id], Awaitable[None]]) -> None:
+        """`start` hands an operation to the durable runtime; repeating it is harmless."""
+        self._start = start
+
+    # ------------------------------------------------------------ recording
+
+    async def record(
+        self,
+        session: AsyncSession,
+        kind: str,
+        *,
+        object_id: Id,
+        name: str,
+        cloud: Id | None,
+        intent: Intent,
+        join_key: str | None = None,
+    ) -> Id:
+        """In the caller's transaction. The same request while one is open joins that one.
+
+        `join_key` (default: the object) is what two open operations may not share.
+
+        Raises:
+            Conflict: another kind of operation, or another intent, is under way for it.
+        """
+        key = join_key or object_id
+        other = await session.scalar(
+            select(Operation).where(Operation.join_key == key, Operation.ended_at.is_(None))
+        )
+        if other is not None:
+            if (other.kind, other.intent) == (kind, intent):
+                return other.id
+            raise Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
+        row = Operation(
+            id=new_id(),
+            cloud=cloud,
+            kind=kind,
+            object=object_id,
+            object_name=name,
+            intent=intent,
+            join_key=key,
+            state=OperationState.PENDING,
+            created_at=time.time(),
+        )
+        session.add(row)
+        return row.id
+
+    async def started(self, operation: Id) -> OperationView:
+        """After the transaction of `record`: hand it over, and show it."""
+        if self._start is None:
+            raise Failed("no durable runtime is up")
+        await self._start(operation)
+        return await self.view(operation)
+
+    async def open(self) -> list[Id]:
+        """Every operation that has not ended."""
+        async with self._store.read() as session:
+            return list(
+                await session.scalars(
+                    select(Operation.id).where(Operation.ended_at.is_(None)).order_by(Operation.created_at)
+                )
+            )
+
+    # ------------------------------------------------------------ running
+
+    async def run(self, saga: Saga) -> None:
+        """The durable runtime calls this, again after a crash: its steps are remembered by then."""
+        row = await self._row(saga.operation)
+        if row.ended_at is not None:
+            return
+        await self._write(row.id, state=OperationState.RUNNING)
+        work = self._works.get(row.kind)
+        try:
+            if work is None:
+                raise Failed(f"this version does not know operations of kind {row.kind}")
+            result = await work(saga, row.intent)
+        except SupercloudError as error:
+            _log.warning(
+                "operation.failed", operation=row.id, kind=row.kind, code=error.code, why=error.message
+            )
+            await self._end(row.id, error=error)
+        except Exception as error:  # noqa: BLE001 - a bug ends its operation, not the program
+            _log.exception("operation.bug", operation=row.id, kind=row.kind)
+            await self._end(row.id, error=Failed(f"an internal error: {type(error).__name__}"))
+        else:
+            await self._end(row.id, result=result)
+
+    async def progress(self, operation: Id, phase: str, done: float | None) -> None:
+        await self._write(operation, phase=phase, done=done)
+
+    async def cancel_asked(self, operation: Id) -> bool:
+        return (await self._row(operation)).cancel_asked
+
+    async def _end(
+        self, operation: Id, *, error: SupercloudError | None = None, result: dict[str, Any] | None = None
+    ) -> None:
+        said = None
+        if error is not None:
+            said = {"code": error.code, "message": error.message} | (
+                {"hint": error.hint} if error.hint else {}
+            )
+        async with self._store.write() as session:
+            row = await session.get_one(Operation, operation)
+            end = OperationState.SUCCEEDED
+            if error is not None:
+                end = OperationState.CANCELLED if row.cancel_asked else OperationState.FAILED
+            row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), end)
+            row.error, row.result, row.ended_at = said, result, time.time()
+            row.done = 1.0 if end is OperationState.SUCCEEDED else row.done
+        self._tell(operation)
+
+    async def _write(self, operation: Id, *, state: OperationState | None = None, **values: Any) -> None:
+        async with self._store.write() as session:
+            row = await session.get_one(Operation, operation)
+            if state is not None and row.state != OperationState.CANCELLING:
+                row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), state)
+            for name, value in values.items():
+                setattr(row, name, value)
+        self._tell(operation)
+
+    def _tell(self, operation: Id) -> None:
+        if operation in self._changed:
+            self._changed.pop(operation).set()
+
+    # ------------------------------------------------------------ showing
+
+    async def views(self, *, open_only: bool) -> list[OperationView]:
+        """The newest thousand."""
+        query = select(Operation).order_by(Operation.created_at.desc()).limit(1000)
+        if open_only:
+            query = query.where(Operation.ended_at.is_(None))
+        async with self._store.read() as session:
+            return [_view(row) for row in await session.scalars(query)]
+
+    async def view(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
+        """Now; or when it changed, or ended already, or after `wait_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        changed = self._changed[operation] if wait_s > 0 else None
+        first = _view(await self._row(operation))
+        view = first
+        while changed is not None and view == first and view.state not in _ENDS:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                break
+            try:
+                async with asyncio.timeout(left_s if self._store.sqlite else min(left_s, _LOOK_EVERY_S)):
+                    await changed.wait()
+            except TimeoutError:
+                pass
+            else:
+                changed = self._changed[operation]
+            view = _view(await self._row(operation))
+        return view
+
+    async def cancel(self, operation: Id) -> OperationView:
+        """Ask; the operation decides where it still can. Ended already: nothing happens."""
+        async with self._store.write() as session:
+            row = await session.get(Operation, operation)
+            if row is None:
+                raise NotFound(f"there is no operation {operation}")
+            if row.ended_at is None:
+                row.cancel_asked = True
+                row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), OperationState.CANCELLING)
+        self._tell(operation)
+        return await self.view(operation)
+
+    async def _row(self, operation: Id) -> Operation:
+        async with self._store.read() as session:
+            row = await session.get(Operation, operation)
+        if row is None:
+            raise NotFound(f"there is no operation {operation}")
+        return row
+
+
+def _view(row: Operation) -> OperationView:
+    return OperationView(
+        id=row.id,
+        kind=row.kind,
+        object=row.object,
+        object_name=row.object_name,
+        state=OperationState(row.state),
+        phase=row.phase,
+        done=row.done,
+        error=row.error,
+        result=row.result,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
