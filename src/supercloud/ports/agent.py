@@ -87,8 +87,11 @@ class InstanceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartInstance:
+    """`operation`: the migration whose commit issued the right; its target has counted since before that."""
+
     spec: InstanceSpec
     right: RunRight
+    operation: Id | None = None
 
 
 class StopMode(StrEnum):
