@@ -10,16 +10,72 @@ import asyncio
 import json
 import os
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from asyncinotify import Inotify, Mask
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import QMPClient, QMPError, Runstate
 
 PORT = Path("/dev/virtio-ports/supercloud.observer")
 SOCKETS = Path("/run/supercloud/qmp")
 SUFFIX = ".observer.sock"
 _LINE_BYTES = 4096
+_KEPT_LINES = 10_000
+_RETRY_S = 0.5
 _RUNS = {"RESUME": True, "STOP": False, "SHUTDOWN": False}
+
+
+class _Port:
+    """The virtio port: lines out, lines in, while the host listens; kept (bounded) while it does not.
+
+    With no host at the other end the port is always "ready" and reads nothing, so it is left alone for
+    half a second at a time: the kernel has no event for a host that comes back.
+    """
+
+    def __init__(self, path: Path, take: Callable[[bytes], None]) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._take = take
+        self._lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
+
+    def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._fd, self._readable)
+        if self._lines:
+            loop.add_writer(self._fd, self._writable)
+
+    def put(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._writable()
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _LINE_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._take(data)
+        else:
+            self._leave_alone()
+
+    def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._lines:
+                # A line is far smaller than the port's buffer: it is taken whole or not at all.
+                os.write(self._fd, self._lines[0])
+                self._lines.popleft()
+            loop.remove_writer(self._fd)
+        except BlockingIOError:
+            loop.add_writer(self._fd, self._writable)
+        except OSError:
+            self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._fd)
+        loop.remove_writer(self._fd)
+        loop.call_later(_RETRY_S, self.open)
 
 
 class Witness:
@@ -27,22 +83,17 @@ class Witness:
 
     def __init__(self, *, sockets: Path = SOCKETS, port: Path = PORT) -> None:
         self._sockets = sockets
-        self._fd = os.open(port, os.O_RDWR | os.O_NONBLOCK)
+        self._port = _Port(port, self._answer_pings)
         self._pending: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()
 
     def _tell(self, **line: object) -> None:
-        data = json.dumps({**line, "at_s": time.monotonic()}).encode() + b"\n"
-        os.set_blocking(self._fd, True)  # a full port delays us rather than losing a fact
-        try:
-            os.write(self._fd, data)
-        finally:
-            os.set_blocking(self._fd, False)
+        self._port.put(json.dumps({**line, "at_s": time.monotonic()}).encode() + b"\n")
 
     async def run(self) -> None:
         """Until cancelled."""
         self._sockets.mkdir(parents=True, exist_ok=True)
-        asyncio.get_running_loop().add_reader(self._fd, self._answer_pings)
+        self._port.open()
         with Inotify() as inotify:
             inotify.add_watch(self._sockets, Mask.CREATE | Mask.MOVED_TO)
             for path in self._sockets.glob(f"*{SUFFIX}"):
@@ -51,11 +102,7 @@ class Witness:
                 if event.path is not None and event.path.name.endswith(SUFFIX):
                     self._follow(event.path)
 
-    def _answer_pings(self) -> None:
-        try:
-            data = os.read(self._fd, _LINE_BYTES)
-        except BlockingIOError:
-            return
+    def _answer_pings(self, data: bytes) -> None:
         for line in data.splitlines():
             try:
                 ping = json.loads(line)["ping"]
@@ -77,17 +124,30 @@ class Witness:
         monitor = QMPClient(f"observer-{instance}")
         try:
             await _connect(monitor, path)
-            with monitor.listener(_RUNS) as events:
-                status = await monitor.execute("query-status")
-                self._tell(instance=instance, running=bool(isinstance(status, dict) and status["running"]))
-                async for event in events:
-                    self._tell(instance=instance, running=_RUNS[str(event["event"])])
-        except (QMPError, OSError, EOFError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            await self._relay(instance, monitor)
+        except (QMPError, OSError, EOFError):
+            pass  # it ended: told below
         finally:
             self._followed.discard(instance)
             self._tell(instance=instance, running=False)
+
+    async def _relay(self, instance: str, monitor: QMPClient) -> None:
+        async def events() -> None:
+            with monitor.listener(_RUNS) as heard:
+                status = await monitor.execute("query-status")
+                self._tell(instance=instance, running=bool(isinstance(status, dict) and status["running"]))
+                async for event in heard:
+                    self._tell(instance=instance, running=_RUNS[str(event["event"])])
+
+        # A listener does not end with the connection; the run state does.
+        relaying = asyncio.create_task(events())
+        try:
+            while monitor.runstate is Runstate.RUNNING:
+                await monitor.runstate_changed()
+        finally:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+            await monitor.disconnect()
 
 
 async def _connect(monitor: QMPClient, path: Path) -> None:
