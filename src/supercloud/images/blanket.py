@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from supercloud.images.bundle import bundle_path
-from supercloud.images.cache import built, digest_of, file_digest
+from supercloud.images.cache import built, cache_directory, digest_of, file_digest
 from supercloud.images.debian import SOURCE_DATE_EPOCH, make_root, read_lock, run, say
 from supercloud.images.initrd import Root, make_initrd
 from supercloud.model.errors import NotFound
@@ -27,6 +26,19 @@ _LEAVE_OUT = (
     "/usr/share/qemu/*arm*",
     "/usr/share/seabios/*-old*",
 )
+#: lz4, because a blanket under TCG unpacks it.
+_SQUASH = (
+    "-quiet",
+    "-no-progress",
+    "-comp",
+    "lz4",
+    "-reproducible",
+    "-no-xattrs",
+    "-mkfs-time",
+    str(SOURCE_DATE_EPOCH),
+)
+_KIND = "blanket"
+_MANIFEST = "manifest.json"
 _FILES = ("vmlinuz", "initrd", "root.squashfs")
 
 
@@ -37,15 +49,16 @@ def packages() -> list[str]:
 
 def recipe_digest() -> str:
     """Changes when anything that can change the image changes."""
-    sources = [Path(__file__), Path(__file__).with_name("debian.py"), Path(__file__).with_name("initrd.py")]
+    here = Path(__file__)
     files = [path for path in RECIPE.rglob("*") if path.is_file()]
-    names = [str(path.relative_to(RECIPE)) for path in files]
-    return digest_of([*sources, *files], *names, CMDLINE)
+    names = [f"{path.relative_to(RECIPE)} {file_digest(path)}" for path in files]
+    sources = [here.with_name(name) for name in ("debian.py", "initrd.py")]
+    return digest_of([*sources, *files], *names, *_LEAVE_OUT, *_SQUASH, CMDLINE)
 
 
 def build_blanket() -> Path:
     """The directory of the built image, from the cache where it is there."""
-    return built("blanket", recipe_digest(), _build)
+    return built(_KIND, recipe_digest(), _build)
 
 
 def _build(into: Path) -> None:
@@ -56,7 +69,6 @@ def _build(into: Path) -> None:
         lock,
         tarball,
         included=packages(),
-        customize=RECIPE / "customize",
         recipe=RECIPE,
         leave_out=_LEAVE_OUT,
     )
@@ -67,53 +79,51 @@ def _build(into: Path) -> None:
     (into / "initrd").write_bytes(make_initrd(root.busybox, (RECIPE / "init").read_bytes(), modules))
     squash(tarball, into / "root.squashfs")
     tarball.unlink()
-    (into / "manifest.json").write_text(json.dumps({name: file_digest(into / name) for name in _FILES}))
+    manifest = {
+        "image": digest_of([into / name for name in _FILES], CMDLINE),
+        "cmdline": CMDLINE,
+        "files": {name: file_digest(into / name) for name in _FILES},
+    }
+    (into / _MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def squash(tarball: Path, into: Path) -> None:
-    """A tarball as a squashfs that is the same each time; lz4, because a blanket under TCG unpacks it."""
+    """A tarball as a squashfs that is the same each time."""
     with tarball.open("rb") as source:
-        run(
-            [
-                "sqfstar",
-                "-quiet",
-                "-no-progress",
-                "-comp",
-                "lz4",
-                "-reproducible",
-                "-mkfs-time",
-                str(SOURCE_DATE_EPOCH),
-                "-no-xattrs",
-                str(into),
-            ],
-            stdin=source,
-        )
+        run(["sqfstar", *_SQUASH, str(into)], stdin=source)
 
 
 def image_digest() -> Digest:
     """What a blanket is made of, apart from the agent's bundle."""
-    directory = build_blanket()
-    return digest_of([directory / name for name in _FILES], CMDLINE)
+    return _manifest(build_blanket())[0]
+
+
+def _manifest(directory: Path) -> tuple[Digest, str]:
+    """An image's digest and its kernel command line, as they were when it was built."""
+    manifest = json.loads((directory / _MANIFEST).read_text())
+    return manifest["image"], manifest["cmdline"]
 
 
 class BuiltImages:
-    """ports.platform.BlanketImages over the cache."""
+    """ports.platform.BlanketImages over the cache.
+
+    A blanket keeps the image that it was made with, so images of earlier recipes are found as well.
+    """
 
     def files(self, image: Digest) -> BlanketFiles:
-        if image != image_digest():
-            raise NotFound(f"there is no blanket image {image[:20]} here", hint="make images")
-        directory = build_blanket()
-        return BlanketFiles(
-            kernel=directory / "vmlinuz",
-            initrd=directory / "initrd",
-            root=directory / "root.squashfs",
-            bundle=bundle_path(),
-            cmdline=CMDLINE,
-        )
+        """The files of `image`. Only the bundle is ever built here, when the agent's code has changed.
 
-
-def remove_old(keep: Path) -> None:
-    """Delete other builds of the same kind; running blankets keep their open files."""
-    for other in keep.parent.iterdir():
-        if other.is_dir() and other != keep and not other.name.startswith("."):
-            shutil.rmtree(other, ignore_errors=True)
+        Raises:
+            NotFound: no such image was built on this machine, or it was removed.
+        """
+        for manifest in sorted((cache_directory() / _KIND).glob(f"*/{_MANIFEST}")):
+            digest, cmdline = _manifest(manifest.parent)
+            if digest == image:
+                return BlanketFiles(
+                    kernel=manifest.with_name("vmlinuz"),
+                    initrd=manifest.with_name("initrd"),
+                    root=manifest.with_name("root.squashfs"),
+                    bundle=bundle_path(),
+                    cmdline=cmdline,
+                )
+        raise NotFound(f"there is no blanket image {image[:20]} here", hint="make images")

@@ -34,6 +34,7 @@ class Ability(StrEnum):
     CONSOLE = "console"
     SNAPSHOT = "snapshot"
     FREEZE = "freeze"
+    LINK = "link"
 
 
 class MachineState(StrEnum):
@@ -136,15 +137,35 @@ class FreezePlatform(Protocol):
 
 @runtime_checkable
 class SnapshotPlatform(Protocol):
-    """Ability.SNAPSHOT: roll memory and disk back (an attack that run rights must survive)."""
+    """Ability.SNAPSHOT: roll memory and disk back (an attack that run rights must survive).
 
-    async def snapshot(self, machine: Id, label: Name) -> None: ...
+    Both want a machine that runs or is frozen (else Conflict) and leave it in that state.
+    """
 
-    async def rollback(self, machine: Id, label: Name) -> None: ...
+    async def snapshot(self, machine: Id, label: Name) -> None:
+        """Keep memory and disk as they are now. A label that exists already is kept as it is."""
+        ...
+
+    async def rollback(self, machine: Id, label: Name) -> None:
+        """Go back to a label; NotFound if there is none."""
+        ...
+
+
+@runtime_checkable
+class LinkPlatform(Protocol):
+    """Ability.LINK: pull a machine's network cable, and plug it in (a domain that is cut off)."""
+
+    async def link(self, machine: Id, *, up: bool) -> None:
+        """Conflict unless the machine runs or is frozen. It starts, and starts again, with its link up."""
+        ...
 
 
 class BlanketImages(Protocol):
     """Where a platform driver finds the files of a blanket image."""
+
+    def current(self) -> Digest:
+        """The image that new blankets are made of; NotFound if none is built yet."""
+        ...
 
     def files(self, image: Digest) -> BlanketFiles: ...
 
