@@ -1,0 +1,70 @@
+"""The two faces of the key store's process: one for the control plane, one for the owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from supercloud.keystore.authorities import AuthorityStatus
+from supercloud.model.names import Digest, Id
+from supercloud.ports.keystore import JoinAnswer, KeyStore
+
+
+class Served(KeyStore, Protocol):
+    """What the control plane may ask: the port, and what its own process needs for itself."""
+
+    async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
+        """Another certificate for a key that the owner certified. Raises: Denied."""
+        ...
+
+    async def revoked(self) -> tuple[Id, ...]:
+        """Blankets to refuse although their certificates have not expired."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageKey:
+    """The fresh key of an image about to be encrypted; `passphrase` never leaves the owner's side."""
+
+    id: Id
+    passphrase: str = field(repr=False)
+
+
+class Owner(Protocol):
+    """What only the owner may ask."""
+
+    async def authority(self) -> str:
+        """Every authority to trust, in PEM."""
+        ...
+
+    async def issue_controller(self, *, csr_pem: str, addresses: tuple[str, ...] = ()) -> JoinAnswer:
+        """Certify a control plane's key, for these addresses besides the usual ones; it renews by itself."""
+        ...
+
+    async def issue_operator(self, *, csr_pem: str) -> JoinAnswer:
+        """Certify the key of a command line, for a day."""
+        ...
+
+    async def new_image_key(self, *, cloud: Id) -> ImageKey: ...
+
+    async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
+        """The image encrypted under this key has this digest. Raises: NotFound, Conflict."""
+        ...
+
+    async def approve(self, *, blanket: Id) -> None:
+        """Let a blanket have keys under the policy `approved`."""
+        ...
+
+    async def revoke(self, *, blanket: Id) -> None: ...
+
+    async def revoked(self) -> tuple[Id, ...]: ...
+
+    async def authority_status(self) -> AuthorityStatus: ...
+
+    async def prepare_authority(self) -> None: ...
+
+    async def switch_authority(self, *, force: bool = False) -> None: ...
+
+    async def retire_authority(self, *, force: bool = False) -> None: ...
+
+    async def recreate_authority(self) -> None: ...

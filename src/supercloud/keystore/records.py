@@ -1,0 +1,162 @@
+"""What the key store remembers. Every record is encrypted whole; only its kind and name can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+from supercloud.model.names import Digest, Id
+
+
+class Record(Protocol):
+    """A frozen dataclass that says where it is kept."""
+
+    kind: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+
+
+class Policy(StrEnum):
+    """Which blankets the store seals keys to, without asking its owner each time."""
+
+    ADMITTED = "admitted"  # every blanket that joined and is not revoked: failover needs nobody
+    APPROVED = "approved"  # the same, once the owner has approved the blanket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    kind: ClassVar[str] = "settings"
+    policy: Policy = Policy.ADMITTED
+
+    @property
+    def name(self) -> str:
+        return ""
+
+
+class Role(StrEnum):
+    NEXT = "next"  # already trusted, does not issue yet
+    CURRENT = "current"
+    PREVIOUS = "previous"  # still trusted, does not issue any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityRecord:
+    kind: ClassVar[str] = "authority"
+    number: int  # grows by one with each authority
+    role: Role
+    certificate_pem: str
+    key_pem: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.number)
+
+
+class Standing(StrEnum):
+    """Where a blanket stands with the key store."""
+
+    INVITED = "invited"
+    ADMITTED = "admitted"
+    EXPELLED = "expelled"  # not by its fault: its authority is gone, and it may be invited again
+    REVOKED = "revoked"  # for ever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlanketRecord:
+    kind: ClassVar[str] = "blanket"
+    blanket: Id
+    cloud: Id | None  # None: revoked before it was ever invited
+    standing: Standing
+    approved: bool = False
+    secret: str | None = field(default=None, repr=False)  # while invited
+    expires_at: float = 0.0  # of the invitation, seconds since the epoch
+    join_digest: str | None = None  # of the one request that was admitted
+    public_key: str | None = None
+    sealing_key: str | None = None
+    certificate_pem: str | None = None  # the newest
+    issued_by: int = 0  # number of the authority that issued it
+    trusts: int = 0  # number of the newest authority it was told of
+
+    @property
+    def name(self) -> str:
+        return self.blanket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerRecord:
+    """A control plane's key that the owner has certified; it may renew, for the same addresses."""
+
+    kind: ClassVar[str] = "controller"
+    public_key: str
+    addresses: tuple[str, ...]
+    expires_at: float
+    issued_by: int
+    trusts: int
+
+    @property
+    def name(self) -> str:
+        return self.public_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeKeyRecord:
+    """The key of one copy of a volume. A copy is a file in one blanket, so its key is that blanket's only."""
+
+    kind: ClassVar[str] = "volume-key"
+    volume: Id
+    copy: Id
+    cloud: Id | None  # None: destroyed before it was made
+    blanket: Id | None
+    passphrase: str | None = field(repr=False)  # None: destroyed, for ever
+
+    @property
+    def name(self) -> str:
+        return volume_key_name(self.volume, self.copy)
+
+
+def volume_key_name(volume: Id, copy: Id) -> str:
+    return f"{volume}:{copy}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageKeyRecord:
+    """The key of an encrypted image; `digest`, of the ciphertext, is known only once it is encrypted."""
+
+    kind: ClassVar[str] = "image-key"
+    id: Id
+    cloud: Id
+    digest: Digest | None = None
+    passphrase: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDigestRecord:
+    kind: ClassVar[str] = "image-digest"
+    cloud: Id
+    digest: Digest
+    key: Id
+
+    @property
+    def name(self) -> str:
+        return image_digest_name(self.cloud, self.digest)
+
+
+def image_digest_name(cloud: Id, digest: Digest) -> str:
+    return f"{cloud}:{digest}"
+
+
+KINDS: tuple[type[Record], ...] = (
+    Settings,
+    AuthorityRecord,
+    BlanketRecord,
+    ControllerRecord,
+    VolumeKeyRecord,
+    ImageKeyRecord,
+    ImageDigestRecord,
+)

@@ -1,0 +1,221 @@
+"""The key store itself: the port's methods for the control plane, and some that are for its owner only."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Self
+
+import structlog
+
+from supercloud.keystore.admission import Admission
+from supercloud.keystore.authorities import Authorities, AuthorityStatus
+from supercloud.keystore.faces import ImageKey
+from supercloud.keystore.records import (
+    BlanketRecord,
+    ControllerRecord,
+    ImageDigestRecord,
+    ImageKeyRecord,
+    Policy,
+    Settings,
+    VolumeKeyRecord,
+    image_digest_name,
+    volume_key_name,
+)
+from supercloud.keystore.vault import Vault
+from supercloud.model.errors import Conflict, Denied, NotFound
+from supercloud.model.names import Digest, Id, new_id
+from supercloud.ports.agent import SealedKey
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken
+from supercloud.trust.authority import LIFETIME_S
+from supercloud.trust.keys import key_of_csr, to_text
+from supercloud.trust.sealing import image_purpose, seal, volume_purpose
+
+_KEY_BYTES = 32
+_log = structlog.get_logger(__name__)
+
+
+def _passphrase() -> str:
+    """A fresh key: 256 random bits, in hexadecimal because QEMU takes UTF-8 only."""
+    return secrets.token_hex(_KEY_BYTES)
+
+
+class OwnedKeyStore:
+    """Both faces of a key store (`faces.Served` and `faces.Owner`) over its vault.
+
+    Every method is one synchronous transaction: two callers never see each other's half.
+    """
+
+    def __init__(self, vault: Vault, *, now: Callable[[], float] = time.time) -> None:
+        self._vault = vault
+        self._now = now
+        self._authorities = Authorities(vault)
+        self._admission = Admission(vault, self._authorities, now)
+
+    @classmethod
+    def begin(
+        cls, vault: Vault, *, policy: Policy | None = None, now: Callable[[], float] = time.time
+    ) -> Self:
+        """The key store in this vault, with an authority if it has none yet."""
+        store = cls(vault, now=now)
+        with vault.transaction():
+            store._authorities.begin(now())
+            if policy is not None:
+                vault.put(Settings(policy=policy))
+        return store
+
+    # ------------------------------------------------------------ for the control plane
+
+    async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken:
+        with self._vault.transaction():
+            return self._admission.invite(cloud, blanket, lifetime_s)
+
+    async def admit(self, request: JoinRequest) -> JoinAnswer:
+        with self._vault.transaction():
+            return self._admission.admit(request)
+
+    async def renew(self, *, blanket: Id, csr_pem: str) -> JoinAnswer:
+        with self._vault.transaction():
+            return self._admission.renew(blanket, csr_pem)
+
+    async def revoke(self, *, blanket: Id) -> None:
+        with self._vault.transaction():
+            self._admission.revoke(blanket)
+
+    async def revoked(self) -> tuple[Id, ...]:
+        return self._admission.revoked()
+
+    async def volume_key(self, *, cloud: Id, volume: Id, copy: Id, blanket: Id) -> SealedKey:
+        with self._vault.transaction():
+            holder = self._admission.entitled(blanket, cloud)
+            record = self._vault.get(VolumeKeyRecord, volume_key_name(volume, copy))
+            if record is None:
+                record = VolumeKeyRecord(
+                    volume=volume, copy=copy, cloud=cloud, blanket=blanket, passphrase=_passphrase()
+                )
+                self._vault.put(record)
+            if record.passphrase is None:
+                raise NotFound(f"the key of copy {copy} of volume {volume} is destroyed")
+            if (record.cloud, record.blanket) != (cloud, blanket):
+                # The control plane may have made up a blanket: it cannot have another one's copies.
+                raise Denied(f"copy {copy} of volume {volume} is another blanket's")
+        return self._sealed(record.passphrase, holder, volume_purpose(volume, copy))
+
+    async def destroy_key(self, *, volume: Id, copy: Id) -> None:
+        with self._vault.transaction():
+            known = self._vault.get(VolumeKeyRecord, volume_key_name(volume, copy))
+            tombstone = VolumeKeyRecord(volume=volume, copy=copy, cloud=None, blanket=None, passphrase=None)
+            self._vault.put(tombstone if known is None else replace(known, passphrase=None))
+        self._vault.forget_history()
+        _log.info("keystore.key_destroyed", volume=volume, copy=copy)
+
+    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey:
+        holder = self._admission.entitled(blanket, cloud)
+        bound = self._vault.get(ImageDigestRecord, image_digest_name(cloud, digest))
+        record = None if bound is None else self._vault.get(ImageKeyRecord, bound.key)
+        if record is None:
+            raise NotFound(f"no key of an image {digest} in cloud {cloud}")
+        return self._sealed(record.passphrase, holder, image_purpose(digest))
+
+    async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
+        public_key = to_text(key_of_csr(csr_pem).public_bytes_raw())
+        with self._vault.transaction():
+            known = self._vault.get(ControllerRecord, public_key)
+            if known is None:
+                raise Denied("the owner never certified this control plane's key")
+            return self._certify_controller(csr_pem, known.addresses)
+
+    # ------------------------------------------------------------ for the owner only
+
+    async def authority(self) -> str:
+        return self._authorities.pem()
+
+    async def issue_controller(self, *, csr_pem: str, addresses: tuple[str, ...] = ()) -> JoinAnswer:
+        with self._vault.transaction():
+            for old in self._vault.every(ControllerRecord):
+                if old.expires_at <= self._now():
+                    self._vault.delete(old)
+            return self._certify_controller(csr_pem, addresses)
+
+    async def issue_operator(self, *, csr_pem: str) -> JoinAnswer:
+        certificate_pem = self._authorities.current.operator(
+            key_of_csr(csr_pem), at=self._now(), lifetime_s=LIFETIME_S
+        )
+        return JoinAnswer(certificate_pem=certificate_pem, authority_pem=self._authorities.pem())
+
+    async def new_image_key(self, *, cloud: Id) -> ImageKey:
+        record = ImageKeyRecord(id=new_id(), cloud=cloud, passphrase=_passphrase())
+        with self._vault.transaction():
+            self._vault.put(record)
+        return ImageKey(id=record.id, passphrase=record.passphrase)
+
+    async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
+        with self._vault.transaction():
+            record = self._vault.get(ImageKeyRecord, id)
+            if record is None:
+                raise NotFound(f"no image key {id}")
+            if record.digest not in (None, digest):
+                raise Conflict(f"image key {id} belongs to {record.digest}")
+            bound = self._vault.get(ImageDigestRecord, image_digest_name(record.cloud, digest))
+            if bound is not None and bound.key != id:
+                raise Conflict(f"{digest} has a key already")
+            self._vault.put(replace(record, digest=digest))
+            self._vault.put(ImageDigestRecord(cloud=record.cloud, digest=digest, key=id))
+
+    async def approve(self, *, blanket: Id) -> None:
+        with self._vault.transaction():
+            self._admission.approve(blanket)
+
+    async def authority_status(self) -> AuthorityStatus:
+        return self._authorities.status(self._now())
+
+    async def prepare_authority(self) -> None:
+        with self._vault.transaction():
+            self._authorities.prepare(self._now())
+
+    async def switch_authority(self, *, force: bool = False) -> None:
+        with self._vault.transaction():
+            self._authorities.switch(self._now(), force=force)
+
+    async def retire_authority(self, *, force: bool = False) -> None:
+        with self._vault.transaction():
+            self._authorities.retire(self._now(), force=force)
+        self._vault.forget_history()
+
+    async def recreate_authority(self) -> None:
+        with self._vault.transaction():
+            self._authorities.recreate(self._now())
+        self._vault.forget_history()
+
+    # ------------------------------------------------------------ inside
+
+    def _sealed(self, passphrase: str, holder: BlanketRecord, purpose: str) -> SealedKey:
+        _log.info("keystore.key_released", blanket=holder.blanket, purpose=purpose)
+        return seal(passphrase.encode(), to=holder.sealing_key or "", blanket=holder.blanket, purpose=purpose)
+
+    def _certify_controller(self, csr_pem: str, addresses: tuple[str, ...]) -> JoinAnswer:
+        key = key_of_csr(csr_pem)
+        certificate_pem = self._authorities.current.controller(
+            key, addresses=addresses, at=self._now(), lifetime_s=LIFETIME_S
+        )
+        self._vault.put(
+            ControllerRecord(
+                public_key=to_text(key.public_bytes_raw()),
+                addresses=addresses,
+                expires_at=self._now() + LIFETIME_S,
+                issued_by=self._authorities.number,
+                trusts=self._authorities.newest,
+            )
+        )
+        return JoinAnswer(certificate_pem=certificate_pem, authority_pem=self._authorities.pem())
+
+    @contextmanager
+    def closing(self) -> Iterator[Self]:
+        """Close the vault at the end."""
+        try:
+            yield self
+        finally:
+            self._vault.close()
