@@ -13,6 +13,8 @@ from pathlib import Path
 
 import platformdirs
 
+_SCRATCH = ".building-"
+
 
 def cache_directory() -> Path:
     """`$SUPERCLOUD_CACHE`, or the user's cache directory."""
@@ -50,7 +52,9 @@ def built(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     with locked(base):
         if found.is_dir():
             return found
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=base))
+        for left in base.glob(f"{_SCRATCH}*"):  # of a builder that was killed: nobody else builds now
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=base))
         try:
             scratch.chmod(0o755)
             build(scratch)

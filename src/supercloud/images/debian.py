@@ -67,8 +67,9 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
 ) -> str:
-    """Standard output of a tool.
+    """Standard output of a tool, or nothing where it goes to the file `stdout`.
 
     Raises:
         Failed: it is missing, or it failed; the last lines of what it said are in the message.
@@ -78,7 +79,8 @@ def run(
             argv,
             check=False,
             stdin=stdin or subprocess.DEVNULL,
-            capture_output=True,
+            stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
             cwd=cwd,
@@ -86,9 +88,9 @@ def run(
     except FileNotFoundError as error:
         raise Failed(f"{argv[0]} is not installed", hint="make packages") from error
     if done.returncode != 0:
-        said = " / ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-4:])
+        said = " / ".join((done.stderr.strip() or (done.stdout or "").strip()).splitlines()[-4:])
         raise Failed(f"{argv[0]} failed ({done.returncode}): {said}")
-    return done.stdout
+    return done.stdout or ""
 
 
 class Apt:
@@ -202,36 +204,39 @@ def make_root(
     tarball: Path,
     *,
     included: Sequence[str],
-    customize: Path,
     recipe: Path,
     leave_out: Sequence[str] = (),
 ) -> None:
     """A root file system of these packages as a tarball, byte for byte the same each time.
 
-    `customize` is a program run as `customize ROOT RECIPE` before the root is packed.
+    The recipe's program `customize` is run as `customize ROOT RECIPE` before the root is packed.
     """
-    with TemporaryDirectory(prefix="supercloud-", dir=tarball.parent) as scratch:
-        repository = Path(scratch) / "repository"
-        repository.mkdir()
+    # Not in the cache: without root, another user id of a namespace reads these files, and homes are private.
+    with TemporaryDirectory(prefix="supercloud-", ignore_cleanup_errors=True) as scratch:
+        at, repository, rules = Path(scratch), Path(scratch, "repository"), Path(scratch, "recipe")
+        repository.mkdir(mode=0o755)
         _repository(packages, repository)
-        for directory in (Path(scratch), repository, tarball.parent):
-            directory.chmod(0o755)  # with --mode=unshare another user id reads them
-        run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=apt",
-                "--architectures=amd64",
-                f"--include={','.join(included)}",
-                "--aptopt=Apt::Install-Recommends false",
-                *(f"--dpkgopt=path-exclude={path}" for path in leave_out),
-                f'--customize-hook={customize} "$1" {recipe}',
-                SUITE,
-                str(tarball),
-                f"deb [trusted=yes] copy:{repository} ./",
-            ],
-            env={"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "TMPDIR": scratch},
-        )
+        shutil.copytree(recipe, rules)
+        at.chmod(0o755)
+        with tarball.open("wb") as out:
+            run(
+                [
+                    "mmdebstrap",
+                    "--quiet",
+                    "--variant=apt",
+                    "--format=tar",
+                    "--architectures=amd64",
+                    f"--include={','.join(included)}",
+                    "--aptopt=Apt::Install-Recommends false",
+                    *(f"--dpkgopt=path-exclude={path}" for path in leave_out),
+                    f'--customize-hook={rules}/customize "$1" {rules}',
+                    SUITE,
+                    "-",
+                    f"deb [trusted=yes] copy:{repository} ./",
+                ],
+                env={"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "TMPDIR": scratch},
+                stdout=out,
+            )
 
 
 def say(text: str) -> None:

@@ -33,7 +33,6 @@ def _build(into: Path) -> None:
         lock,
         tarball,
         included=packages(),
-        customize=RECIPE / "customize",
         recipe=RECIPE,
         leave_out=_LEAVE_OUT,
     )
