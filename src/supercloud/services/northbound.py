@@ -179,6 +179,7 @@ class ImageView:
     size_bytes: int
     virtual_bytes: int
     complete: bool  # all of its bytes are here
+    present_bytes: int = 0  # so many are here: an upload goes on from there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

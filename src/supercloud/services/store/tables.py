@@ -66,6 +66,7 @@ class Blanket(Base):
     mesh_address: Mapped[str]
     endpoint: Mapped[str | None]  # of its WireGuard, as other blankets reach it
     keys: Mapped[list[str]]  # WireGuard keys that its peers accept now, newest last
+    announcement: Mapped[dict[str, Any] | None]  # its own signed word for them, relayed as it is
     boot_id: Mapped[str | None]
     report: Mapped[dict[str, Any] | None]  # ports.agent.BlanketReport, as of its last connection
     revoked: Mapped[bool] = mapped_column(default=False)

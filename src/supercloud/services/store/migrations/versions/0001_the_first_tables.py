@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.Column("mesh_address", sa.Text(), nullable=False),
         sa.Column("endpoint", sa.Text(), nullable=True),
         sa.Column("keys", sa.JSON(), nullable=False),
+        sa.Column("announcement", sa.JSON(), nullable=True),
         sa.Column("boot_id", sa.Text(), nullable=True),
         sa.Column("report", sa.JSON(), nullable=True),
         sa.Column("revoked", sa.Boolean(), nullable=False),

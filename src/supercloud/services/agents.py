@@ -1,0 +1,287 @@
+"""Connected agents: who they are, what they report, and asking them.
+
+An agent dials in; its blanket is its certificate's, never what it says. A second live connection of one
+identity replaces the first and is recorded as a finding; whether one of them is a clone shows at its next
+renewal, whose nonce only the right one knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from supercloud.model.errors import Denied, SupercloudError, Unavailable
+from supercloud.model.names import Id
+from supercloud.model.right import Cloned
+from supercloud.ports.agent import (
+    Agent,
+    BlanketReport,
+    InstancesAgent,
+    MigrationAgent,
+    OverlayAgent,
+    StreamsAgent,
+    VolumesAgent,
+)
+from supercloud.ports.controller import (
+    Acknowledged,
+    CertificateAnswer,
+    CertificateRequest,
+    Event,
+    Events,
+    Hello,
+    RenewRights,
+    RightsRenewed,
+    Surrender,
+    Welcome,
+)
+from supercloud.ports.keystore import KeyStore
+from supercloud.ports.rights import RightsStore
+from supercloud.services import inbox
+from supercloud.services.store.engine import Store
+from supercloud.services.store.rights import SqlRights
+from supercloud.wire.proxies import RemoteAgent, controller_handlers
+from supercloud.wire.rpc import Peer, Transport
+
+_log = structlog.get_logger(__name__)
+_PROBE_S = 3.0
+_HELLO_S = 15.0
+
+#: Told of a blanket that connected, with its agent; and of events that it reported.
+OnReady = Callable[[Id], Awaitable[None]]
+OnEvents = Callable[[Id, tuple[Event, ...]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Connection:
+    peer: Peer
+    agent: RemoteAgent
+    hello: Hello
+
+
+class RoutedAgent:
+    """ports.agent.Agent of a blanket over whatever connection it has at the moment of each call."""
+
+    def __init__(self, agents: Agents, blanket: Id) -> None:
+        self._agents = agents
+        self._blanket = blanket
+
+    @property
+    def instances(self) -> InstancesAgent:
+        return self._now.instances
+
+    @property
+    def volumes(self) -> VolumesAgent:
+        return self._now.volumes
+
+    @property
+    def overlay(self) -> OverlayAgent:
+        return self._now.overlay
+
+    @property
+    def migration(self) -> MigrationAgent:
+        return self._now.migration
+
+    @property
+    def streams(self) -> StreamsAgent:
+        return self._now.streams
+
+    async def report(self) -> BlanketReport:
+        return await self._now.report()
+
+    @property
+    def _now(self) -> RemoteAgent:
+        return self._agents.current(self._blanket)
+
+
+class Agents:
+    """The registry of one controller's connections."""
+
+    def __init__(self, store: Store, rights: SqlRights, keys: KeyStore) -> None:
+        self._store = store
+        self._rights = rights
+        self._keys = keys
+        self._connections: dict[Id, _Connection] = {}
+        self._arrivals: dict[Id, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_ready: list[OnReady] = []
+        self.on_events: list[OnEvents] = []
+
+    # ------------------------------------------------------------ asking
+
+    def agent(self, blanket: Id) -> Agent:
+        """Its calls raise Unavailable while the blanket is not connected."""
+        return RoutedAgent(self, blanket)
+
+    def current(self, blanket: Id) -> RemoteAgent:
+        connection = self._connections.get(blanket)
+        if connection is None:
+            raise Unavailable(
+                f"the agent of blanket {blanket} is not connected",
+                hint="supercloud blanket show says since when",
+            )
+        return connection.agent
+
+    def is_connected(self, blanket: Id) -> bool:
+        return blanket in self._connections
+
+    @property
+    def connected(self) -> frozenset[Id]:
+        return frozenset(self._connections)
+
+    async def wait_for(self, blanket: Id, timeout_s: float) -> Agent:
+        """Its agent, once it has said hello.
+
+        Raises:
+            Unavailable: not in `timeout_s`.
+        """
+        arrival = self._arrivals.setdefault(blanket, asyncio.Event())
+        try:
+            async with asyncio.timeout(timeout_s):
+                while blanket not in self._connections:
+                    arrival.clear()
+                    await arrival.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the agent of blanket {blanket} did not connect in {timeout_s:.0f} s"
+            ) from error
+        return self.agent(blanket)
+
+    # ------------------------------------------------------------ being dialled
+
+    async def serve(self, blanket: Id, cloud: Id, transport: Transport) -> str:
+        """One connection of the certified `blanket` of `cloud`, to its end; returns why it ended.
+
+        Raises:
+            Denied: unknown or revoked, or another cloud's.
+        """
+        await inbox.admit(self._store, blanket, cloud)
+        session = _Session(self, blanket, cloud)
+        session.peer = Peer(transport, controller_handlers(session))
+        watchdog = asyncio.get_running_loop().call_later(_HELLO_S, session.expect_hello)
+        try:
+            reason = await session.peer.run()
+        finally:
+            watchdog.cancel()
+            await self._left(blanket, session)
+        return reason
+
+    async def drop(self, blanket: Id, reason: str) -> None:
+        """End its connection, if there is one."""
+        connection = self._connections.pop(blanket, None)
+        if connection is not None:
+            await connection.peer.close(reason)
+
+    async def revoke(self, blanket: Id, reason: str) -> None:
+        """Never accept this identity again. Its instances stop as their rights run out."""
+        await inbox.revoke(self._store, blanket, reason)
+        await self._keys.revoke(blanket=blanket)
+        _log.warning("agent.revoked", blanket=blanket, reason=reason)
+        await self.drop(blanket, reason)
+
+    async def _arrived(self, session: _Session, hello: Hello) -> None:
+        blanket = session.blanket
+        former = self._connections.get(blanket)
+        self._connections[blanket] = _Connection(session.peer, RemoteAgent(session.peer), hello)
+        if former is not None and former.peer is not session.peer:
+            self._later(self._replace(blanket, session.cloud, former, hello))
+        await self._rights.heard(hello.epochs, cloud=session.cloud)
+        self._later(self._ready(blanket))
+        self._arrivals.setdefault(blanket, asyncio.Event()).set()
+
+    async def _ready(self, blanket: Id) -> None:
+        try:
+            report = await self.current(blanket).report()
+            await inbox.ready(self._store, blanket, report)
+            for told in self.on_ready:
+                await told(blanket)
+        except SupercloudError as error:
+            _log.warning("agent.not_ready", blanket=blanket, why=error.message)
+
+    async def _replace(self, blanket: Id, cloud: Id, former: _Connection, hello: Hello) -> None:
+        """A connection that is only half dead is no finding; one that still answers is."""
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                await former.agent.report()
+        except (SupercloudError, TimeoutError):
+            pass
+        else:
+            found = {"boot_ids": [former.hello.boot_id, hello.boot_id]}
+            await inbox.finding(self._store, blanket, cloud, "finding.duplicate-identity", found)
+            _log.warning("agent.duplicate_identity", blanket=blanket)
+        await former.peer.close("another connection of this identity came")
+
+    async def _left(self, blanket: Id, session: _Session) -> None:
+        connection = self._connections.get(blanket)
+        if connection is not None and connection.peer is session.peer:
+            del self._connections[blanket]
+            await inbox.unreachable(self._store, blanket)
+            _log.info("agent.left", blanket=blanket)
+
+    def _later(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        for blanket in list(self._connections):
+            await self.drop(blanket, "the control plane ends")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Session:
+    """ports.controller.Controller for one connection."""
+
+    peer: Peer
+
+    def __init__(self, agents: Agents, blanket: Id, cloud: Id) -> None:
+        self._agents = agents
+        self._rights: RightsStore = agents._rights
+        self.blanket = blanket
+        self.cloud = cloud
+        self._greeted = False
+
+    def expect_hello(self) -> None:
+        if not self._greeted:
+            self._agents._later(self.peer.close("no hello came"))
+
+    async def hello(self, request: Hello) -> Welcome:
+        self._greeted = True
+        await self._agents._arrived(self, request)
+        _log.info("agent.hello", blanket=self.blanket, version=request.agent_version)
+        return Welcome(blanket=self.blanket, cloud=self.cloud)
+
+    async def renew(self, request: RenewRights) -> RightsRenewed:
+        self._check()
+        answers = await self._rights.renew(by=self.blanket, renewals=request.renewals)
+        if any(answer.refused == Cloned.code for answer in answers):
+            self._agents._later(
+                self._agents.revoke(self.blanket, "it was rolled back or cloned: an old nonce came again")
+            )
+        return RightsRenewed(answers=tuple(answers))
+
+    async def surrender(self, request: Surrender) -> None:
+        self._check()
+        await self._rights.surrender(request.instance, by=self.blanket, epoch=request.epoch)
+
+    async def report(self, request: Events) -> Acknowledged:
+        self._check()
+        last = await inbox.take(self._agents._store, self.blanket, self.cloud, request.events, at=time.time())
+        for told in self._agents.on_events:
+            await told(self.blanket, request.events)
+        return Acknowledged(seq=last)
+
+    async def renew_certificate(self, request: CertificateRequest) -> CertificateAnswer:
+        self._check()
+        answer = await self._agents._keys.renew(blanket=self.blanket, csr_pem=request.csr_pem)
+        return CertificateAnswer(certificate_pem=answer.certificate_pem, authority_pem=answer.authority_pem)
+
+    def _check(self) -> None:
+        if not self._greeted:
+            raise Denied("say hello first")

@@ -1,0 +1,118 @@
+"""Self-service clouds."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import func, select
+
+from supercloud.model.errors import Conflict, InvalidInput
+from supercloud.model.names import new_id
+from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref
+from supercloud.services.parts import Parts
+from supercloud.services.refs import find_cloud
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Volume
+
+_RENEWALS_PER_LENGTH = 3
+RENEW_EVERY_S = 10.0
+
+
+class Clouds:
+    """The part of Northbound about clouds."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def create_cloud(self, request: CreateCloud) -> CloudView:
+        _check_terms(request)
+        row = Cloud(
+            id=new_id(),
+            name=request.name,
+            cpu_model=request.cpu_model or self._parts.settings.cpu_model,
+            length_s=request.right_length_s,
+            margin_s=request.right_margin_s,
+            grace_s=request.right_grace_s,
+            mesh_generation=1,
+            created_at=time.time(),
+        )
+        async with self._parts.store.write() as session:
+            if await session.scalar(select(Cloud.id).where(Cloud.name == request.name)):
+                raise Conflict(f"there is a cloud {request.name} already")
+            session.add(row)
+        return _view(row, 0, 0)
+
+    async def clouds(self) -> list[CloudView]:
+        async with self._parts.store.read() as session:
+            blankets = dict(
+                (await session.execute(select(Blanket.cloud, func.count()).group_by(Blanket.cloud))).all()
+            )
+            instances = dict(
+                (await session.execute(select(Instance.cloud, func.count()).group_by(Instance.cloud))).all()
+            )
+            rows = await session.scalars(select(Cloud).order_by(Cloud.name))
+            return [_view(row, blankets.get(row.id, 0), instances.get(row.id, 0)) for row in rows]
+
+    async def cloud(self, ref: Ref) -> CloudView:
+        async with self._parts.store.read() as session:
+            row = await find_cloud(session, ref)
+            blankets = await session.scalar(select(func.count()).where(Blanket.cloud == row.id))
+            instances = await session.scalar(select(func.count()).where(Instance.cloud == row.id))
+            return _view(row, blankets or 0, instances or 0)
+
+    async def remove_cloud(self, ref: Ref) -> None:
+        """
+        Raises:
+            Conflict: it still has something in it.
+        """
+        async with self._parts.store.write() as session:
+            row = await find_cloud(session, ref)
+            for table, command in (
+                (Instance, "vm"),
+                (Volume, "volume"),
+                (Network, "network"),
+                (Blanket, "blanket"),
+            ):
+                name = await session.scalar(select(table.name).where(table.cloud == row.id).limit(1))
+                if name is not None:
+                    raise Conflict(
+                        f"{table.__name__.lower()} {name} is in cloud {row.name}",
+                        hint=f"supercloud {command} rm {name} --cloud {row.name}",
+                    )
+            await session.delete(row)
+
+    async def rotate_keys(self, cloud: Ref) -> OperationView:
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            row = await find_cloud(session, cloud)
+            operation = await operations.record(
+                session,
+                "cloud.rotate-keys",
+                object_id=row.id,
+                name=row.name,
+                cloud=row.id,
+                intent={"cloud": row.id},
+            )
+        return await operations.started(operation)
+
+
+def _check_terms(request: CreateCloud) -> None:
+    shortest = _RENEWALS_PER_LENGTH * RENEW_EVERY_S / 2
+    if not shortest <= request.right_length_s <= 3600:
+        raise InvalidInput(f"a right's length has to be {shortest:g} to 3600 seconds")
+    if not 2 <= request.right_margin_s <= 600:
+        raise InvalidInput("the margin has to be 2 to 600 seconds")
+    if not 0 <= request.right_grace_s <= 86400:
+        raise InvalidInput("the grace time has to be 0 to 86400 seconds")
+
+
+def _view(row: Cloud, blankets: int, instances: int) -> CloudView:
+    return CloudView(
+        id=row.id,
+        name=row.name,
+        cpu_model=row.cpu_model,
+        right_length_s=row.length_s,
+        right_margin_s=row.margin_s,
+        right_grace_s=row.grace_s,
+        blankets=blankets,
+        instances=instances,
+    )

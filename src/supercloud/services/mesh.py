@@ -1,0 +1,219 @@
+"""Each blanket's overlay as it should be, from the store, and telling the blankets of changes.
+
+A mesh is always built from the rows of one cloud only, so that traffic between clouds cannot exist. Who
+holds an instance's right is where its MAC and IP are accepted from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Exhausted, NotFound, SupercloudError
+from supercloud.model.names import Id
+from supercloud.model.states import BlanketState
+from supercloud.ports.agent import Announcement, Location, Mesh, MeshReport, Network, Peer
+from supercloud.services.agents import Agents
+from supercloud.services.store import tables
+from supercloud.services.store.engine import Store
+from supercloud.wire.codec import from_json, to_json
+
+_log = structlog.get_logger(__name__)
+_FIRST_VXLAN_PORT, _LAST_VXLAN_PORT = 20_000, 59_999
+
+
+async def changed(session: AsyncSession, cloud: Id) -> None:
+    """In the transaction that changes what an overlay is built of."""
+    await session.execute(
+        update(tables.Cloud)
+        .where(tables.Cloud.id == cloud)
+        .values(mesh_generation=tables.Cloud.mesh_generation + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def link(session: AsyncSession, blanket: tables.Blanket) -> None:
+    """Give a new blanket a VXLAN port with each other blanket of its cloud.
+
+    Raises:
+        Exhausted: the cloud has no port left.
+    """
+    others = await session.scalars(
+        select(tables.Blanket.id).where(
+            tables.Blanket.cloud == blanket.cloud, tables.Blanket.id != blanket.id
+        )
+    )
+    highest = await session.scalar(
+        select(func.max(tables.PeerLink.port)).where(tables.PeerLink.cloud == blanket.cloud)
+    )
+    port = highest or _FIRST_VXLAN_PORT - 1
+    for other in others:
+        port += 1
+        if port > _LAST_VXLAN_PORT:
+            raise Exhausted("this cloud has no VXLAN port left for another pair of blankets")
+        low, high = sorted((blanket.id, other))
+        session.add(tables.PeerLink(low=low, high=high, cloud=blanket.cloud, port=port))
+
+
+async def wanted(session: AsyncSession, blanket: Id) -> Mesh:
+    """
+    Raises:
+        NotFound: no such blanket.
+    """
+    own = await session.get(tables.Blanket, blanket)
+    if own is None:
+        raise NotFound(f"there is no blanket {blanket}")
+    cloud = await session.get_one(tables.Cloud, own.cloud, populate_existing=True)
+    return Mesh(
+        address=own.mesh_address,
+        generation=cloud.mesh_generation,
+        peers=await _peers(session, own),
+        networks=await _networks(session, own.cloud),
+        locations=tuple(await locations(session, own.cloud)),
+    )
+
+
+async def _peers(session: AsyncSession, own: tables.Blanket) -> tuple[Peer, ...]:
+    links = await session.scalars(
+        select(tables.PeerLink).where(or_(tables.PeerLink.low == own.id, tables.PeerLink.high == own.id))
+    )
+    ports = {one.high if one.low == own.id else one.low: one.port for one in links}
+    rows = await session.scalars(
+        select(tables.Blanket)
+        .where(tables.Blanket.id.in_(ports), tables.Blanket.revoked.is_(False))
+        .order_by(tables.Blanket.id)
+    )
+    return tuple(
+        Peer(
+            blanket=row.id,
+            address=row.mesh_address,
+            endpoint=row.endpoint,
+            keys=tuple(row.keys),
+            vxlan_port=ports[row.id],
+            announcement=from_json(Announcement, row.announcement) if row.announcement else None,
+        )
+        for row in rows
+        if row.keys and row.state != BlanketState.REMOVED
+    )
+
+
+async def _networks(session: AsyncSession, cloud: Id) -> tuple[Network, ...]:
+    rows = await session.scalars(
+        select(tables.Network).where(tables.Network.cloud == cloud).order_by(tables.Network.id)
+    )
+    return tuple(
+        Network(id=row.id, name=row.name, vni=row.vni, cidr=row.cidr, gateway=row.gateway) for row in rows
+    )
+
+
+async def locations(session: AsyncSession, cloud: Id, instance: Id | None = None) -> Sequence[Location]:
+    """Of one instance, or of all in the cloud."""
+    query = (
+        select(tables.NicRow, tables.Instance.name, tables.Right.holder, tables.Right.epoch)
+        .join(tables.Instance, tables.Instance.id == tables.NicRow.instance)
+        .join(tables.Right, tables.Right.instance == tables.NicRow.instance)
+        .where(tables.NicRow.cloud == cloud)
+        .order_by(tables.NicRow.instance, tables.NicRow.position)
+    )
+    if instance is not None:
+        query = query.where(tables.NicRow.instance == instance)
+    return [
+        Location(
+            instance=nic.instance,
+            name=name,
+            network=nic.network,
+            mac=nic.mac,
+            ip=nic.ip,
+            blanket=holder,
+            epoch=epoch,
+        )
+        for nic, name, holder, epoch in (await session.execute(query)).all()
+    ]
+
+
+class Meshes:
+    """Applies what is wanted to the blankets that are connected; the others get it when they connect."""
+
+    def __init__(self, store: Store, agents: Agents) -> None:
+        self._store = store
+        self._agents = agents
+        self._turns: dict[Id, asyncio.Lock] = {}
+
+    async def spread(self, cloud: Id) -> tuple[Id, ...]:
+        """Apply to every connected blanket of `cloud`; those that did not take it."""
+        connected = [one for one in await self._blankets(cloud) if self._agents.is_connected(one)]
+        results = await asyncio.gather(*(self._try(one) for one in connected))
+        changed_keys = [one for one, report in zip(connected, results, strict=True) if report and report[1]]
+        if changed_keys:  # somebody's peers have to learn a key that it just reported
+            return await self.spread(cloud)
+        return tuple(one for one, report in zip(connected, results, strict=True) if report is None)
+
+    async def greet(self, blanket: Id) -> None:
+        """A blanket connected: give it its overlay, and its key to the others."""
+        taken = await self._try(blanket)
+        if taken is not None and taken[1]:
+            await self.spread(taken[2])
+
+    async def locate(self, instance: Id) -> None:
+        """The fast path of a migration: where one instance is now, to all connected blankets of its cloud."""
+        async with self._store.write() as session:
+            row = await session.get(tables.Instance, instance)
+            if row is None:
+                return
+            await changed(session, row.cloud)
+            found = await locations(session, row.cloud, instance)
+        blankets = [one for one in await self._blankets(row.cloud) if self._agents.is_connected(one)]
+        await asyncio.gather(*(self._locate(one, found) for one in blankets))
+
+    async def _locate(self, blanket: Id, found: Sequence[Location]) -> None:
+        try:
+            for location in found:
+                await self._agents.agent(blanket).overlay.locate(location)
+        except SupercloudError as error:  # it gets the whole mesh when it is back
+            _log.info("mesh.locate_failed", blanket=blanket, why=error.message)
+
+    async def _try(self, blanket: Id) -> tuple[MeshReport, bool, Id] | None:
+        try:
+            return await self.apply(blanket)
+        except SupercloudError as error:
+            _log.warning("mesh.apply_failed", blanket=blanket, why=error.message)
+            return None
+
+    async def apply(self, blanket: Id) -> tuple[MeshReport, bool, Id]:
+        """Its report, whether its keys are news to its peers, and its cloud.
+
+        Raises: what the agent answers; Unavailable.
+        """
+        async with self._turns.setdefault(blanket, asyncio.Lock()):
+            async with self._store.read() as session:
+                mesh = await wanted(session, blanket)
+            report = await self._agents.agent(blanket).overlay.apply(mesh)
+            return report, *await self.heard(blanket, report)
+
+    async def heard(self, blanket: Id, report: MeshReport) -> tuple[bool, Id]:
+        """Remember the keys that a blanket reports; whether they are new, and its cloud."""
+        keys = [report.key] + ([report.next_key] if report.next_key else [])
+        said = to_json(Announcement, report.announcement) if report.announcement else None
+        async with self._store.write() as session:
+            row = await session.get(tables.Blanket, blanket, with_for_update=True)
+            if row is None:
+                raise NotFound(f"there is no blanket {blanket}")
+            new = row.keys != keys or row.announcement != said
+            if new:
+                row.keys, row.announcement = keys, said
+                await changed(session, row.cloud)
+            return new, row.cloud
+
+    async def _blankets(self, cloud: Id) -> list[Id]:
+        async with self._store.read() as session:
+            return list(
+                await session.scalars(
+                    select(tables.Blanket.id).where(
+                        tables.Blanket.cloud == cloud, tables.Blanket.revoked.is_(False)
+                    )
+                )
+            )

@@ -1,0 +1,157 @@
+"""Networks of a cloud, and the addresses in them."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import time
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, Exhausted, InvalidInput
+from supercloud.model.names import Id, Ipv4, Mac, new_id
+from supercloud.services import mesh
+from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
+from supercloud.services.parts import Parts
+from supercloud.services.refs import find_cloud, find_network
+from supercloud.services.store.tables import Cloud, Instance, Network, NicRow
+
+_PRIVATE = tuple(ipaddress.IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
+#: The blankets' own NAT network, which instances must be able to tell from theirs.
+_RESERVED = (ipaddress.IPv4Network("10.0.2.0/24"),)
+_VNIS = range(4096, 1 << 24)
+
+
+class Networks:
+    """The part of Northbound about networks."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def create_network(self, request: CreateNetwork) -> NetworkView:
+        cidr = _checked(request.cidr)
+        async with self._parts.store.write() as session:
+            cloud = await find_cloud(session, request.cloud)
+            for name, other in await session.execute(
+                select(Network.name, Network.cidr).where(Network.cloud == cloud.id)
+            ):
+                if name == request.name:
+                    raise Conflict(f"cloud {cloud.name} has a network {name} already")
+                if cidr.overlaps(ipaddress.ip_network(other)):
+                    raise Conflict(f"{cidr} overlaps with {other} of network {name}")
+            row = Network(
+                id=new_id(),
+                cloud=cloud.id,
+                name=request.name,
+                vni=await _free_vni(session),
+                cidr=str(cidr),
+                gateway=str(next(cidr.hosts())),
+                created_at=time.time(),
+            )
+            session.add(row)
+            await mesh.changed(session, cloud.id)
+        await self._parts.meshes.spread(cloud.id)
+        return _view(row, cloud.name, 0)
+
+    async def networks(self, *, cloud: Ref | None = None) -> list[NetworkView]:
+        count = func.count(NicRow.instance)
+        query = (
+            select(Network, Cloud.name, count)
+            .join(Cloud, Cloud.id == Network.cloud)
+            .outerjoin(NicRow, NicRow.network == Network.id)
+            .group_by(Network.id, Cloud.name)
+            .order_by(Cloud.name, Network.name)
+        )
+        async with self._parts.store.read() as session:
+            if cloud is not None:
+                query = query.where(Network.cloud == (await find_cloud(session, cloud)).id)
+            return [_view(row, name, used) for row, name, used in (await session.execute(query)).all()]
+
+    async def network(self, ref: Ref, *, cloud: Ref | None = None) -> NetworkView:
+        async with self._parts.store.read() as session:
+            row = await find_network(session, ref, cloud)
+            owner = await session.get_one(Cloud, row.cloud)
+            used = await session.scalar(select(func.count()).where(NicRow.network == row.id))
+            return _view(row, owner.name, used or 0)
+
+    async def remove_network(self, ref: Ref, *, cloud: Ref | None = None) -> None:
+        async with self._parts.store.write() as session:
+            row = await find_network(session, ref, cloud)
+            user = await session.scalar(
+                select(Instance.name)
+                .join(NicRow, NicRow.instance == Instance.id)
+                .where(NicRow.network == row.id)
+                .limit(1)
+            )
+            if user is not None:
+                raise Conflict(f"instance {user} is on network {row.name}", hint=f"supercloud vm rm {user}")
+            await session.delete(row)
+            await mesh.changed(session, row.cloud)
+        await self._parts.meshes.spread(row.cloud)
+
+
+async def plug(session: AsyncSession, network: Network, instance: Id, position: int) -> NicRow:
+    """An address for an instance, which it keeps for its life.
+
+    Raises:
+        Exhausted: the network is full.
+    """
+    taken = set(await session.scalars(select(NicRow.ip).where(NicRow.network == network.id)))
+    nic = NicRow(
+        instance=instance,
+        network=network.id,
+        cloud=network.cloud,
+        position=position,
+        mac=_new_mac(),
+        ip=_free_ip(network, taken),
+    )
+    session.add(nic)
+    await session.flush()
+    return nic
+
+
+def _free_ip(network: Network, taken: set[str]) -> Ipv4:
+    for host in ipaddress.IPv4Network(network.cidr).hosts():
+        ip = str(host)
+        if ip != network.gateway and ip not in taken:
+            return ip
+    raise Exhausted(f"network {network.name} ({network.cidr}) has no free address")
+
+
+def _new_mac() -> Mac:
+    """Locally administered, unicast; 40 random bits, and the table refuses a second one of its kind."""
+    return ":".join(["52", *(f"{byte:02x}" for byte in secrets.token_bytes(5))])
+
+
+def _checked(cidr: str) -> ipaddress.IPv4Network:
+    try:
+        network = ipaddress.IPv4Network(cidr)
+    except ValueError as error:
+        raise InvalidInput(f"{cidr} is not a network: {error}", hint="for example 10.9.0.0/24") from error
+    if not any(network.subnet_of(private) for private in _PRIVATE) or not 16 <= network.prefixlen <= 28:
+        raise InvalidInput(f"{cidr} is not a private network of /16 to /28", hint="for example 10.9.0.0/24")
+    if any(network.overlaps(reserved) for reserved in _RESERVED):
+        raise InvalidInput("10.0.2.0/24 is what blankets themselves live in", hint="for example 10.9.0.0/24")
+    return network
+
+
+async def _free_vni(session: AsyncSession) -> int:
+    """Unique over all clouds, so that a packet that strayed would still find no taker."""
+    highest = await session.scalar(select(func.max(Network.vni)))
+    vni = _VNIS.start if highest is None else highest + 1
+    if vni not in _VNIS:
+        raise Exhausted("no VXLAN network identifier is left")
+    return vni
+
+
+def _view(row: Network, cloud: str, instances: int) -> NetworkView:
+    return NetworkView(
+        id=row.id,
+        name=row.name,
+        cloud=cloud,
+        cidr=row.cidr,
+        gateway=row.gateway,
+        vni=row.vni,
+        instances=instances,
+    )

@@ -1,0 +1,94 @@
+"""Domains and their platforms."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import func, select
+
+from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.names import Id, new_id
+from supercloud.ports.platform import Declaration, Platform
+from supercloud.services.northbound import AddProvider, ProviderView, Ref
+from supercloud.services.parts import Parts
+from supercloud.services.refs import find_provider
+from supercloud.services.store.tables import Blanket, Provider
+from supercloud.wire.codec import from_json, to_json
+
+
+class Providers:
+    """The part of Northbound about providers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def add_provider(self, request: AddProvider) -> ProviderView:
+        """What the platform declares is asked now: a provider that cannot run a blanket is not added."""
+        identity = new_id()
+        declared = await self._parts.drivers(identity, request.kind, request.options).declare()
+        row = Provider(
+            id=identity,
+            name=request.name,
+            kind=request.kind,
+            options=dict(request.options),
+            declaration=to_json(Declaration, declared),
+            created_at=time.time(),
+        )
+        async with self._parts.store.write() as session:
+            if await session.scalar(select(Provider.id).where(Provider.name == request.name)):
+                raise Conflict(f"there is a provider {request.name} already")
+            session.add(row)
+        return _view(row, 0)
+
+    async def providers(self) -> list[ProviderView]:
+        async with self._parts.store.read() as session:
+            counted = await session.execute(select(Blanket.provider, func.count()).group_by(Blanket.provider))
+            blankets = dict(counted.all())
+            rows = await session.scalars(select(Provider).order_by(Provider.name))
+            return [_view(row, blankets.get(row.id, 0)) for row in rows]
+
+    async def provider(self, ref: Ref) -> ProviderView:
+        async with self._parts.store.read() as session:
+            row = await find_provider(session, ref)
+            count = await session.scalar(select(func.count()).where(Blanket.provider == row.id))
+            return _view(row, count or 0)
+
+    async def remove_provider(self, ref: Ref) -> None:
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, ref)
+            blanket = await session.scalar(select(Blanket.name).where(Blanket.provider == row.id).limit(1))
+            if blanket is not None:
+                raise Conflict(f"blanket {blanket} runs there", hint=f"supercloud blanket rm {blanket}")
+            await session.delete(row)
+
+
+async def platform_of(parts: Parts, provider: Id) -> Platform:
+    """The driver of a provider.
+
+    Raises:
+        NotFound: no such provider.
+    """
+    async with parts.store.read() as session:
+        row = await session.get(Provider, provider)
+    if row is None:
+        raise NotFound(f"there is no provider {provider}")
+    return parts.drivers(row.id, row.kind, row.options)
+
+
+def declaration(row: Provider) -> Declaration:
+    return from_json(Declaration, row.declaration)
+
+
+def _view(row: Provider, blankets: int) -> ProviderView:
+    declared = declaration(row)
+    return ProviderView(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        accelerator=declared.accelerator,
+        nesting=declared.nesting,
+        confidentiality=declared.confidentiality,
+        abilities=tuple(sorted(declared.abilities)),
+        reason=declared.reason,
+        blankets=blankets,
+    )

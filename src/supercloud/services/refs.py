@@ -1,0 +1,94 @@
+"""Finding what a user named: by id, or by a name that is unique in its cloud."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, cast
+
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from supercloud.model.errors import Conflict, NotFound
+from supercloud.services.northbound import Ref
+from supercloud.services.store.tables import (
+    Base,
+    Blanket,
+    Cloud,
+    Image,
+    Instance,
+    Network,
+    Provider,
+    Volume,
+)
+
+T = TypeVar("T", bound=Base)
+
+
+class _Named(Protocol):
+    id: InstrumentedAttribute[str]
+    name: InstrumentedAttribute[str]
+    cloud: InstrumentedAttribute[str]
+
+
+async def _one(session: AsyncSession, table: type[T], ref: Ref, *conditions: ColumnElement[bool]) -> T:
+    named = cast(_Named, table)
+    found = list(
+        await session.scalars(
+            select(table).where(or_(named.id == ref, named.name == ref), *conditions).limit(2)
+        )
+    )
+    word = table.__name__.lower()
+    if not found:
+        raise NotFound(
+            f"there is no {word} {ref}",
+            hint=f"supercloud {_COMMAND.get(word, word)} ls shows which there are",
+        )
+    if len(found) > 1:
+        raise Conflict(f"several clouds have a {word} {ref}", hint="say which with --cloud")
+    return found[0]
+
+
+_COMMAND = {"instance": "vm"}
+
+
+async def _in_cloud(session: AsyncSession, table: type[T], ref: Ref, cloud: Ref | None) -> T:
+    if cloud is None:
+        return await _one(session, table, ref)
+    owner = await find_cloud(session, cloud)
+    return await _one(session, table, ref, cast(_Named, table).cloud == owner.id)
+
+
+async def find_cloud(session: AsyncSession, ref: Ref) -> Cloud:
+    """
+    Raises (all of these): NotFound; Conflict where a name means several things.
+    """
+    return await _one(session, Cloud, ref)
+
+
+async def find_provider(session: AsyncSession, ref: Ref) -> Provider:
+    return await _one(session, Provider, ref)
+
+
+async def find_image(session: AsyncSession, ref: Ref) -> Image:
+    if ref.startswith("sha256:"):
+        image = await session.scalar(select(Image).where(Image.digest == ref))
+        if image is None:
+            raise NotFound(f"there is no image {ref}")
+        return image
+    return await _one(session, Image, ref)
+
+
+async def find_blanket(session: AsyncSession, ref: Ref, cloud: Ref | None) -> Blanket:
+    return await _in_cloud(session, Blanket, ref, cloud)
+
+
+async def find_network(session: AsyncSession, ref: Ref, cloud: Ref | None) -> Network:
+    return await _in_cloud(session, Network, ref, cloud)
+
+
+async def find_volume(session: AsyncSession, ref: Ref, cloud: Ref | None) -> Volume:
+    return await _in_cloud(session, Volume, ref, cloud)
+
+
+async def find_instance(session: AsyncSession, ref: Ref, cloud: Ref | None) -> Instance:
+    return await _in_cloud(session, Instance, ref, cloud)

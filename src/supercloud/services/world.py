@@ -1,0 +1,244 @@
+"""What sagas know and change of the store: instances, volumes' copies, where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.names import Digest, Id, Ipv4, SizeBytes, new_id
+from supercloud.model.states import INSTANCE_TRANSITIONS, InstanceState, move
+from supercloud.ports.agent import Agent, Disk, InstanceSpec, Nic
+from supercloud.ports.keystore import KeyStore
+from supercloud.ports.rights import RightsStore
+from supercloud.services.parts import Parts
+from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, NicRow, Volume, VolumeCopy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFacts:
+    """A volume of an instance with its current copy; `copy` is None before it was first made."""
+
+    volume: Id
+    size_bytes: SizeBytes
+    copy: Id | None
+    base: Digest | None
+    image_bytes: SizeBytes  # of the encrypted base image file; 0 without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    spec: InstanceSpec
+    state: InstanceState
+    blanket: Id | None
+    disks: tuple[DiskFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyFacts:
+    volume: Id
+    copy: Id
+    blanket: Id
+
+
+class World:
+    """Each method is one transaction and may be repeated."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._store = parts.store
+        self.rights: RightsStore = parts.rights
+        self.keys: KeyStore = parts.keys
+
+    def agent(self, blanket: Id) -> Agent:
+        """Its calls raise Unavailable while the blanket is not connected."""
+        return self._parts.agents.agent(blanket)
+
+    async def instance(self, instance: Id) -> InstanceFacts:
+        """
+        Raises:
+            NotFound.
+        """
+        async with self._store.read() as session:
+            return await facts(session, instance)
+
+    async def set_state(
+        self, instance: Id, state: InstanceState, *, blanket: Id | None = None, reason: str = ""
+    ) -> None:
+        """
+        Raises:
+            Conflict: the life cycle forbids it.
+        """
+        async with self._store.write() as session:
+            row = await session.get(Instance, instance, with_for_update=True)
+            if row is None:
+                raise NotFound(f"there is no instance {instance}")
+            row.state = move(INSTANCE_TRANSITIONS, InstanceState(row.state), state)
+            row.reason = reason
+            if blanket is not None:
+                row.blanket = blanket
+
+    async def mesh_address(self, blanket: Id) -> Ipv4:
+        async with self._store.read() as session:
+            row = await session.get(Blanket, blanket)
+        if row is None:
+            raise NotFound(f"there is no blanket {blanket}")
+        return row.mesh_address
+
+    async def locate(self, instance: Id) -> None:
+        """Tell every blanket of its cloud who holds the instance's right now."""
+        await self._parts.meshes.locate(instance)
+
+    # ------------------------------------------------------------ copies of volumes
+
+    async def first_copy(self, volume: Id, *, blanket: Id) -> Id:
+        """The volume's current copy; one at `blanket` is recorded if there is none yet.
+
+        Raises:
+            Conflict: the volume's data is in another blanket.
+        """
+        async with self._store.write() as session:
+            row = await _volume(session, volume)
+            copy = await _current(session, volume)
+            if copy is None:
+                copy = VolumeCopy(id=new_id(), volume=volume, cloud=row.cloud, blanket=blanket, current=True)
+                session.add(copy)
+            elif copy.blanket != blanket:
+                raise Conflict(
+                    f"volume {row.name} is in another blanket", hint="migrate the instance instead"
+                )
+            return copy.id
+
+    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> Id:
+        """The operation's own copy at `blanket`, which is not the volume yet."""
+        async with self._store.write() as session:
+            row = await _volume(session, volume)
+            found = await session.scalar(
+                select(VolumeCopy.id).where(
+                    VolumeCopy.operation == operation,
+                    VolumeCopy.volume == volume,
+                    VolumeCopy.blanket == blanket,
+                )
+            )
+            if found is not None:
+                return found
+            copy = VolumeCopy(
+                id=new_id(),
+                volume=volume,
+                cloud=row.cloud,
+                blanket=blanket,
+                operation=operation,
+                current=False,
+            )
+            session.add(copy)
+            return copy.id
+
+    async def promote_copies(self, operation: Id) -> None:
+        """The operation's copies become the volumes; the former ones become its leftovers."""
+        async with self._store.write() as session:
+            reserved = await session.scalars(
+                select(VolumeCopy).where(VolumeCopy.operation == operation, VolumeCopy.current.is_(False))
+            )
+            for copy in list(reserved):
+                former = await _current(session, copy.volume)
+                if former is not None and former.operation == operation:
+                    continue  # promoted before: this one is the leftover
+                if former is not None:
+                    former.current, former.operation = False, operation
+                    await session.flush()  # one current copy at a time, says the index
+                copy.current, copy.operation = True, operation
+
+    async def leftovers(self, operation: Id) -> tuple[CopyFacts, ...]:
+        """The operation's copies that are not the volume (any more)."""
+        async with self._store.read() as session:
+            rows = await session.scalars(
+                select(VolumeCopy)
+                .where(VolumeCopy.operation == operation, VolumeCopy.current.is_(False))
+                .order_by(VolumeCopy.id)
+            )
+            return tuple(CopyFacts(volume=row.volume, copy=row.id, blanket=row.blanket) for row in rows)
+
+    async def drop_copy(self, copy: Id) -> None:
+        """Forget it; its data and its key are gone by now."""
+        async with self._store.write() as session:
+            row = await session.get(VolumeCopy, copy)
+            if row is not None:
+                await session.delete(row)
+
+    # ------------------------------------------------------------ rotation of keys
+
+    async def blankets(self, cloud: Id) -> tuple[Id, ...]:
+        """The connected blankets of a cloud."""
+        async with self._store.read() as session:
+            rows = await session.scalars(
+                select(Blanket.id)
+                .where(Blanket.cloud == cloud, Blanket.revoked.is_(False))
+                .order_by(Blanket.id)
+            )
+            return tuple(one for one in rows if self._parts.agents.is_connected(one))
+
+    async def spread(self, cloud: Id) -> tuple[Id, ...]:
+        """Apply the cloud's meshes; the connected blankets that did not take theirs."""
+        return await self._parts.meshes.spread(cloud)
+
+
+async def _volume(session: AsyncSession, volume: Id) -> Volume:
+    row = await session.get(Volume, volume, with_for_update=True)
+    if row is None:
+        raise NotFound(f"there is no volume {volume}")
+    return row
+
+
+async def _current(session: AsyncSession, volume: Id) -> VolumeCopy | None:
+    found: VolumeCopy | None = await session.scalar(
+        select(VolumeCopy).where(VolumeCopy.volume == volume, VolumeCopy.current.is_(True))
+    )
+    return found
+
+
+async def facts(session: AsyncSession, instance: Id) -> InstanceFacts:
+    """
+    Raises:
+        NotFound.
+    """
+    row = await session.get(Instance, instance)
+    if row is None:
+        raise NotFound(f"there is no instance {instance}")
+    cloud = await session.get_one(Cloud, row.cloud)
+    disks = await _disks(session, instance)
+    nics = await session.scalars(select(NicRow).where(NicRow.instance == instance).order_by(NicRow.position))
+    spec = InstanceSpec(
+        id=row.id,
+        name=row.name,
+        cloud=row.cloud,
+        vcpus=row.vcpus,
+        memory_mib=row.memory_mib,
+        cpu_model=cloud.cpu_model,
+        disks=tuple(
+            Disk(volume=disk.volume, size_bytes=disk.size_bytes, boot=place == 0)
+            for place, disk in enumerate(disks)
+        ),
+        nics=tuple(Nic(network=nic.network, mac=nic.mac, ip=nic.ip) for nic in nics),
+        user_data=row.user_data,
+        ssh_keys=tuple(row.ssh_keys),
+    )
+    return InstanceFacts(spec=spec, state=InstanceState(row.state), blanket=row.blanket, disks=tuple(disks))
+
+
+async def _disks(session: AsyncSession, instance: Id) -> Sequence[DiskFacts]:
+    rows = await session.execute(
+        select(Volume, VolumeCopy.id, Image.digest, Image.size_bytes)
+        .outerjoin(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
+        .outerjoin(Image, Image.id == Volume.image)
+        .where(Volume.instance == instance)
+        .order_by(Volume.position)
+    )
+    return [
+        DiskFacts(
+            volume=volume.id, size_bytes=volume.size_bytes, copy=copy, base=digest, image_bytes=size or 0
+        )
+        for volume, copy, digest, size in rows
+    ]
