@@ -1,6 +1,7 @@
 """One suite for every key store: the one in memory, and the owner's process over its sockets."""
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -343,10 +344,10 @@ async def test_killed_in_the_middle_it_has_lost_nothing_it_acknowledged(process:
         await blanket.join(faces.served)
 
         async def work() -> None:
-            while True:
+            for number in itertools.count(1):
                 name = (new_id(), new_id())
                 acknowledged[name] = await blanket.key(faces.served, *name)
-                if len(acknowledged) % 3 == 0:
+                if number % 3 == 0:
                     gone = next(iter(acknowledged))
                     del acknowledged[gone]  # until it is answered, both are right
                     await faces.served.destroy_key(volume=gone[0], copy=gone[1])
