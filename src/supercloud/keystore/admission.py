@@ -67,7 +67,10 @@ class Admission:
         )
 
     def admit(self, request: JoinRequest) -> JoinAnswer:
-        """The identical request again gets the same certificate: a lost answer must not cost a blanket."""
+        """The identical request again gets a certificate of the same keys.
+
+        So a lost answer does not cost a blanket, and one that slept longer than its certificate comes back.
+        """
         known = self._vault.get(BlanketRecord, request.blanket)
         if known is None:
             raise NotFound(f"blanket {request.blanket} was never invited")
@@ -75,9 +78,9 @@ class Admission:
             raise Denied(f"blanket {known.blanket} is revoked")
         digest = _digest(request)
         if known.standing is Standing.ADMITTED:
-            if known.certificate_pem is None or not secrets.compare_digest(digest, known.join_digest or ""):
+            if not secrets.compare_digest(digest, known.join_digest or ""):
                 raise Conflict(f"the invitation of blanket {known.blanket} was used already")
-            return JoinAnswer(certificate_pem=known.certificate_pem, authority_pem=self._authorities.pem())
+            return self._certify(known, request.csr_pem)
         if known.secret is None or known.expires_at <= self._now():
             raise Denied(f"the invitation of blanket {known.blanket} has expired")
         check_join(request, known.secret)
@@ -149,7 +152,6 @@ class Admission:
         )
         certified = replace(
             record,
-            certificate_pem=certificate_pem,
             issued_by=self._authorities.number,
             trusts=self._authorities.newest,
         )

@@ -83,7 +83,7 @@ class Authorities:
         """Raises: Conflict (a replacement is under way)."""
         if len(self._vault.every(AuthorityRecord)) > 1:
             raise Conflict("an authority is being replaced already", hint="switch and retire first")
-        self._add(self.newest + 1, Role.NEXT, at)
+        self._add(self.newest + 1, Role.NEXT, at, after=self.current)
 
     def switch(self, at: float, *, force: bool) -> None:
         """Raises: Conflict (nothing prepared), Refused (somebody would be cut off)."""
@@ -117,8 +117,8 @@ class Authorities:
     def _record(self, role: Role) -> AuthorityRecord | None:
         return next((one for one in self._vault.every(AuthorityRecord) if one.role is role), None)
 
-    def _add(self, number: int, role: Role, at: float) -> None:
-        authority = Authority.new(at=at)
+    def _add(self, number: int, role: Role, at: float, *, after: Authority | None = None) -> None:
+        authority = Authority.new(at=at, after=after)
         self._vault.put(
             AuthorityRecord(
                 number=number,

@@ -75,8 +75,7 @@ class BlanketRecord:
     join_digest: str | None = None  # of the one request that was admitted
     public_key: str | None = None
     sealing_key: str | None = None
-    certificate_pem: str | None = None  # the newest
-    issued_by: int = 0  # number of the authority that issued it
+    issued_by: int = 0  # number of the authority that issued its newest certificate
     trusts: int = 0  # number of the newest authority it was told of
 
     @property

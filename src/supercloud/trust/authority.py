@@ -24,8 +24,10 @@ from supercloud.trust.certificates import (
     KEY_USE,
     OPERATOR_URI,
     SEALING_KEY_OID,
+    VOUCHED_OID,
     Kind,
     blanket_uri,
+    vouching,
 )
 from supercloud.trust.keys import KEY_BYTES, IdentityKey, from_text, sealing_public
 
@@ -47,8 +49,8 @@ class Authority:
     key: IdentityKey = field(repr=False)
 
     @classmethod
-    def new(cls, *, at: float, serial: int | None = None) -> Self:
-        """A fresh authority, valid from `at` (seconds since the epoch)."""
+    def new(cls, *, at: float, serial: int | None = None, after: Authority | None = None) -> Self:
+        """A fresh authority, valid from `at` (seconds since the epoch); `after` vouches for it, if given."""
         key = IdentityKey.new()
         serial = x509.random_serial_number() if serial is None else serial
         # Each authority has a name of its own, so that two of them can be trusted side by side.
@@ -62,6 +64,9 @@ class Authority:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         )
+        if after is not None:
+            word = after.key.sign(vouching(key.public))
+            builder = builder.add_extension(x509.UnrecognizedExtension(VOUCHED_OID, word), critical=False)
         return cls(builder.sign(key.private, None).public_bytes(Encoding.PEM).decode(), key)
 
     def blanket(

@@ -21,11 +21,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from supercloud.model.errors import Denied, InvalidInput
 from supercloud.model.names import Id
+from supercloud.trust.canonical import canonical
 from supercloud.trust.keys import KEY_BYTES, PEM_CHARS, sealing_public, to_text
 
 #: Private extension: a blanket's X25519 sealing key, 32 bytes. Under 2.25, where every UUID owns a number
 #: (ITU-T X.667); this one is a4f2bb5c-0a3b-4f5d-9c39-0b6e1f4f7d21.
 SEALING_KEY_OID = ObjectIdentifier("2.25.219253727251245017132344175416386223393")
+#: Private extension of an authority: its predecessor's word for it. The UUID is
+#: 1dc2bae4-d71e-4f0e-be15-5833f0541f80.
+VOUCHED_OID = ObjectIdentifier("2.25.39558708127101567562194289759549136768")
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _BLANKET_URI = re.compile(rf"supercloud:cloud/({_UUID})/blanket/({_UUID})")
@@ -166,6 +170,10 @@ class Anchors:
             raise InvalidInput("not an authority's certificates") from error
         object.__setattr__(self, "_authorities", found)
 
+    @property
+    def authorities(self) -> tuple[x509.Certificate, ...]:
+        return self._authorities
+
     def verify(self, certificate: str | bytes, at: float) -> Identity:
         """Whom a certificate names, having checked who issued it and that it is valid `at` (epoch seconds).
 
@@ -180,6 +188,42 @@ class Anchors:
         if not identity.issued_at <= at <= identity.expires_at:
             raise Denied("a certificate that has expired or is not valid yet")
         return identity
+
+
+def vouching(public_key: str) -> bytes:
+    """What an authority signs to make the authority with this key its successor."""
+    return canonical("supercloud authority 1", public_key)
+
+
+def succeed(trusted_pem: str, offered_pem: str) -> str:
+    """The authorities to trust from now on, when whoever relays our renewed certificate offers these.
+
+    Each must be trusted already, or be the successor that a trusted one vouches for: a relay can neither
+    put in its own authority nor bring back a retired one.
+
+    Raises:
+        Denied: one of them is not.
+        InvalidInput: no authorities in the text.
+    """
+    trusted, offered = Anchors(trusted_pem).authorities, Anchors(offered_pem).authorities
+    for candidate in offered:
+        if candidate not in trusted and not any(_vouches(one, candidate) for one in trusted):
+            raise Denied("an authority that the one we trust does not vouch for")
+    return offered_pem
+
+
+def _vouches(authority: x509.Certificate, successor: x509.Certificate) -> bool:
+    key, next_key = authority.public_key(), successor.public_key()
+    if not isinstance(key, Ed25519PublicKey) or not isinstance(next_key, Ed25519PublicKey):
+        return False
+    try:
+        extension = successor.extensions.get_extension_for_oid(VOUCHED_OID).value
+        signature = cast(x509.UnrecognizedExtension, extension).value
+        key.verify(signature, vouching(to_text(next_key.public_bytes_raw())))
+        successor.verify_directly_issued_by(successor)
+    except (InvalidSignature, TypeError, *_UNREADABLE):
+        return False
+    return True
 
 
 def _issued(certificate: x509.Certificate, authority: x509.Certificate, at: float) -> bool:
