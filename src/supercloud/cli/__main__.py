@@ -1,0 +1,5 @@
+"""`python -m supercloud.cli`."""
+
+from supercloud.cli.main import main
+
+main()

@@ -1,0 +1,76 @@
+"""`supercloud cloud`."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from supercloud.cli.output import Format, print_thing
+from supercloud.cli.session import Output, Wait, connect, finish, said
+from supercloud.cli.session import ls as print_list
+from supercloud.cli.session import show as print_one
+
+app = App(name="cloud", help="Self-service clouds.")
+_COLUMNS = ("name", "cpu_model", "right_length_s", "right_margin_s", "blankets", "instances")
+
+
+@app.command
+def create(
+    name: str,
+    /,
+    *,
+    cpu_model: str | None = None,
+    right_length: float = 60.0,
+    right_margin: float = 15.0,
+    right_grace: float = 30.0,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create a cloud.
+
+    Example: supercloud cloud create mine --right-length 120
+
+    Parameters
+    ----------
+    cpu_model: The baseline CPU of every instance; instances migrate between blankets that have it.
+    right_length: Seconds that a run right lasts; a control plane may be away for nearly that long.
+    right_margin: Seconds beyond that before the right may move to another blanket.
+    right_grace: Seconds that an instance without a right stays paused before it is stopped.
+    """
+    cloud = connect().post(
+        "/clouds",
+        {
+            "name": name,
+            "cpu_model": cpu_model,
+            "right_length_s": right_length,
+            "right_margin_s": right_margin,
+            "right_grace_s": right_grace,
+        },
+    )
+    if output is Format.JSON:
+        print_thing(cloud, output)
+    said(f"cloud {name} created", output)
+
+
+@app.command
+def ls(*, output: Output = Format.TABLE) -> None:
+    """List clouds."""
+    print_list("/clouds", _COLUMNS, output)
+
+
+@app.command
+def show(name: str, /, *, output: Output = Format.TABLE) -> None:
+    """Show one."""
+    print_one(f"/clouds/{name}", output)
+
+
+@app.command
+def rotate_keys(name: str, /, *, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Change the WireGuard key of every blanket, one after another, losing no connection."""
+    client = connect()
+    finish(client, client.post(f"/clouds/{name}/rotate-keys"), f"rotating keys of {name}", output, wait=wait)
+
+
+@app.command
+def rm(name: str, /, *, output: Output = Format.TABLE) -> None:
+    """Remove one that has nothing in it any more."""
+    connect().delete(f"/clouds/{name}")
+    said(f"cloud {name} removed", output)

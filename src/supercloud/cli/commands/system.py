@@ -1,0 +1,102 @@
+"""`supercloud up`, `down`, `status`, `backup`, `restore`, `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from supercloud.cli.control import ControlPlane
+from supercloud.cli.output import Format, print_json, print_rows, print_thing, progress
+from supercloud.cli.session import Output, connect, said
+from supercloud.client import Place
+from supercloud.model.errors import Conflict, InvalidInput
+
+
+def up(*, api_port: int | None = None, agents_port: int | None = None, output: Output = Format.TABLE) -> None:
+    """Start the control plane and the key store on this machine, unless they run.
+
+    State is kept in $SUPERCLOUD_HOME. $SUPERCLOUD_DATABASE names a PostgreSQL database instead of SQLite.
+
+    Example: supercloud up
+    """
+    control = ControlPlane(Place.default())
+    with progress("control plane", quiet=output is Format.JSON) as bar:
+        bar("starting", None)
+        started = control.up(api_port=api_port, agents_port=agents_port)
+    if output is Format.JSON:
+        print_json(connect().get("/status"))
+    said("the control plane is up" if started else "the control plane was up already", output)
+
+
+def down(*, output: Output = Format.TABLE) -> None:
+    """End the control plane and the key store. Blankets and instances run on."""
+    ended = ControlPlane(Place.default()).down()
+    said("the control plane is down; instances run on" if ended else "nothing was running", output)
+
+
+def status(*, output: Output = Format.TABLE) -> None:
+    """What runs, and how long the run right of each instance lasts."""
+    client = connect()
+    found = client.get("/status")
+    instances = client.get("/instances")
+    if output is Format.JSON:
+        print_json({**found, "instances_list": instances})
+        return
+    print_thing(found, output)
+    if instances:
+        sys.stdout.write("\n")
+        print_rows(instances, ("name", "cloud", "state", "blanket", "epoch", "right_left_s"), output)
+
+
+def backup(file: Path, /, *, output: Output = Format.TABLE) -> None:
+    """Write the control plane's state to a file, while it runs. The key store has a backup of its own.
+
+    Example: supercloud backup cloud.backup
+    """
+    if file.exists():
+        raise Conflict(f"{file} exists", hint="name another file")
+    with progress("backup", quiet=output is Format.JSON) as bar:
+        bar("writing", None)
+        ControlPlane(Place.default()).archive("backup", file.absolute())
+    said(f"written to {file}; back the key store up as well (see the guide, recovery)", output)
+
+
+def restore(file: Path, /, *, output: Output = Format.TABLE) -> None:
+    """Put the state of a backup in place of the present one. Rights do not move for a while afterwards.
+
+    Example: supercloud down && supercloud restore cloud.backup && supercloud up
+    """
+    if not file.is_file():
+        raise InvalidInput(f"{file} is not a file")
+    control = ControlPlane(Place.default())
+    if control.running():
+        raise Conflict("the control plane runs", hint="supercloud down")
+    with progress("restore", quiet=output is Format.JSON) as bar:
+        bar("reading", None)
+        control.archive("restore", file.absolute())
+    said("restored; supercloud up starts it", output)
+
+
+def doctor(*, output: Output = Format.TABLE) -> int:
+    """What this machine can do and why, and the commands that install what is missing.
+
+    Exit status 1 if something needed is missing.
+    """
+    from supercloud.platforms.doctor import Verdict, examine
+
+    with progress("looking", quiet=output is Format.JSON) as bar:
+        bar("proving what KVM can do", None)
+        checks = asyncio.run(examine())
+    if output is Format.JSON:
+        print_json([asdict(check) for check in checks])
+    else:
+        width = shutil.get_terminal_size().columns
+        for check in checks:
+            line = f"{check.verdict.value:<5} {check.name}: {check.found}"
+            sys.stdout.write(line[: max(width, 80)] + "\n")
+            if check.hint and check.verdict is not Verdict.OK:
+                sys.stdout.write(f"      {check.hint}\n")
+    return int(any(check.verdict is Verdict.BAD for check in checks))

@@ -1,0 +1,212 @@
+"""`supercloud vm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from supercloud.cli.output import Format
+from supercloud.cli.session import Cloud, Output, Wait, connect, finish, said
+from supercloud.cli.session import ls as print_list
+from supercloud.cli.session import show as print_one
+from supercloud.cli.sizes import Size
+from supercloud.model.errors import InvalidInput
+from supercloud.model.names import MIB
+
+app = App(name="vm", help="Instances: run, look, stop, migrate.")
+_COLUMNS = ("name", "cloud", "state", "blanket", "epoch", "right_left_s", "addresses", "published")
+_USER_DATA_BYTES = 64 << 10
+
+
+@app.command
+def run(
+    name: str,
+    /,
+    *,
+    cloud: str,
+    image: str,
+    on: str | None = None,
+    memory: Size = 512 * MIB,
+    vcpus: int = 1,
+    disk: Size | None = None,
+    network: list[str] | None = None,
+    publish: Annotated[list[str] | None, Parameter(help="[PORT_HERE:]PORT of the instance")] = None,
+    user_data: Annotated[Path | None, Parameter(help="cloud-init user-data")] = None,
+    ssh_key: Annotated[list[Path] | None, Parameter(help="public key files")] = None,
+    hold: bool = False,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Run a new instance.
+
+    Example: supercloud vm run web --cloud mine --image debian --on n1 --network web --publish 8080:80
+
+    Parameters
+    ----------
+    hold: Run on while nobody can be reached; failing over then needs proof that the old copy is dead.
+    """
+    client = connect()
+    operation = client.post(
+        "/instances",
+        {
+            "name": name,
+            "cloud": cloud,
+            "image": image,
+            "on": on,
+            "memory_mib": memory // MIB,
+            "vcpus": vcpus,
+            "disk_bytes": disk,
+            "networks": network or [],
+            "publish": [_publish(text) for text in publish or []],
+            "user_data": _read(user_data) if user_data else None,
+            "ssh_keys": [_read(path).strip() for path in ssh_key or _default_keys()],
+            "hold": hold,
+        },
+    )
+    if finish(client, operation, f"instance {name}", output, wait=wait):
+        said(f"instance {name} is running", output)
+
+
+def _publish(text: str) -> dict[str, int]:
+    at, colon, port = text.rpartition(":")
+    try:
+        return {"port": int(port), "at": int(at) if colon else 0}
+    except ValueError as error:
+        raise InvalidInput(f"--publish {text!r} is not PORT or PORT_HERE:PORT") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        if len(data) > _USER_DATA_BYTES:
+            raise InvalidInput(f"{path} has more than {_USER_DATA_BYTES} bytes")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+
+
+def _default_keys() -> list[Path]:
+    """As ssh itself would offer."""
+    return [path for path in (Path.home() / ".ssh").glob("id_*.pub") if path.is_file()]
+
+
+@app.command
+def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """List instances."""
+    print_list("/instances", _COLUMNS, output, cloud=cloud)
+
+
+@app.command
+def show(name: str, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """Show one: where it runs, its epoch, how long its right lasts."""
+    print_one(f"/instances/{name}", output, cloud=cloud)
+
+
+def _act(name: str, verb: str, *, cloud: str | None, wait: bool, output: Format, body: Any = None) -> None:
+    client = connect()
+    operation = client.post(f"/instances/{name}/{verb}", body, cloud=cloud)
+    finish(client, operation, f"{verb} {name}", output, wait=wait)
+
+
+@app.command
+def start(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Start a stopped instance."""
+    _act(name, "start", cloud=cloud, wait=wait, output=output)
+
+
+@app.command
+def stop(
+    name: str,
+    /,
+    *,
+    cloud: Cloud = None,
+    force: bool = False,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Shut an instance down; with --force, cut its power."""
+    mode = "destroy" if force else "shutdown"
+    _act(name, "stop", cloud=cloud, wait=wait, output=output, body={"mode": mode})
+
+
+@app.command
+def reboot(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Ask the guest to reboot."""
+    _act(name, "reboot", cloud=cloud, wait=wait, output=output)
+
+
+@app.command
+def migrate(
+    name: str, /, *, to: str, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+) -> None:
+    """Move a running instance to another blanket, live. Ctrl-C cancels while it still can be.
+
+    Example: supercloud vm migrate web --to s1
+    """
+    client = connect()
+    operation = client.post(f"/instances/{name}/migrate", {"to": to}, cloud=cloud)
+    ended = finish(client, operation, f"migrating {name}", output, wait=wait)
+    if ended:
+        result = ended.get("result") or {}
+        total, down = result.get("total_s"), result.get("downtime_ms")
+        times = f" in {total:.1f} s, {down:.0f} ms down" if total is not None and down is not None else ""
+        said(f"instance {name} runs on {to}{times}", output)
+
+
+@app.command
+def rm(
+    name: str,
+    /,
+    *,
+    cloud: Cloud = None,
+    force: bool = False,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove an instance and its boot volume; with --force even while it runs."""
+    client = connect()
+    operation = client.delete(f"/instances/{name}", cloud=cloud, force=str(force).lower())
+    finish(client, operation, f"removing {name}", output, wait=wait)
+
+
+@app.command
+def console(name: str, /, *, cloud: Cloud = None) -> None:
+    """The instance's serial console. Ctrl-] leaves it."""
+    from supercloud.cli.terminal import attach
+
+    attach(connect(), f"/instances/{name}/streams/console", cloud=cloud)
+
+
+@app.command
+def logs(name: str, /, *, cloud: Cloud = None) -> None:
+    """What the instance's serial console said so far."""
+    from supercloud.cli.terminal import dump
+
+    dump(connect(), f"/instances/{name}/streams/log", cloud=cloud)
+
+
+@app.command
+def ssh(
+    name: str,
+    /,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    user: str = "root",
+    cloud: Cloud = None,
+) -> int:
+    """Open a shell in the instance with this machine's ssh, through the control plane.
+
+    Example: supercloud vm ssh web -- uname -a
+    """
+    from supercloud.cli.terminal import ssh as run_ssh
+
+    return run_ssh(name, user=user, command=command, cloud=cloud)
+
+
+@app.command(show=False)
+def proxy(name: str, port: int, /, *, cloud: Cloud = None) -> None:
+    """Standard input and output to a TCP port of the instance (ssh's ProxyCommand)."""
+    from supercloud.cli.terminal import pipe
+
+    pipe(connect(), f"/instances/{name}/streams/tcp", port=port, cloud=cloud)

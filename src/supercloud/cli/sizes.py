@@ -1,0 +1,32 @@
+"""Sizes as people write them: 512M, 10G, 1.5T; powers of 1024."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_FORM = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size such as 512M or 10G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _convert(_: Any, tokens: Sequence[Any]) -> int:
+    return parse_size(tokens[0].value)
+
+
+#: A size option, in bytes.
+Size = Annotated[int, Parameter(converter=_convert, n_tokens=1)]

@@ -1,0 +1,141 @@
+"""Streams of bytes on this terminal: consoles, logs, and ssh through the control plane."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import subprocess
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import ClientConnection, connect
+
+from supercloud.client import Client
+from supercloud.client.http import CONTROLLER_NAME
+from supercloud.model.errors import Unavailable, error_from
+
+#: Ctrl-], as telnet and virsh have it.
+DETACH = b"\x1d"
+_REFUSED = 4000
+
+
+@contextmanager
+def _opened(client: Client, path: str, **query: object) -> Iterator[ClientConnection]:
+    try:
+        with connect(
+            client.stream_uri(path, **query),
+            ssl=client.tls,
+            server_hostname=CONTROLLER_NAME,
+            compression=None,
+            max_size=1 << 20,
+        ) as connection:
+            yield connection
+    except (OSError, InvalidHandshake) as error:
+        raise Unavailable(f"no stream: {error}", hint="supercloud status") from error
+    except ConnectionClosed as closed:
+        _raise_refused(closed)
+
+
+def _raise_refused(closed: ConnectionClosed) -> None:
+    received = closed.rcvd
+    if received is not None and received.code == _REFUSED:
+        code, _, message = received.reason.partition(": ")
+        raise error_from(code, message) from closed
+
+
+def _print_until_end(connection: ClientConnection, ended: int | None = None) -> None:
+    try:
+        while True:
+            data = connection.recv()
+            sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode())
+            sys.stdout.buffer.flush()
+    except ConnectionClosed as closed:
+        if ended is None:
+            _raise_refused(closed)
+    finally:
+        if ended is not None:
+            os.write(ended, b"x")
+
+
+def dump(client: Client, path: str, **query: object) -> None:
+    """Print a stream to its end."""
+    with _opened(client, path, **query) as connection:
+        _print_until_end(connection)
+
+
+def pipe(client: Client, path: str, **query: object) -> None:
+    """Standard input and output, both ways, until either ends."""
+    with _opened(client, path, **query) as connection:
+        _pump(connection, detach=None)
+
+
+def attach(client: Client, path: str, **query: object) -> None:
+    """A terminal in raw mode on a stream; `DETACH` leaves it as it is."""
+    with _opened(client, path, **query) as connection:
+        sys.stderr.write("connected; Ctrl-] leaves\r\n")
+        if not sys.stdin.isatty():
+            _pump(connection, detach=DETACH)
+            return
+        before = termios.tcgetattr(sys.stdin)
+        try:
+            tty.setraw(sys.stdin)
+            _pump(connection, detach=DETACH)
+        finally:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+            sys.stderr.write("\ndisconnected\n")
+
+
+def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
+    wake, ended = os.pipe()
+    reader = threading.Thread(target=_print_until_end, args=(connection, ended), daemon=True)
+    reader.start()
+    try:
+        while True:
+            ready, _, _ = select.select([sys.stdin, wake], [], [])
+            if wake in ready:
+                return
+            data = os.read(sys.stdin.fileno(), 65536)
+            if detach is not None and detach in data:
+                return
+            if not data:
+                # Nothing more to send; what still comes is printed until the other end closes.
+                reader.join()
+                return
+            connection.send(data)
+    except ConnectionClosed:
+        return
+    finally:
+        os.close(wake)
+
+
+def ssh(name: str, *, user: str, command: Sequence[str], cloud: str | None) -> int:
+    """Run ssh with ourselves as its ProxyCommand; its exit status.
+
+    The host key is checked against a name that is the instance's own, not an address that others reuse.
+    """
+    in_cloud = ["--cloud", cloud] if cloud else []
+    # ssh hands this to a shell: every word is quoted.
+    proxy = shlex.join([sys.executable, "-m", "supercloud.cli", "vm", "proxy", name, "22", *in_cloud])
+    argv = [
+        "ssh",
+        "-o",
+        f"ProxyCommand={proxy}",
+        "-o",
+        f"HostKeyAlias={name}.{cloud or 'cloud'}.supercloud",
+        "-o",
+        "StrictHostKeyChecking=accept-new",
+        f"{user}@{name}",
+        *command,
+    ]
+    try:
+        return subprocess.run(argv, check=False).returncode
+    except FileNotFoundError as error:
+        raise Unavailable(
+            "ssh is not installed", hint="apt-get install --no-install-recommends openssh-client"
+        ) from error

@@ -1,0 +1,168 @@
+"""Requests over one TLS connection with the operator's certificate; problem details become our errors."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, urlencode
+
+from supercloud.client.place import Access
+from supercloud.model.errors import Failed, OutcomeUnknown, Unavailable, error_from
+
+#: The name in the controller's certificate, whatever address it is reached at.
+CONTROLLER_NAME = "controller.supercloud"
+_TIMEOUT_S = 60.0
+_WAIT_S = 10
+_CHUNK = 1 << 20
+OPEN_STATES = ("pending", "running", "cancelling")
+
+Watch = Callable[[str, float | None], None]
+
+
+class Client:
+    """One connection, opened when first needed. Not for use by several threads at once.
+
+    Raises, all methods: the errors of model.errors; Unavailable when nothing answers.
+    """
+
+    def __init__(self, access: Access, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self.access = access
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            self.tls.load_verify_locations(access.authority)
+            self.tls.load_cert_chain(access.certificate, access.key)
+        except (OSError, ssl.SSLError) as error:
+            raise Unavailable(f"the operator's certificate cannot be read: {error}") from error
+        self._timeout_s = timeout_s
+        self._connection: http.client.HTTPSConnection | None = None
+
+    def get(self, path: str, **query: object) -> Any:
+        return self._ask("GET", path, query)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **query: object) -> Any:
+        return self._ask("POST", path, query, body=json.dumps(body or {}).encode(), kind="application/json")
+
+    def delete(self, path: str, **query: object) -> Any:
+        return self._ask("DELETE", path, query)
+
+    def wait(self, operation: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
+        """Follow an operation to its end, telling `watch` of each phase.
+
+        Raises:
+            SupercloudError: what the operation failed with.
+        """
+        seen = dict(operation)
+        while seen["state"] in OPEN_STATES:
+            watch(seen["phase"], seen["done"])
+            seen = self.get(f"/operations/{seen['id']}", wait_s=_WAIT_S)
+        if seen["error"]:
+            problem = seen["error"]
+            raise error_from(problem["code"], problem["message"], problem.get("hint"))
+        return seen
+
+    def upload(self, digest: str, file: Path, offset: int, watch: Callable[[int], None]) -> Any:
+        """Append a file's bytes from `offset` to the image `digest`."""
+        with file.open("rb") as content:
+            content.seek(offset)
+            return self._ask(
+                "PUT",
+                f"/images/{quote(digest, safe='')}/content",
+                {"offset": offset},
+                body=_Watched(content, watch),
+                kind="application/octet-stream",
+                length=file.stat().st_size - offset,
+            )
+
+    def stream_uri(self, path: str, **query: object) -> str:
+        """Where `websockets` connects for a stream of bytes."""
+        return f"wss://{self.access.host}:{self.access.port}/v1{path}{_query(query)}"
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object],
+        *,
+        body: bytes | _Watched | None = None,
+        kind: str | None = None,
+        length: int | None = None,
+    ) -> Any:
+        headers = {"Accept": "application/json"}
+        if kind:
+            headers["Content-Type"] = kind
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        connection = self._open()
+        try:
+            connection.request(method, f"/v1{path}{_query(query)}", body=body, headers=headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection = None
+            kind_of = Unavailable if method == "GET" else OutcomeUnknown
+            raise kind_of(
+                f"the control plane did not answer: {error or type(error).__name__}", hint="supercloud status"
+            ) from error
+        return self._take(answer.status, text)
+
+    def _open(self) -> http.client.HTTPSConnection:
+        if self._connection is None:
+            connection = _Pinned(self.access, self.tls, self._timeout_s)
+            try:
+                connection.connect()
+            except OSError as error:
+                raise Unavailable(
+                    f"the control plane at {self.access.host}:{self.access.port} does not answer",
+                    hint="supercloud up",
+                ) from error
+            self._connection = connection
+        return self._connection
+
+    @staticmethod
+    def _take(status: int, text: bytes) -> Any:
+        if status == http.HTTPStatus.NO_CONTENT:
+            return None
+        try:
+            said = json.loads(text)
+        except ValueError as error:
+            raise Failed(f"the control plane answered {status} and no JSON") from error
+        if status >= http.HTTPStatus.BAD_REQUEST:
+            raise error_from(
+                said.get("code", "failed"), said.get("detail", f"status {status}"), said.get("hint")
+            )
+        return said
+
+
+class _Pinned(http.client.HTTPSConnection):
+    """Connects to an address and expects the controller's name there."""
+
+    def __init__(self, access: Access, tls: ssl.SSLContext, timeout_s: float) -> None:
+        super().__init__(access.host, access.port, timeout=timeout_s, context=tls)
+        self._tls = tls
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=CONTROLLER_NAME)
+
+
+class _Watched:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: IO[bytes], watch: Callable[[int], None]) -> None:
+        self._file = file
+        self._watch = watch
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, _CHUNK) if size > 0 else _CHUNK)
+        self._watch(len(data))
+        return data
+
+
+def _query(query: Mapping[str, object]) -> str:
+    given = {key: value for key, value in query.items() if value is not None}
+    return "?" + urlencode(given) if given else ""
