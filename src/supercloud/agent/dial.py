@@ -16,7 +16,7 @@ from supercloud.agent.birth import Birth
 from supercloud.agent.identity import Keys, Passport, check_joined, proof_of
 from supercloud.model.errors import Denied, NotFound, Unavailable
 from supercloud.model.names import Digest, Endpoint, Nonce
-from supercloud.ports.keystore import JoinAnswer, JoinRequest
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, RenewRequest
 from supercloud.trust.certificates import Kind
 from supercloud.trust.tls import CONTROLLER_NAME, client_context, peer_identity
 from supercloud.wire.rpc import FRAME_BYTES, Peer
@@ -94,15 +94,34 @@ async def join(birth: Birth, keys: Keys, *, now: Callable[[], float] = time.time
         Denied, Conflict: the secret is not good (any more); repeating will not help.
         Unavailable, OutcomeUnknown: repeat it.
     """
-    connection = await _open(birth.endpoint, "/agent/join", client_context(birth.authority_pem), 1 << 20)
+    answer = await _ask(birth.endpoint, birth.authority_pem, "join.admit", proof_of(birth, keys), JoinRequest)
+    check_joined(answer, birth, keys, at=now())
+    # The control plane relays the answer: the authority that counts is the one we were born with.
+    return JoinAnswer(certificate_pem=answer.certificate_pem, authority_pem=birth.authority_pem)
+
+
+async def rejoin(endpoint: Endpoint, passport: Passport, *, now: Callable[[], float] = time.time) -> None:
+    """Renew a certificate that expired while this machine was stopped.
+
+    Raises:
+        Denied: this blanket was revoked.
+        Unavailable, OutcomeUnknown: repeat it.
+    """
+    blanket = passport.identity.blanket
+    if blanket is None:
+        raise Denied("the certificate names no blanket")
+    request = RenewRequest(blanket=blanket, csr_pem=passport.keys.identity.csr())
+    answer = await _ask(endpoint, passport.authority_pem, "join.renew", request, RenewRequest)
+    passport.renewed(answer, at=now())
+
+
+async def _ask(endpoint: Endpoint, authority_pem: str, method: str, value: object, kind: type) -> JoinAnswer:
+    """One question to the door where nobody has a certificate yet."""
+    connection = await _open(endpoint, "/agent/join", client_context(authority_pem), 1 << 20)
     peer = Peer(WebSocketTransport(connection), {})
     running = asyncio.create_task(peer.run())
     try:
-        answer = await peer.call(
-            "join.admit", proof_of(birth, keys), JoinRequest, JoinAnswer, timeout_s=_JOIN_S
-        )
+        return await peer.call(method, value, kind, JoinAnswer, timeout_s=_JOIN_S)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    check_joined(answer, birth, keys, at=now())
-    return answer

@@ -10,6 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -62,10 +63,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Raises: Failed."""
-        self._lock = asyncio.Lock()
+        # One thread: transactions come one after the other, also when whoever waits for one is cancelled.
+        self._thread = ThreadPoolExecutor(1, "journal")
         #: Set when there may be events to report.
         self.news = asyncio.Event()
         self.news.set()
+        #: Set when there may be rights to give up.
+        self.given_up = asyncio.Event()
+        self.given_up.set()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -87,19 +92,19 @@ class Journal:
             self._db.execute("COMMIT")
             return result
 
-        async with self._lock:
-            try:
-                return await asyncio.shield(asyncio.to_thread(transaction))
-            except sqlite3.OperationalError as error:
-                kind = Exhausted if "full" in str(error) else Unavailable
-                raise kind(f"the agent's journal: {error}") from error
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+        except sqlite3.OperationalError as error:
+            kind = Exhausted if "full" in str(error) else Unavailable
+            raise kind(f"the agent's journal: {error}") from error
 
     def close(self) -> None:
+        self._thread.shutdown()
         self._db.close()
 
     # ------------------------------------------------------------ events
 
-    async def note(self, kind: str, data: dict[str, Any], *, id: Id | None = None) -> None:  # noqa: A002
+    async def note(self, kind: str, data: dict[str, Any], *, id: Id | None = None) -> None:
         """Tell the control plane, at least once, some time. The same `id` again changes nothing."""
         said = json.dumps(data, separators=(",", ":"))
         if len(said) > _EVENT_BYTES:
@@ -192,7 +197,7 @@ class Journal:
         await self._do(
             lambda db: db.execute("INSERT OR IGNORE INTO surrenders VALUES (?, ?)", (instance, epoch))
         )
-        self.news.set()
+        self.given_up.set()
 
     async def surrenders(self) -> list[tuple[Id, Epoch]]:
         return await self._do(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from supercloud.keeper.rights import Snapshot
@@ -20,6 +21,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Raises: Failed."""
         self._writing = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "journal")  # a cancelled save still ends before the next
         self._written: Snapshot | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,14 +56,16 @@ class Journal:
                 return
             said = json.dumps(to_json(Snapshot, snapshot), separators=(",", ":"))
             try:
-                await asyncio.to_thread(
-                    self._db.execute, "INSERT OR REPLACE INTO snapshot (one, said) VALUES (1, ?)", (said,)
-                )
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._write, said)
             except sqlite3.Error as error:
                 raise Unavailable(f"the keeper's journal cannot be written: {error}") from error
             self._written = snapshot
 
+    def _write(self, said: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO snapshot (one, said) VALUES (1, ?)", (said,))
+
     def close(self) -> None:
+        self._thread.shutdown()
         self._db.close()
 
 

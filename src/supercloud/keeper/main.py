@@ -9,6 +9,7 @@ import asyncio
 import os
 import secrets
 import signal
+import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -121,9 +122,10 @@ def main() -> None:
         processors=[
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,  # without local variables, which may be keys
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)  # a busy blanket must not delay a pause

@@ -40,6 +40,14 @@ class JoinAnswer:
     authority_pem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewRequest:
+    """For a blanket whose certificate expired while it was stopped. The CSR proves that it has the key."""
+
+    blanket: Id
+    csr_pem: str
+
+
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable."""
 

@@ -1,0 +1,256 @@
+"""The agent put together, over whatever drivers it is given, and what it does by itself while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from supercloud import __version__
+from supercloud.agent.changes import Changes
+from supercloud.agent.channel import Channel
+from supercloud.agent.identity import Passport
+from supercloud.agent.images import ImageFetcher, ImageSource
+from supercloud.agent.instances import Arrivals, Instances
+from supercloud.agent.journal import Journal
+from supercloud.agent.keeperlink import AgentRelay
+from supercloud.agent.migration import Forwards, Migration
+from supercloud.agent.overlay import AgentOverlay
+from supercloud.agent.report import disk_free_bytes, memory_mib
+from supercloud.agent.streams import StreamDialer, Streams
+from supercloud.agent.volumes import AgentVolumes, Opener
+from supercloud.keeper.link import KeeperPort
+from supercloud.model.errors import NotFound, RightRefused, SupercloudError, Unavailable
+from supercloud.model.names import Id
+from supercloud.ports.agent import BlanketReport
+from supercloud.ports.clock import HolderClock
+from supercloud.ports.controller import CertificateRequest, Events, Hello, Surrender
+from supercloud.ports.hypervisor import (
+    Console,
+    DiskHypervisor,
+    Hypervisor,
+    MigratingHypervisor,
+    Overlay,
+    Volumes,
+)
+from supercloud.ports.keystore import JoinAnswer
+from supercloud.wire.proxies import agent_handlers
+from supercloud.wire.rpc import Transport
+
+_RETRY_S = 2.0
+_SETTLE_EVERY_S = 30.0
+_LONGEST_SLEEP_S = 3600.0
+_log = structlog.get_logger(__name__)
+
+
+class WholeHypervisor(Hypervisor, MigratingHypervisor, DiskHypervisor, Console, Protocol):
+    """A driver with every ability that a blanket needs."""
+
+
+class ControlPlaneDialer(ImageSource, StreamDialer, Protocol):
+    async def channel(self) -> Transport:
+        """Raises: Unavailable, Denied."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drivers:
+    hypervisor: WholeHypervisor
+    volumes: Volumes
+    overlay: Overlay
+    forwards: Forwards
+    console_log: Callable[[Id], Path]
+    data: Path  # whose file system holds the volumes
+    cpu_models: Callable[[], Awaitable[tuple[str, ...]]]
+
+
+class BlanketAgent:
+    """ports.agent.Agent, and the loops beside it. `keeper` is made from the relay it is given."""
+
+    def __init__(
+        self,
+        *,
+        drivers: Drivers,
+        journal: Journal,
+        passport: Passport,
+        clock: HolderClock,
+        dialer: ControlPlaneDialer,
+        keeper: Callable[[AgentRelay], KeeperPort],
+    ) -> None:
+        identity = passport.identity
+        if identity.blanket is None or identity.cloud is None:
+            raise NotFound("the certificate names no blanket")
+        self._blanket = identity.blanket
+        self._drivers = drivers
+        self._journal = journal
+        self._passport = passport
+        self._clock = clock
+        self._connection = secrets.token_hex(16)
+        self.channel = Channel(
+            dial=dialer.channel, handlers=lambda: agent_handlers(self), greet=self._greeting
+        )
+        self._keeper = keeper(AgentRelay(self.channel, journal))
+        changes, arrivals = Changes(), Arrivals(clock)
+        self.instances = Instances(
+            hypervisor=drivers.hypervisor,
+            overlay=drivers.overlay,
+            keeper=self._keeper,
+            journal=journal,
+            changes=changes,
+            arrivals=arrivals,
+        )
+        self.migration = Migration(
+            hypervisor=drivers.hypervisor,
+            overlay=drivers.overlay,
+            forwards=drivers.forwards,
+            keeper=self._keeper,
+            journal=journal,
+            changes=changes,
+            arrivals=arrivals,
+            instances=self.instances,
+        )
+        self.volumes = AgentVolumes(
+            volumes=drivers.volumes,
+            hypervisor=drivers.hypervisor,
+            disks=drivers.hypervisor,
+            images=ImageFetcher(dialer),
+            opener=Opener(self._blanket, passport.keys.sealing),
+        )
+        self.overlay = AgentOverlay(
+            overlay=drivers.overlay,
+            passport=passport,
+            journal=journal,
+            blanket=self._blanket,
+            cloud=identity.cloud,
+        )
+        self.streams = Streams(
+            console=drivers.hypervisor,
+            console_log=drivers.console_log,
+            dialer=dialer,
+            journal=journal,
+        )
+
+    async def report(self) -> BlanketReport:
+        total_mib, free_mib = memory_mib()
+        return BlanketReport(
+            blanket=self._blanket,
+            flavour=await self._drivers.hypervisor.flavour(),
+            agent_version=__version__,
+            boot_id=self._clock.instant().boot_id,
+            cpu_models=await self._drivers.cpu_models(),
+            memory_mib=total_mib,
+            memory_free_mib=free_mib,
+            disk_free_bytes=disk_free_bytes(self._drivers.data),
+        )
+
+    async def _greeting(self) -> Hello:
+        self.migration.reconnected()
+        return Hello(
+            agent_version=__version__,
+            boot_id=self._clock.instant().boot_id,
+            connection=self._connection,
+            epochs=(await self._keeper.report()).epochs,
+            sealing_key=self._passport.keys.sealing.public,
+        )
+
+    # ------------------------------------------------------------ by itself
+
+    async def run(self) -> None:
+        """Until cancelled; instances and transfers go on without us, and the next agent adopts them."""
+        await self._journal.note("agent.started", {"version": __version__})
+        loops = (
+            self.channel.run,
+            self._listen,
+            self._settle,
+            self._tell,
+            self._surrender,
+            self._renew_certificate,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop())
+        finally:
+            await self.streams.close()
+
+    async def _listen(self) -> None:
+        """Hear the hypervisor; connect to it again if it restarts."""
+        while True:
+            try:
+                async for event in self._drivers.hypervisor.events():
+                    try:
+                        await self.instances.heard(event)
+                    except SupercloudError as error:
+                        _log.warning("agent.event_not_settled", reason=error.message)
+            except SupercloudError as error:
+                _log.warning("agent.hypervisor_silent", reason=error.message)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _settle(self) -> None:
+        while True:
+            try:
+                await self.instances.adopt()
+            except SupercloudError as error:
+                _log.info("agent.settle_later", reason=error.message)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                await asyncio.sleep(_SETTLE_EVERY_S)
+
+    async def _tell(self) -> None:
+        """Events, oldest first, until each is acknowledged."""
+        while True:
+            await self.channel.connected()
+            self._journal.news.clear()
+            try:
+                while events := await self._journal.pending():
+                    answer = await self.channel.report(Events(events=events))
+                    await self._journal.acknowledged(min(answer.seq, events[-1].seq))
+                    if answer.seq < events[0].seq:
+                        raise Unavailable("the control plane acknowledged none of the events")
+            except SupercloudError as error:
+                _log.info("agent.events_wait", reason=error.message)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                await self._journal.news.wait()
+
+    async def _surrender(self) -> None:
+        """Rights whose instances ended by themselves. Refused means that it is not ours any more: done."""
+        while True:
+            await self._journal.given_up.wait()
+            await self.channel.connected()
+            self._journal.given_up.clear()
+            for instance, epoch in await self._journal.surrenders():
+                try:
+                    await self.channel.surrender(Surrender(instance=instance, epoch=epoch))
+                except (RightRefused, NotFound) as error:
+                    _log.info("agent.surrender_refused", instance=instance, reason=error.message)
+                except SupercloudError as error:
+                    _log.info("agent.surrender_later", instance=instance, reason=error.message)
+                    self._journal.given_up.set()
+                    continue
+                await self._journal.surrendered(instance, epoch)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _renew_certificate(self) -> None:
+        while True:
+            left_s = self._passport.identity.renew_at - time.time()
+            if left_s > 0:
+                await asyncio.sleep(min(left_s, _LONGEST_SLEEP_S))
+                continue
+            await self.channel.connected()
+            try:
+                csr_pem = self._passport.keys.identity.csr()
+                answer = await self.channel.renew_certificate(CertificateRequest(csr_pem=csr_pem))
+                self._passport.renewed(
+                    JoinAnswer(certificate_pem=answer.certificate_pem, authority_pem=answer.authority_pem),
+                    at=time.time(),
+                )
+            except SupercloudError as error:
+                _log.warning("agent.certificate_not_renewed", reason=error.message)
+                await asyncio.sleep(30.0)

@@ -1,0 +1,201 @@
+"""Instances of this blanket: nothing boots or goes on before the keeper holds its right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+import structlog
+
+from supercloud.agent.changes import Changes
+from supercloud.agent.journal import Journal
+from supercloud.keeper.egress import tap_of
+from supercloud.keeper.link import Grant, KeeperPort, RightReport
+from supercloud.model.errors import Conflict, Failed, SupercloudError
+from supercloud.model.names import Id
+from supercloud.ports.agent import (
+    InstanceRef,
+    InstanceReport,
+    InstanceSpec,
+    RunState,
+    StartInstance,
+    StopInstance,
+    StopMode,
+)
+from supercloud.ports.clock import Clock
+from supercloud.ports.hypervisor import DomainEvent, Hypervisor, Overlay
+
+GONE = frozenset({RunState.ABSENT, RunState.DEFINED})
+_LONGEST_SHUTDOWN_S = 240.0
+_log = structlog.get_logger(__name__)
+
+
+class Arrivals:
+    """When each incoming copy was first seen complete, by this machine's clock: before any commit of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._complete_at: dict[Id, float] = {}
+
+    def complete(self, operation: Id) -> None:
+        self._complete_at.setdefault(operation, self._clock.now())
+
+    def since(self, operation: Id | None) -> float | None:
+        return None if operation is None else self._complete_at.get(operation)
+
+    def forget(self, operation: Id) -> None:
+        self._complete_at.pop(operation, None)
+
+
+class Instances:
+    """ports.agent.InstancesAgent over the hypervisor, the overlay and the keeper."""
+
+    def __init__(
+        self,
+        *,
+        hypervisor: Hypervisor,
+        overlay: Overlay,
+        keeper: KeeperPort,
+        journal: Journal,
+        changes: Changes,
+        arrivals: Arrivals,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._overlay = overlay
+        self._keeper = keeper
+        self._journal = journal
+        self._changes = changes
+        self._arrivals = arrivals
+        self._locks: defaultdict[Id, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    # ------------------------------------------------------------ ports.agent.InstancesAgent
+
+    async def start(self, request: StartInstance) -> InstanceReport:
+        """See the port. A right that the store does not confirm boots nothing."""
+        spec = _fitting(request)
+        async with self._locks[spec.id]:
+            await self._journal.remember(spec)
+            right = await self._keeper.grant(Grant(right=request.right))
+            await self.plug(spec)
+            await self._hypervisor.start(spec)
+            return await self._report(spec.id, right)
+
+    async def resume(self, request: StartInstance) -> InstanceReport:
+        """See the port. Between the grant and the guest's next instruction there is nothing else."""
+        spec = _fitting(request)
+        async with self._locks[spec.id]:
+            since_s = self._arrivals.since(request.operation)
+            right = await self._keeper.grant(Grant(right=request.right, counted_from_s=since_s))
+            await self._hypervisor.resume(spec.id)
+            await self._journal.remember(spec)
+            return await self._report(spec.id, right)
+
+    async def stop(self, request: StopInstance) -> InstanceReport:
+        """See the port."""
+        instance = request.instance
+        async with self._locks[instance]:
+            state = await self._hypervisor.state(instance)
+            if state is RunState.RUNNING and request.mode is StopMode.SHUTDOWN:
+                await self._hypervisor.shutdown(instance)
+                await self._changes.until(
+                    instance,
+                    lambda: self._hypervisor.state(instance),
+                    lambda seen: seen in GONE,
+                    seconds=min(max(request.timeout_s, 0.0), _LONGEST_SHUTDOWN_S),
+                )
+            await self._hypervisor.destroy(instance)
+            state = await self._hypervisor.state(instance)
+            if state not in GONE:
+                raise Failed(f"instance {instance} did not end: it is {state}")
+            await self._overlay.unplug(instance)
+            await self._keeper.forget(InstanceRef(instance=instance))
+            return InstanceReport(instance=instance, state=state)
+
+    async def reboot(self, request: InstanceRef) -> InstanceReport:
+        async with self._locks[request.instance]:
+            await self._hypervisor.reboot(request.instance)
+            return await self.inspect(request)
+
+    async def remove(self, request: InstanceRef) -> None:
+        async with self._locks[request.instance]:
+            state = await self._hypervisor.state(request.instance)
+            if state not in GONE:
+                raise Conflict(f"instance {request.instance} is {state}", hint="stop it first")
+            await self._hypervisor.destroy(request.instance)  # drops what is left of a definition
+            await self._overlay.unplug(request.instance)
+            await self._keeper.forget(request)
+            await self._journal.forget(request.instance)
+
+    async def inspect(self, request: InstanceRef) -> InstanceReport:
+        rights = await self._rights()
+        state = await self._hypervisor.state(request.instance)
+        return _report(request.instance, state, rights.get(request.instance))
+
+    async def list(self) -> list[InstanceReport]:
+        """Whatever has a process, a right or a definition here, whoever knows of it."""
+        rights = await self._rights()
+        states = await self._hypervisor.list()
+        known = set(states) | set(rights) | set(await self._journal.known())
+        return [
+            _report(instance, states.get(instance, RunState.ABSENT), rights.get(instance))
+            for instance in sorted(known)
+        ]
+
+    # ------------------------------------------------------------ for the rest of the agent
+
+    async def plug(self, spec: InstanceSpec) -> None:
+        """Its port, before its process: only the keeper's permit lets traffic out of it."""
+        for nic in spec.nics:
+            await self._overlay.plug(spec.id, tap_of(spec.id), nic.network, nic.mac, nic.ip)
+
+    async def heard(self, event: DomainEvent) -> None:
+        """The hypervisor's own word. A process that ended by itself gives its right up."""
+        self._changes.changed(event.instance)
+        if event.state in GONE and not self._locks[event.instance].locked():
+            await self.settle(event.instance, event.detail)
+
+    async def settle(self, instance: Id, reason: str) -> None:
+        """If a right is held here for an instance whose process has ended, give it up.
+
+        Not while a migration is open: there, that the source has ended is what the commit is made of.
+        """
+        async with self._locks[instance]:
+            right = (await self._rights()).get(instance)
+            if right is None or await self._hypervisor.state(instance) not in GONE:
+                return
+            if any(transfer.instance == instance for transfer in await self._journal.transfers()):
+                return
+            await self._journal.note(
+                "instance.ended", {"instance": instance, "epoch": right.epoch, "reason": reason[:200]}
+            )
+            await self._journal.to_surrender(instance, right.epoch)
+            await self._keeper.forget(InstanceRef(instance=instance))
+            await self._overlay.unplug(instance)
+
+    async def adopt(self) -> None:
+        """Settle what ended while nobody listened. What runs without a right is the keeper's to pause."""
+        for instance in await self._rights():
+            try:
+                await self.settle(instance, "found ended")
+            except SupercloudError as error:
+                _log.warning("agent.not_settled", instance=instance, error=error.message)
+
+    async def _rights(self) -> dict[Id, RightReport]:
+        return {right.instance: right for right in (await self._keeper.report()).held}
+
+    async def _report(self, instance: Id, right: RightReport) -> InstanceReport:
+        return _report(instance, await self._hypervisor.state(instance), right)
+
+
+def _fitting(request: StartInstance) -> InstanceSpec:
+    if request.right.instance != request.spec.id:
+        raise Conflict(f"the right is for instance {request.right.instance}, not {request.spec.id}")
+    return request.spec
+
+
+def _report(instance: Id, state: RunState, right: RightReport | None) -> InstanceReport:
+    if right is None:
+        return InstanceReport(instance=instance, state=state)
+    return InstanceReport(
+        instance=instance, state=state, epoch=right.epoch, right_left_s=right.left_s, reason=right.reason
+    )

@@ -1,0 +1,233 @@
+"""This blanket's half of a migration. Status calls wait for the hypervisor's word, not for a clock."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from supercloud.agent.changes import Changes
+from supercloud.agent.instances import GONE, Arrivals, Instances
+from supercloud.agent.journal import Journal, Side, Transfer
+from supercloud.keeper.link import KeeperPort
+from supercloud.model.errors import Conflict, NotFound, Unavailable
+from supercloud.model.migration import Source, Target
+from supercloud.model.names import Id, Ipv4
+from supercloud.ports.agent import (
+    InstanceRef,
+    Landing,
+    OperationRef,
+    Progress,
+    ReceiveInstance,
+    RunState,
+    SendInstance,
+    SourceReport,
+    TargetReport,
+)
+from supercloud.ports.hypervisor import (
+    Hypervisor,
+    MigratingHypervisor,
+    Overlay,
+    TransferSockets,
+    TransferStatus,
+)
+
+MESH_ADDRESS = "mesh-address"  # the note in the journal that the overlay leaves
+_POLL_S = 10.0
+_PROGRESS_S = 2.0
+
+
+class Forwards(Protocol):
+    """Carries the hypervisor's UNIX sockets through the mesh for one operation. Repeats are harmless."""
+
+    async def land(self, operation: Id, *, address: Ipv4, source: Ipv4, expires_s: float) -> Landing: ...
+
+    async def depart(self, operation: Id, *, landing: Landing, expires_s: float) -> TransferSockets: ...
+
+    async def close(self, operation: Id) -> None: ...
+
+
+class Sender(Hypervisor, MigratingHypervisor, Protocol):
+    """What a migration needs of the hypervisor."""
+
+
+class Migration:
+    """ports.agent.MigrationAgent."""
+
+    def __init__(
+        self,
+        *,
+        hypervisor: Sender,
+        overlay: Overlay,
+        forwards: Forwards,
+        keeper: KeeperPort,
+        journal: Journal,
+        changes: Changes,
+        arrivals: Arrivals,
+        instances: Instances,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._overlay = overlay
+        self._forwards = forwards
+        self._keeper = keeper
+        self._journal = journal
+        self._changes = changes
+        self._arrivals = arrivals
+        self._instances = instances
+        self._told: dict[Id, SourceReport | TargetReport] = {}
+
+    # ------------------------------------------------------------ target
+
+    async def receive(self, request: ReceiveInstance) -> Landing:
+        """See the port. The port of the instance is made now, so that resuming has nothing to make."""
+        address = await self._journal.read(MESH_ADDRESS)
+        if address is None:
+            raise Unavailable("this blanket has no mesh yet")
+        spec = request.spec
+        if await self._holds(spec.id) and await self._hypervisor.state(spec.id) not in GONE:
+            raise Conflict(f"instance {spec.id} runs in this blanket")
+        await self._journal.open_transfer(request.operation, spec.id, Side.TARGET)
+        await self._journal.remember(spec)
+        await self._instances.plug(spec)
+        return await self._forwards.land(
+            request.operation,
+            address=address,
+            source=request.source_address,
+            expires_s=request.expires_s,
+        )
+
+    async def target_status(self, request: OperationRef) -> TargetReport:
+        """See the port. A copy is complete before this says so, and this remembers since when."""
+        before = self._told.get(request.operation)
+        report = await self._changes.until(
+            request.instance,
+            lambda: self._target(request.instance),
+            lambda seen: seen != before or seen.target is Target.COMPLETE,
+            seconds=_POLL_S,
+        )
+        if report.target is Target.COMPLETE:
+            self._arrivals.complete(request.operation)
+        self._told[request.operation] = report
+        return report
+
+    async def _target(self, instance: Id) -> TargetReport:
+        state = await self._hypervisor.state(instance)
+        match state:
+            case RunState.INCOMING:
+                return TargetReport(target=Target.INCOMING)
+            case RunState.PAUSED | RunState.RUNNING:
+                return TargetReport(target=Target.COMPLETE)
+            case RunState.ABSENT | RunState.DEFINED:
+                return TargetReport(target=Target.LOST, reason="it has no process here")
+
+    # ------------------------------------------------------------ source
+
+    async def send(self, request: SendInstance) -> SourceReport:
+        """See the port."""
+        reference = OperationRef(operation=request.operation, instance=request.instance)
+        transfer = await self._journal.open_transfer(request.operation, request.instance, Side.SOURCE)
+        if not transfer.begun:
+            await self._begin(request)
+        report = await self._source(reference)
+        self._told[request.operation] = _without_progress(report)
+        return report
+
+    async def _begin(self, request: SendInstance) -> None:
+        instance = request.instance
+        if await self._hypervisor.state(instance) in GONE:
+            raise NotFound(f"instance {instance} has no process in this blanket")
+        spec = await self._journal.spec(instance)
+        if spec is None:
+            raise NotFound(f"instance {instance} is not known in this blanket")
+        sockets = await self._forwards.depart(
+            request.operation, landing=request.landing, expires_s=request.expires_s
+        )
+        # Written down first: after a crash in between, the transfer reads as over and is aborted, whereas
+        # the other order could send twice.
+        await self._journal.begun(request.operation)
+        await self._hypervisor.send(instance, spec, sockets)
+
+    async def source_status(self, request: OperationRef) -> SourceReport:
+        """See the port. Progress alone is worth an answer every two seconds."""
+        before = self._told.get(request.operation)
+        report = await self._changes.until(
+            request.instance,
+            lambda: self._source(request),
+            lambda seen: seen.transfer_over or _without_progress(seen) != before,
+            seconds=_PROGRESS_S if isinstance(before, SourceReport) and not before.transfer_over else _POLL_S,
+        )
+        self._told[request.operation] = _without_progress(report)
+        return report
+
+    async def _source(self, request: OperationRef) -> SourceReport:
+        status = await self._transfer(request)
+        # The state is read after the transfer's: a process seen alive now was alive when it was over.
+        state = await self._hypervisor.state(request.instance)
+        return SourceReport(
+            source=Source.GONE if state in GONE else Source.ALIVE,
+            transfer_over=status.over,
+            progress=status.progress,
+            reason=status.failed or "",
+        )
+
+    async def _transfer(self, request: OperationRef) -> TransferStatus:
+        begun = any(
+            transfer.operation == request.operation and transfer.begun
+            for transfer in await self._journal.transfers()
+        )
+        if not begun:
+            return TransferStatus(over=True, failed="it was never begun")
+        try:
+            return await self._hypervisor.transfer(request.instance)
+        except NotFound:
+            return TransferStatus(over=True)
+
+    async def cancel(self, request: OperationRef) -> SourceReport:
+        """See the port."""
+        if await self._hypervisor.state(request.instance) not in GONE:
+            status = await self._transfer(request)
+            if not status.over:
+                await self._hypervisor.cancel(request.instance)
+            await self._changes.until(
+                request.instance, lambda: self._source(request), lambda seen: seen.transfer_over, seconds=30.0
+            )
+        return await self._source(request)
+
+    # ------------------------------------------------------------ both
+
+    def reconnected(self) -> None:
+        """Whoever asks now may not have heard the last answers: the next ones come at once."""
+        self._told.clear()
+
+    async def release(self, request: OperationRef) -> None:
+        """See the port. What holds a right here is left alone, whatever the operation was."""
+        await self._forwards.close(request.operation)
+        transfer = await self._find(request.operation)
+        if transfer is not None:
+            await self._clean(transfer)
+            await self._journal.close_transfer(request.operation)
+        self._arrivals.forget(request.operation)
+        self._told.pop(request.operation, None)
+
+    async def _find(self, operation: Id) -> Transfer | None:
+        found = [transfer for transfer in await self._journal.transfers() if transfer.operation == operation]
+        return found[0] if found else None
+
+    async def _clean(self, transfer: Transfer) -> None:
+        instance = transfer.instance
+        if transfer.side is Side.TARGET:
+            if await self._holds(instance):
+                return  # committed: it runs here, or its end is settled like any other
+            await self._hypervisor.destroy(instance)
+        elif await self._hypervisor.state(instance) not in GONE:
+            return  # aborted: it goes on here
+        await self._overlay.unplug(instance)
+        await self._keeper.forget(InstanceRef(instance=instance))
+        await self._journal.forget(instance)
+
+    async def _holds(self, instance: Id) -> bool:
+        return any(right.instance == instance for right in (await self._keeper.report()).held)
+
+
+def _without_progress(report: SourceReport) -> SourceReport:
+    return SourceReport(
+        source=report.source, transfer_over=report.transfer_over, progress=Progress(), reason=report.reason
+    )

@@ -1,0 +1,119 @@
+"""Volumes of this blanket. Sealed keys are opened here, for the driver's hands only, and kept nowhere."""
+
+from __future__ import annotations
+
+from supercloud.agent.images import ImageFetcher
+from supercloud.agent.instances import GONE
+from supercloud.model.errors import InvalidInput, NotFound, Refused
+from supercloud.model.names import Digest, Id
+from supercloud.ports.agent import (
+    AttachVolume,
+    Disk,
+    MakeVolume,
+    OpenVolume,
+    PlaceImage,
+    ResizeVolume,
+    SealedKey,
+    SnapshotVolume,
+    VolumeRef,
+    VolumeReport,
+)
+from supercloud.ports.hypervisor import DiskHypervisor, Hypervisor, Volumes
+from supercloud.trust.keys import SealingKey
+from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
+
+
+class Opener:
+    """Opens what was sealed to this blanket for exactly one purpose."""
+
+    def __init__(self, blanket: Id, key: SealingKey) -> None:
+        self._blanket = blanket
+        self._key = key
+
+    def volume(self, sealed: SealedKey, volume: Id, copy: Id) -> bytes:
+        """Raises: Denied, InvalidInput."""
+        purpose = volume_purpose(volume, copy)
+        return open_sealed(sealed, key=self._key, blanket=self._blanket, purpose=purpose)
+
+    def base(self, sealed: SealedKey | None, base: Digest | None) -> bytes | None:
+        """The base image's key, if there is a base. Raises: Denied, InvalidInput."""
+        if base is None:
+            return None
+        if sealed is None:
+            raise InvalidInput("a base image without its key")
+        return open_sealed(sealed, key=self._key, blanket=self._blanket, purpose=image_purpose(base))
+
+
+class AgentVolumes:
+    """ports.agent.VolumesAgent over the volume driver."""
+
+    def __init__(
+        self,
+        *,
+        volumes: Volumes,
+        hypervisor: Hypervisor,
+        disks: DiskHypervisor,
+        images: ImageFetcher,
+        opener: Opener,
+    ) -> None:
+        self._volumes = volumes
+        self._hypervisor = hypervisor
+        self._disks = disks
+        self._images = images
+        self._opener = opener
+
+    async def place_image(self, request: PlaceImage) -> None:
+        await self._images.place(request, self._volumes.image_path(request.digest))
+
+    async def make(self, request: MakeVolume) -> VolumeReport:
+        self._need_base(request.base)
+        return await self._volumes.make(
+            request.volume,
+            request.copy,
+            request.size_bytes,
+            self._opener.volume(request.key, request.volume, request.copy),
+            base=request.base,
+            base_key=self._opener.base(request.base_key, request.base),
+        )
+
+    async def open(self, request: OpenVolume) -> None:
+        self._need_base(request.base)
+        await self._volumes.open(
+            request.volume,
+            request.copy,
+            self._opener.volume(request.key, request.volume, request.copy),
+            base=request.base,
+            base_key=self._opener.base(request.base_key, request.base),
+        )
+
+    def _need_base(self, base: Digest | None) -> None:
+        if base is not None and not self._volumes.image_path(base).exists():
+            raise NotFound(f"base image {base} is not in this blanket", hint="place it first")
+
+    async def remove(self, request: VolumeRef) -> None:
+        await self._volumes.remove(request.volume, request.copy)
+
+    async def resize(self, request: ResizeVolume) -> VolumeReport:
+        if request.instance is None or await self._hypervisor.state(request.instance) in GONE:
+            return await self._volumes.resize(request.volume, request.size_bytes)
+        disk = Disk(volume=request.volume, size_bytes=request.size_bytes)
+        await self._disks.resize(request.instance, disk)
+        for report in await self._volumes.list():
+            if report.volume == request.volume:
+                return report
+        raise NotFound(f"volume {request.volume} has no copy in this blanket")
+
+    async def snapshot(self, request: SnapshotVolume) -> VolumeReport:
+        """See the port. Not under a process that writes to it: that would break the file."""
+        if request.instance is not None and await self._hypervisor.state(request.instance) not in GONE:
+            raise Refused(f"instance {request.instance} has the volume open", hint="stop the instance first")
+        return await self._volumes.snapshot(request.volume, request.snapshot)
+
+    async def attach(self, request: AttachVolume) -> None:
+        await self._disks.attach(request.instance, request.disk)
+
+    async def detach(self, request: AttachVolume) -> None:
+        await self._disks.detach(request.instance, request.disk)
+
+    async def list(self) -> list[VolumeReport]:
+        return await self._volumes.list()
