@@ -312,6 +312,15 @@ async def test_an_image_is_encrypted_before_its_digest_is_known(faces: Faces) ->
         await faces.served.image_key(cloud=elsewhere.cloud, digest=DIGEST, blanket=elsewhere.id)
 
 
+async def test_an_image_of_the_owners_is_for_each_of_his_clouds(faces: Faces) -> None:
+    fresh = await faces.owner.new_image_key()
+    await faces.owner.bind_image_key(id=fresh.id, digest=DIGEST)
+    for blanket in (Blanket(), Blanket(new_id())):
+        await blanket.join(faces.served)
+        sealed = await faces.served.image_key(cloud=blanket.cloud, digest=DIGEST, blanket=blanket.id)
+        assert blanket.opened(sealed, image_purpose(DIGEST)) == fresh.passphrase.encode()
+
+
 # ---------------------------------------------------------------- certificates besides the blankets'
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, NotRequired, get_type_hints
 
 from typing_extensions import TypedDict
 
@@ -22,6 +22,9 @@ def methods(face: type) -> dict[str, tuple[Any, Any]]:
     for name, method in inspect.getmembers(face, inspect.iscoroutinefunction):
         hints = get_type_hints(method, include_extras=True)
         gives = hints.pop("return")
+        for parameter in inspect.signature(method).parameters.values():
+            if parameter.default is not parameter.empty:
+                hints[parameter.name] = NotRequired[hints[parameter.name]]
         takes: Any = TypedDict(f"{face.__name__}_{name}", hints) if hints else None  # type: ignore[operator]
         found[name] = (takes, gives)
     return found

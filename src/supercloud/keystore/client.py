@@ -133,7 +133,7 @@ class RemoteOwner:
         answer: JoinAnswer = await self._to.ask("issue_operator", csr_pem=csr_pem)
         return answer
 
-    async def new_image_key(self, *, cloud: Id) -> ImageKey:
+    async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:
         key: ImageKey = await self._to.ask("new_image_key", cloud=cloud)
         return key
 

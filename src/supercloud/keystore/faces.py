@@ -45,7 +45,9 @@ class Owner(Protocol):
         """Certify the key of a command line, for a day."""
         ...
 
-    async def new_image_key(self, *, cloud: Id) -> ImageKey: ...
+    async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:
+        """A key for an image of one cloud, or (None) of all the clouds of this owner."""
+        ...
 
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         """The image encrypted under this key has this digest. Raises: NotFound, Conflict."""

@@ -125,7 +125,7 @@ class ImageKeyRecord:
 
     kind: ClassVar[str] = "image-key"
     id: Id
-    cloud: Id
+    cloud: Id | None  # None: for every cloud of this owner
     digest: Digest | None = None
     passphrase: str = field(repr=False)
 
@@ -137,7 +137,7 @@ class ImageKeyRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDigestRecord:
     kind: ClassVar[str] = "image-digest"
-    cloud: Id
+    cloud: Id | None
     digest: Digest
     key: Id
 
@@ -146,8 +146,8 @@ class ImageDigestRecord:
         return image_digest_name(self.cloud, self.digest)
 
 
-def image_digest_name(cloud: Id, digest: Digest) -> str:
-    return f"{cloud}:{digest}"
+def image_digest_name(cloud: Id | None, digest: Digest) -> str:
+    return f"{cloud or ''}:{digest}"
 
 
 KINDS: tuple[type[Record], ...] = (

@@ -114,7 +114,9 @@ class OwnedKeyStore:
 
     async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey:
         holder = self._admission.entitled(blanket, cloud)
-        bound = self._vault.get(ImageDigestRecord, image_digest_name(cloud, digest))
+        bound = self._vault.get(ImageDigestRecord, image_digest_name(cloud, digest)) or self._vault.get(
+            ImageDigestRecord, image_digest_name(None, digest)
+        )
         record = None if bound is None else self._vault.get(ImageKeyRecord, bound.key)
         if record is None:
             raise NotFound(f"no key of an image {digest} in cloud {cloud}")
@@ -146,7 +148,7 @@ class OwnedKeyStore:
         )
         return JoinAnswer(certificate_pem=certificate_pem, authority_pem=self._authorities.pem())
 
-    async def new_image_key(self, *, cloud: Id) -> ImageKey:
+    async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:
         record = ImageKeyRecord(id=new_id(), cloud=cloud, passphrase=_passphrase())
         with self._vault.transaction():
             self._vault.put(record)
