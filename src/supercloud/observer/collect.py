@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ class Port:
         Raises:
             OSError: the port cannot be opened.
         """
-        reader, writer = await asyncio.open_unix_connection(self._path, limit=_LINE_BYTES)
+        reader, writer = await _connect(self._path)
         pinging = asyncio.create_task(self._ping(writer))
         try:
             while line := await reader.readline():
@@ -100,6 +101,16 @@ class Port:
             self.facts.append(
                 Fact(at_s=now, uncertain_s=0.0, blanket=self._blanket, instance=instance, running=False)
             )
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """By way of the directory's descriptor: a socket's own path is bounded to 107 bytes."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        short = f"/proc/self/fd/{directory}/{path.name}"
+        return await asyncio.open_unix_connection(short, limit=_LINE_BYTES)
+    finally:
+        os.close(directory)
 
 
 class Observer:
