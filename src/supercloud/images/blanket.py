@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from supercloud.images.bundle import bundle_path
-from supercloud.images.cache import built, cache_directory, digest_of, file_digest
+from supercloud.images.cache import built, cache_directory, cached, digest_of, file_digest
 from supercloud.images.debian import SOURCE_DATE_EPOCH, make_root, read_lock, run, say
 from supercloud.images.initrd import Root, make_initrd
 from supercloud.model.errors import NotFound
@@ -109,6 +109,13 @@ class BuiltImages:
 
     A blanket keeps the image that it was made with, so images of earlier recipes are found as well.
     """
+
+    def current(self) -> Digest:
+        """The image of today's recipe. Raises NotFound unless it is built."""
+        found = cached(_KIND, recipe_digest())
+        if found is None:
+            raise NotFound("no blanket image of this recipe is built here", hint="make images")
+        return _manifest(found)[0]
 
     def files(self, image: Digest) -> BlanketFiles:
         """The files of `image`. Only the bundle is ever built here, when the agent's code has changed.

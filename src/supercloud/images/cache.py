@@ -43,10 +43,20 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def cached(kind: str, key: str) -> Path | None:
+    """The directory of `kind` and `key` if it was built."""
+    found = _place(kind, key)
+    return found if found.is_dir() else None
+
+
+def _place(kind: str, key: str) -> Path:
+    return cache_directory() / kind / key.removeprefix("sha256:")[:16]
+
+
 def built(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The directory of `kind` and `key`; `build` fills it if need be. Interrupted, it leaves nothing."""
     base = cache_directory() / kind
-    found = base / key.removeprefix("sha256:")[:16]
+    found = _place(kind, key)
     if found.is_dir():
         return found
     with locked(base):

@@ -1,0 +1,115 @@
+"""The command line of a blanket's QEMU: a pure function of what was decided before.
+
+QEMU runs with the machine's directory as its working directory, so every socket and file of the machine
+has a short relative name: a UNIX socket's path may have 107 bytes only, and state directories may be deep.
+Secrets never appear here: first-boot data is a file that QEMU hands over by fw_cfg.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from supercloud.ports.platform import BlanketFiles, BlanketMachine
+
+BINARY = "qemu-system-x86_64"
+#: Names inside a machine's directory.
+QMP_SOCKET = "qmp.sock"
+CONSOLE_SOCKET = "console.sock"
+CONSOLE_LOG = "console.log"
+OBSERVER_SOCKET = "observer.sock"
+DATA_DISK = "data.qcow2"
+BIRTH = "birth"
+QEMU_LOG = "qemu.log"
+
+WIREGUARD_PORT = 51820  # inside the blanket
+NIC = "nic"
+DATA_NODE = "data"
+#: Where a guest of QEMU's user-mode network finds the host's loopback.
+GATEWAY = "10.0.2.2"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """How guest code runs: QEMU's `-accel` and `-cpu`."""
+
+    name: str  # "kvm" or "tcg"
+    accel: str
+    cpu: str
+
+
+TCG = Accelerator(name="tcg", accel="tcg,thread=multi", cpu="max")
+KVM = Accelerator(name="kvm", accel="kvm", cpu="host")
+
+
+def base(accelerator: Accelerator, *, vcpus: int, memory_mib: int, sandbox: bool = True) -> list[str]:
+    """A PC without any device of its own."""
+    argv = [BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]
+    argv += ["-accel", accelerator.accel, "-cpu", accelerator.cpu]
+    argv += ["-smp", str(vcpus), "-m", str(memory_mib)]
+    return [*argv, "-sandbox", SANDBOX] if sandbox else argv
+
+
+def kernel(files: BlanketFiles, cmdline: str) -> list[str]:
+    """Direct kernel boot."""
+    return ["-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", cmdline]
+
+
+def machine(
+    spec: BlanketMachine,
+    files: BlanketFiles,
+    accelerator: Accelerator,
+    *,
+    port: int,
+    qmp_fd: int,
+    sandbox: bool = True,
+) -> list[str]:
+    """The whole command line.
+
+    Args:
+        port: UDP port on the host's loopback that leads to the blanket's WireGuard.
+        qmp_fd: a listening socket that QEMU inherits, so that whoever starts it can connect at once.
+    """
+    forward = f"hostfwd=udp:127.0.0.1:{port}-:{WIREGUARD_PORT}"
+    argv = base(accelerator, vcpus=spec.vcpus, memory_mib=spec.memory_mib, sandbox=sandbox)
+    argv += ["-uuid", spec.id, "-name", f"guest={spec.name},debug-threads=on"]
+    argv += ["-rtc", "base=utc,clock=host"]  # goes on while the machine is frozen: keepers watch for that
+    argv += kernel(files, files.cmdline)
+    argv += _disk("root", _raw(files.root)) + _disk("bundle", _raw(files.bundle)) + _disk(DATA_NODE, _data())
+    argv += ["-netdev", f"user,id=net,{forward}", "-device", f"virtio-net-pci,netdev=net,id={NIC}"]
+    argv += ["-device", "virtio-rng-pci"]
+    argv += _listener("console", CONSOLE_SOCKET, f"logfile={CONSOLE_LOG},logappend=on")
+    argv += ["-serial", "chardev:console"]
+    argv += _listener("observer", OBSERVER_SOCKET)
+    argv += ["-device", "virtio-serial-pci"]
+    argv += ["-device", "virtserialport,chardev=observer,name=supercloud.observer"]
+    argv += ["-chardev", f"socket,id=qmp,fd={qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control"]
+    if spec.birth:
+        argv += ["-fw_cfg", f"name=opt/supercloud/birth,file={BIRTH}"]
+    return argv
+
+
+def _listener(name: str, path: str, *more: str) -> list[str]:
+    return ["-chardev", ",".join([f"socket,id={name},path={path},server=on,wait=off", *more])]
+
+
+def _disk(node: str, blockdev: Mapping[str, object]) -> list[str]:
+    # JSON, because a comma in a path would end an option of the other syntax.
+    options = json.dumps({"node-name": node, **blockdev})
+    return ["-blockdev", options, "-device", f"virtio-blk-pci,drive={node}"]
+
+
+def _raw(path: Path) -> Mapping[str, object]:
+    return {"driver": "raw", "read-only": True, "file": {"driver": "file", "filename": str(path)}}
+
+
+def _data() -> Mapping[str, object]:
+    return {
+        "driver": "qcow2",
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "file": {"driver": "file", "filename": DATA_DISK, "discard": "unmap"},
+    }

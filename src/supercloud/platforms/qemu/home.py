@@ -1,0 +1,172 @@
+"""A machine's directory: everything that a machine is when no QEMU runs, and who runs it when one does."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from supercloud.model.errors import Exhausted, Failed
+from supercloud.platforms.qemu import process, record
+from supercloud.platforms.qemu.command import (
+    BINARY,
+    BIRTH,
+    CONSOLE_LOG,
+    DATA_DISK,
+    QEMU_LOG,
+    QMP_SOCKET,
+)
+from supercloud.platforms.qemu.monitor import reachable
+from supercloud.platforms.qemu.record import Record
+
+_KILL_S = 20.0
+_LOG_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of one machine (0700). It counts as made once `machine.json` is in it."""
+
+    path: Path
+
+    def record(self) -> Record | None:
+        return record.read(self.path)
+
+    def write(self, changed: Record) -> None:
+        record.write(self.path, changed)
+
+    def prepare(self) -> None:
+        """An empty directory; what an interrupted creation left is removed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(mode=0o700, parents=True)
+
+    def write_birth(self, birth: bytes) -> None:
+        if birth:
+            record.write_private(self.path / BIRTH, birth)
+
+    def birth(self) -> bytes:
+        return record.birth_of(self.path)
+
+    async def make_disk(self, size_bytes: int) -> None:
+        """The sparse data disk.
+
+        Raises:
+            Failed: qemu-img said no.
+        """
+        argv = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "lazy_refcounts=on",
+            DATA_DISK,
+            str(size_bytes),
+        ]
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=self.path,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await child.communicate()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if child.returncode != 0:
+            text = said.decode(errors="replace").strip()
+            kind = Exhausted if "No space left" in text else Failed
+            raise kind(f"qemu-img: {text or 'failed'}")
+        (self.path / DATA_DISK).chmod(0o600)
+
+    def process(self, known: Record) -> process.Process | None:
+        """The QEMU of this machine, if one runs. The caller closes it."""
+        if not known.started:
+            return None
+        pid, created_at = known.pid, known.created_at
+        if pid is None or created_at is None:
+            # We were killed between starting it and noting its pid.
+            found = process.search(BINARY, self.path)
+            if found is None:
+                return None
+            pid, created_at = found
+            self.write(replace(known, pid=pid, created_at=created_at))
+        return process.Process.find(pid, created_at)
+
+    async def end(self, known: Record) -> Record:
+        """Kill its QEMU, if one runs, and note that none does.
+
+        Raises:
+            Failed: it does not die.
+        """
+        running = self.process(known)
+        if running is not None:
+            with running:
+                running.kill()
+                if not await running.wait(_KILL_S):
+                    raise Failed(f"QEMU {running.pid} of machine {known.id} does not die")
+        return self.ended(known)
+
+    def ended(self, known: Record) -> Record:
+        """Note that no QEMU runs it."""
+        changed = replace(known, pid=None, created_at=None, started=False)
+        self.write(changed)
+        return changed
+
+    async def erase(self) -> None:
+        """End the machine and delete all of it. Raises Failed if either cannot be done."""
+        known = self.record()
+        if known is not None:
+            await self.end(known)
+        try:
+            await asyncio.to_thread(shutil.rmtree, self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Failed(f"cannot delete {self.path}: {error}") from error
+
+    @contextmanager
+    def qmp_listener(self) -> Iterator[int]:
+        """A listening socket for QEMU to inherit. Made here, so that there is no moment without a listener:
+        a client connects at once and is answered when QEMU is up, or disconnected when QEMU ends."""
+        (self.path / QMP_SOCKET).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener, reachable(self.path) as short:
+            listener.bind(str(short / QMP_SOCKET))
+            listener.listen(8)
+            yield listener.fileno()
+
+    def last_words(self) -> str:
+        """The last line that QEMU wrote to its log."""
+        try:
+            lines = (self.path / QEMU_LOG).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "QEMU said nothing"
+
+    def console_tail(self, size_bytes: int) -> bytes:
+        """The end of what the machine wrote to its console."""
+        try:
+            with (self.path / CONSOLE_LOG).open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - size_bytes))
+                return log.read()
+        except FileNotFoundError:
+            return b""
+
+    def bound_log(self) -> None:
+        """Keep a blanket that talks a lot from filling the disk: the older half goes to a second file."""
+        log = self.path / CONSOLE_LOG
+        try:
+            if log.stat().st_size > _LOG_BYTES:
+                log.with_suffix(".log.1").write_bytes(self.console_tail(_LOG_BYTES))
+                # QEMU appends (O_APPEND), so what it writes next begins at the new end.
+                log.open("wb").close()
+        except FileNotFoundError:
+            pass
