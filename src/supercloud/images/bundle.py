@@ -6,8 +6,6 @@ digest does not change with our code.
 
 from __future__ import annotations
 
-import compileall
-import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +15,7 @@ from supercloud.images.debian import SOURCE_DATE_EPOCH, run, say
 
 PACKAGE = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
+_PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
 PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer")
 
@@ -24,8 +23,7 @@ PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "obser
 def bundle_path() -> Path:
     """The bundle of the code as it is now, from the cache where it is there."""
     sources = _sources()
-    names = [str(path.relative_to(PACKAGE)) for path in sources]
-    key = digest_of([Path(__file__), LOCK, *sources], *(_named(sources)), *names)
+    key = digest_of([Path(__file__), LOCK], *_named(sources), sys.version)
     return built("bundle", key, _build) / "bundle.squashfs"
 
 
@@ -49,11 +47,7 @@ def _build(into: Path) -> None:
         target = site / "supercloud" / source.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    # A blanket's Python is Debian 12's 3.11. Compiled here by another version, the files would be ignored.
-    if sys.version_info[:2] == (3, 11):
-        compileall.compile_dir(
-            site, quiet=1, stripdir=str(into), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
-        )
+    _compile(into)
     run(
         [
             "mksquashfs",
@@ -74,6 +68,20 @@ def _build(into: Path) -> None:
         ]
     )
     shutil.rmtree(site)
+
+
+def _compile(into: Path) -> None:
+    """Compile for a blanket's Python, Debian 12's 3.11; what another version makes would be ignored there.
+
+    In a process of its own: the bytes depend on what else the process had interned, and on its hash seed.
+    """
+    if sys.version_info[:2] != _PYTHON:
+        return
+    run(
+        [sys.executable, "-P", "-m", "compileall", "-q", "-s", str(into)]
+        + ["--invalidation-mode", "unchecked-hash", str(into / "site")],
+        env={"PYTHONHASHSEED": "0"},
+    )
 
 
 def _dependencies() -> Path:
