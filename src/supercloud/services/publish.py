@@ -1,4 +1,4 @@
-"""Published ports: a TCP port of an instance, on this machine's loopback, piped through its blanket's agent."""
+"""Published ports: a TCP port of an instance, on this machine's loopback, through its blanket's agent."""
 
 from __future__ import annotations
 

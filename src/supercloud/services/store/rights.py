@@ -74,6 +74,10 @@ class SqlRights:
             )
         )
 
+    async def now(self, session: AsyncSession) -> float:
+        """Now on the store's clock, to show what is left of rights."""
+        return (await self._clock.read(session)).now_s
+
     async def quarantine_left_s(self) -> float:
         async with self._turn() as turn:
             return max(0.0, turn.quarantined_until - turn.now)

@@ -1,0 +1,168 @@
+"""Making a blanket, and removing one, durably.
+
+The join secret exists inside one step only: it goes from the key store into the machine's birth data and
+into nothing that is remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from supercloud.model.errors import Conflict, Failed, NotFound, Refused, SupercloudError, Unavailable
+from supercloud.model.names import Id
+from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
+from supercloud.ports.durable import Saga
+from supercloud.ports.platform import BlanketMachine, MachineState, Platform
+from supercloud.services import mesh
+from supercloud.services.operations import Intent
+from supercloud.services.parts import Parts
+from supercloud.services.providers import platform_of
+from supercloud.services.store.tables import Blanket, EventRow, Instance, Right, VolumeCopy
+
+_WIREGUARD_PORT = 51820
+_LOOK_EVERY_S = 5.0
+_INVITATION_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlanketOperations:
+    """The works of `blanket.add` and `blanket.remove`."""
+
+    parts: Parts
+
+    async def add(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        blanket: Id = intent["blanket"]
+        try:
+            await saga.progress("creating its machine", done=0.05)
+            await saga.step("create", lambda: self._create(blanket), type(None))
+            await saga.progress("booting", done=0.2)
+            await saga.step("join", lambda: self._joined(saga, blanket), type(None))
+            await saga.progress("joining the mesh", done=0.9)
+            await saga.step("mesh", lambda: self.parts.meshes.greet(blanket), type(None))
+        except SupercloudError as error:
+            why = error.message
+            await saga.progress("cleaning up")
+            await saga.step("clean up", lambda: self._give_up(blanket, why), type(None))
+            raise
+        return {"blanket": blanket}
+
+    async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Its machine's end is the proof that none of its instances runs, so their rights are given up."""
+        blanket: Id = intent["blanket"]
+        await saga.progress("ending its machine")
+        await saga.step("destroy", lambda: self._destroy(blanket), type(None))
+        await saga.step("forget", lambda: self._forget(blanket), type(None))
+        return {"blanket": blanket}
+
+    # ------------------------------------------------------------ steps
+
+    async def _create(self, blanket: Id) -> None:
+        row, platform = await self._find(blanket)
+        birth = await self._birth(row, platform)
+        machine = await platform.create(
+            BlanketMachine(
+                id=row.id,
+                name=row.name,
+                image=self.parts.settings.blanket_image(),
+                vcpus=row.wanted["vcpus"],
+                memory_mib=row.wanted["memory_mib"],
+                disk_bytes=row.wanted["disk_bytes"],
+                birth=birth,
+            )
+        )
+        async with self.parts.store.write() as session:
+            stored = await session.get_one(Blanket, blanket, with_for_update=True)
+            stored.endpoint = machine.wireguard
+            if stored.state in {BlanketState.CREATED, BlanketState.FAILED}:
+                stored.state = BlanketState.BOOTING
+            await mesh.changed(session, stored.cloud)
+
+    async def _birth(self, row: Blanket, platform: Platform) -> bytes:
+        try:
+            token = await self.parts.keys.invite(cloud=row.cloud, blanket=row.id, lifetime_s=_INVITATION_S)
+        except Conflict:
+            return b""  # it joined before this step ran again: its machine exists and needs no birth
+        said = {
+            "blanket": token.blanket,
+            "cloud": token.cloud,
+            "name": row.name,
+            "endpoint": platform.blanket_endpoint(self.parts.settings.agents_port),
+            "authority_pem": token.authority_pem,
+            "secret": token.secret,
+            "wireguard_port": _WIREGUARD_PORT,
+        }
+        return json.dumps(said).encode()
+
+    async def _joined(self, saga: Saga, blanket: Id) -> None:
+        _, platform = await self._find(blanket)
+        waited_s = 0.0
+        while waited_s < self.parts.settings.join_s:
+            try:
+                await self.parts.agents.wait_for(blanket, _LOOK_EVERY_S)
+            except Unavailable:
+                waited_s += _LOOK_EVERY_S
+            else:
+                return
+            machine = await platform.inspect(blanket)
+            if machine.state not in {MachineState.RUNNING, MachineState.FROZEN}:
+                raise Failed(f"its machine ended while booting: {machine.reason or machine.state}")
+            if await self.parts.operations.cancel_asked(saga.operation):
+                raise Refused("cancelled")
+        raise Unavailable(
+            f"its agent did not join in {self.parts.settings.join_s:.0f} s",
+            hint="supercloud blanket console shows what it does",
+        )
+
+    async def _give_up(self, blanket: Id, why: str) -> None:
+        _, platform = await self._find(blanket)
+        await platform.destroy(blanket)
+        await self.parts.keys.revoke(blanket=blanket)
+        await self.parts.agents.drop(blanket, why)
+        async with self.parts.store.write() as session:
+            row = await session.get_one(Blanket, blanket, with_for_update=True)
+            row.state = move(BLANKET_TRANSITIONS, BlanketState(row.state), BlanketState.FAILED)
+            row.revoked, row.reason = True, why
+
+    async def _destroy(self, blanket: Id) -> None:
+        try:
+            _, platform = await self._find(blanket)
+        except NotFound:
+            return  # this step ran before
+        await platform.destroy(blanket)
+        await self.parts.keys.revoke(blanket=blanket)
+        await self.parts.agents.drop(blanket, "the blanket was removed")
+
+    async def _forget(self, blanket: Id) -> None:
+        async with self.parts.store.read() as session:
+            row = await session.get(Blanket, blanket)
+            held = list(await session.scalars(select(Right).where(Right.holder == blanket)))
+        if row is None:
+            return
+        for right in held:
+            await self.parts.rights.surrender(right.instance, by=blanket, epoch=right.epoch)
+        async with self.parts.store.write() as session:
+            await session.execute(
+                update(Instance)
+                .where(Instance.blanket == blanket)
+                .values(
+                    blanket=None,
+                    state=InstanceState.FAILED,
+                    reason=f"blanket {row.name} was removed, and its volumes with it",
+                )
+            )
+            await session.execute(delete(VolumeCopy).where(VolumeCopy.blanket == blanket))
+            await session.execute(delete(EventRow).where(EventRow.blanket == blanket))
+            await session.execute(delete(Blanket).where(Blanket.id == blanket))
+            await mesh.changed(session, row.cloud)
+        await self.parts.meshes.spread(row.cloud)
+
+    async def _find(self, blanket: Id) -> tuple[Blanket, Platform]:
+        async with self.parts.store.read() as session:
+            row = await session.get(Blanket, blanket)
+        if row is None:
+            raise NotFound(f"there is no blanket {blanket}")
+        return row, await platform_of(self.parts, row.provider)

@@ -1,0 +1,210 @@
+"""Blankets: asking for them, showing them."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, Exhausted, Refused
+from supercloud.model.names import Id, Ipv4, new_id
+from supercloud.model.states import BlanketState
+from supercloud.ports.agent import BlanketReport
+from supercloud.ports.platform import Ability, ConsolePlatform
+from supercloud.services import mesh
+from supercloud.services.northbound import AddBlanket, BlanketView, OperationView, Ref, Stream
+from supercloud.services.parts import Parts
+from supercloud.services.providers import declaration, platform_of
+from supercloud.services.refs import find_blanket, find_cloud, find_provider
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider
+from supercloud.wire.codec import from_json
+
+_MESH = ipaddress.IPv4Network("100.64.0.0/10")
+
+
+class Blankets:
+    """The part of Northbound about blankets."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def add_blanket(self, request: AddBlanket) -> OperationView:
+        wanted = {
+            "flavour": request.flavour.value,
+            "vcpus": request.vcpus,
+            "memory_mib": request.memory_mib,
+            "disk_bytes": request.disk_bytes,
+        }
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            cloud = await find_cloud(session, request.cloud)
+            provider = await find_provider(session, request.provider)
+            known = await session.scalar(
+                select(Blanket).where(Blanket.cloud == cloud.id, Blanket.name == request.name)
+            )
+            if known is None:
+                _check_flavour(provider, request)
+                known = await _insert(session, cloud, provider, request.name, wanted)
+            elif not await _being_added(session, known, provider, wanted):
+                raise Conflict(f"cloud {cloud.name} has a blanket {request.name} already")
+            operation = await operations.record(
+                session,
+                "blanket.add",
+                object_id=known.id,
+                name=known.name,
+                cloud=cloud.id,
+                intent={"blanket": known.id},
+            )
+        return await operations.started(operation)
+
+    async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]:
+        async with self._parts.store.read() as session:
+            query = _shown()
+            if cloud is not None:
+                query = query.where(Blanket.cloud == (await find_cloud(session, cloud)).id)
+            return [
+                self._view(row, name, provider, count)
+                for row, name, provider, count in (await session.execute(query)).all()
+            ]
+
+    async def blanket(self, ref: Ref, *, cloud: Ref | None = None) -> BlanketView:
+        async with self._parts.store.read() as session:
+            row = await find_blanket(session, ref, cloud)
+            found = await session.execute(_shown().where(Blanket.id == row.id))
+            row, name, provider, count = found.one()
+            return self._view(row, name, provider, count)
+
+    async def remove_blanket(
+        self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
+    ) -> OperationView:
+        """With `force`, the instances in it end and their volumes are lost with it."""
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            row = await find_blanket(session, ref, cloud)
+            user = await session.scalar(select(Instance.name).where(Instance.blanket == row.id).limit(1))
+            if user is not None and not force:
+                raise Conflict(
+                    f"instance {user} is in blanket {row.name}",
+                    hint=f"migrate or remove it: supercloud vm rm {user}",
+                )
+            operation = await operations.record(
+                session,
+                "blanket.remove",
+                object_id=row.id,
+                name=row.name,
+                cloud=row.cloud,
+                intent={"blanket": row.id},
+            )
+        return await operations.started(operation)
+
+    async def blanket_console(self, ref: Ref, *, cloud: Ref | None = None) -> Stream:
+        async with self._parts.store.read() as session:
+            row = await find_blanket(session, ref, cloud)
+        platform = await platform_of(self._parts, row.provider)
+        declared = await platform.declare()
+        if Ability.CONSOLE not in declared.abilities or not isinstance(platform, ConsolePlatform):
+            raise Refused(f"platform {declared.kind} has no console")
+        return _Console(platform, row.id, await platform.console(row.id))
+
+    def _view(self, row: Blanket, cloud: str, provider: Provider, instances: int) -> BlanketView:
+        report = from_json(BlanketReport, row.report) if row.report else None
+        return BlanketView(
+            id=row.id,
+            name=row.name,
+            cloud=cloud,
+            provider=provider.name,
+            state=BlanketState(row.state),
+            flavour=report.flavour if report else None,
+            connected=self._parts.agents.is_connected(row.id),
+            agent_version=report.agent_version if report else None,
+            mesh_address=row.mesh_address,
+            confidentiality=declaration(provider).confidentiality,
+            instances=instances,
+            reason=row.reason,
+        )
+
+
+def _shown() -> Select[Blanket, str, Provider, int]:
+    count = select(func.count()).where(Instance.blanket == Blanket.id).correlate(Blanket).scalar_subquery()
+    return (
+        select(Blanket, Cloud.name, Provider, count)
+        .join(Cloud, Cloud.id == Blanket.cloud)
+        .join(Provider, Provider.id == Blanket.provider)
+        .order_by(Cloud.name, Blanket.name)
+    )
+
+
+def _check_flavour(provider: Provider, request: AddBlanket) -> None:
+    declared = declaration(provider)
+    if request.flavour not in declared.flavours:
+        can = ", ".join(sorted(declared.flavours)) or "none"
+        raise Refused(
+            f"provider {provider.name} cannot run a blanket of flavour {request.flavour}: {declared.reason}",
+            hint=f"its flavours: {can}",
+        )
+
+
+async def _insert(
+    session: AsyncSession, cloud: Cloud, provider: Provider, name: str, wanted: dict[str, Any]
+) -> Blanket:
+    row = Blanket(
+        id=new_id(),
+        cloud=cloud.id,
+        provider=provider.id,
+        name=name,
+        state=BlanketState.CREATED,
+        wanted=wanted,
+        mesh_address=await _free_address(session, cloud.id),
+        keys=[],
+        revoked=False,
+        reason="",
+        created_at=time.time(),
+    )
+    session.add(row)
+    await session.flush()
+    await mesh.link(session, row)
+    return row
+
+
+async def _being_added(
+    session: AsyncSession, known: Blanket, provider: Provider, wanted: dict[str, Any]
+) -> bool:
+    """Whether the same request is under way, so that this one joins it."""
+    open_one = await session.scalar(
+        select(Operation.id).where(
+            Operation.object == known.id, Operation.kind == "blanket.add", Operation.ended_at.is_(None)
+        )
+    )
+    return open_one is not None and (known.provider, known.wanted) == (provider.id, wanted)
+
+
+async def _free_address(session: AsyncSession, cloud: Id) -> Ipv4:
+    taken = set(await session.scalars(select(Blanket.mesh_address).where(Blanket.cloud == cloud)))
+    for host in _MESH.hosts():
+        if str(host) not in taken:
+            return str(host)
+    raise Exhausted("this cloud's mesh has no free address")
+
+
+class _Console:
+    """northbound.Stream over a platform's console."""
+
+    def __init__(self, platform: ConsolePlatform, machine: Id, output: AsyncIterator[bytes]) -> None:
+        self._platform = platform
+        self._machine = machine
+        self._output = output
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._output
+
+    async def write(self, data: bytes) -> None:
+        await self._platform.console_write(self._machine, data)
+
+    async def close(self) -> None:
+        close = getattr(self._output, "aclose", None)  # a generator has it
+        if close is not None:
+            await close()

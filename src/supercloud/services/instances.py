@@ -1,0 +1,274 @@
+"""Instances: asking for them, and their streams."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, InvalidInput, Refused, Unavailable
+from supercloud.model.names import Id, Name, new_id
+from supercloud.model.right import RightTerms
+from supercloud.model.states import BlanketState, InstanceState
+from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.services import instance_views, mesh
+from supercloud.services.clouds import RENEW_EVERY_S
+from supercloud.services.networks import plug
+from supercloud.services.northbound import InstanceView, OperationView, Publish, Ref, RunInstance, Stream
+from supercloud.services.operations import Intent
+from supercloud.services.parts import Parts
+from supercloud.services.preflight import check_migration
+from supercloud.services.refs import find_blanket, find_cloud, find_image, find_instance, find_network
+from supercloud.services.store.rights import SqlRights
+from supercloud.services.store.tables import (
+    Blanket,
+    Cloud,
+    Image,
+    Instance,
+    Operation,
+    Published,
+    Right,
+    Volume,
+)
+from supercloud.services.volumes import check_size
+
+_USER_DATA_BYTES = 64 << 10
+_NICS = 8
+
+
+class Instances:
+    """The part of Northbound about instances."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def run_instance(self, request: RunInstance) -> OperationView:
+        _check(request)
+        listening: list[int] = []
+        identity = new_id()
+        try:
+            for one in request.publish if not await self._known(request) else ():
+                listening.append(await self._parts.publisher.listen(one.at, identity, one.port))
+            operation, joined = await self._record(request, identity, listening)
+        except BaseException:
+            for at in listening:
+                await self._parts.publisher.silence(at)
+            raise
+        if joined:
+            for at in listening:
+                await self._parts.publisher.silence(at)
+        return await self._parts.operations.started(operation)
+
+    async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]:
+        async with self._parts.store.read() as session:
+            owner = (await find_cloud(session, cloud)).id if cloud is not None else None
+            return await instance_views.views(session, self._parts.rights, cloud=owner)
+
+    async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
+        async with self._parts.store.read() as session:
+            row = await find_instance(session, ref, cloud)
+            (view,) = await instance_views.views(session, self._parts.rights, instance=row.id)
+            return view
+
+    async def start_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        row = await self._find(ref, cloud)
+        async with self._parts.store.read() as session:
+            blanket = row.blanket or (await _place(session, self._parts, row.cloud, None)).id
+        return await self._begin(row, "instance.start", {"instance": row.id, "blanket": blanket})
+
+    async def stop_instance(
+        self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
+    ) -> OperationView:
+        row = await self._find(ref, cloud)
+        return await self._begin(row, "instance.stop", {"instance": row.id, "mode": mode.value})
+
+    async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        row = await self._find(ref, cloud)
+        if row.state != InstanceState.RUNNING:
+            raise Conflict(f"instance {row.name} is {row.state}, not running")
+        return await self._begin(row, "instance.reboot", {"instance": row.id})
+
+    async def remove_instance(
+        self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
+    ) -> OperationView:
+        row = await self._find(ref, cloud)
+        if row.state in {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING} and not force:
+            raise Conflict(
+                f"instance {row.name} is {row.state}", hint=f"supercloud vm stop {row.name}, or --force"
+            )
+        return await self._begin(row, "instance.remove", {"instance": row.id, "force": force})
+
+    async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView:
+        """
+        Raises:
+            Refused: the preflight's reason.
+        """
+        row = await self._find(ref, cloud)
+        async with self._parts.store.read() as session:
+            target = await find_blanket(session, to, row.cloud)
+        await check_migration(self._parts, row, target)
+        return await self._begin(row, "instance.migrate", {"instance": row.id, "target": target.id})
+
+    async def open_stream(
+        self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None
+    ) -> Stream:
+        if (kind is StreamKind.TCP) != (port is not None):
+            raise InvalidInput("a port belongs to a stream of kind tcp, and only to it")
+        row = await self._find(ref, cloud)
+        async with self._parts.store.read() as session:
+            holder = await session.scalar(select(Right.holder).where(Right.instance == row.id))
+        where = holder or (row.blanket if kind is StreamKind.LOG else None)
+        if where is None:
+            raise Unavailable(f"instance {row.name} does not run", hint=f"supercloud vm start {row.name}")
+        return await self._parts.streams.open(where, row.id, kind, port)
+
+    # ------------------------------------------------------------ inside
+
+    async def _find(self, ref: Ref, cloud: Ref | None) -> Instance:
+        async with self._parts.store.read() as session:
+            return await find_instance(session, ref, cloud)
+
+    async def _begin(self, row: Instance, kind: str, intent: Intent) -> OperationView:
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            operation = await operations.record(
+                session, kind, object_id=row.id, name=row.name, cloud=row.cloud, intent=intent
+            )
+        return await operations.started(operation)
+
+    async def _known(self, request: RunInstance) -> bool:
+        async with self._parts.store.read() as session:
+            cloud = await find_cloud(session, request.cloud)
+            return await _named(session, cloud.id, request.name) is not None
+
+    async def _record(self, request: RunInstance, identity: Id, ports: list[int]) -> tuple[Id, bool]:
+        """The instance, its volume, addresses, published ports and operation, all or nothing."""
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            cloud = await find_cloud(session, request.cloud)
+            known = await _named(session, cloud.id, request.name)
+            if known is not None:
+                return await _joined(session, known), True
+            image = await find_image(session, request.image)
+            if not image.complete:
+                raise Conflict(f"image {image.name} is not complete", hint="import it again")
+            blanket = await _place(session, self._parts, cloud.id, request.on)
+            await _insert(session, request, identity, cloud, image)
+            for published, at in zip(request.publish, ports, strict=True):
+                session.add(Published(at=at, cloud=cloud.id, instance=identity, port=published.port))
+            await mesh.changed(session, cloud.id)
+            operation = await operations.record(
+                session,
+                "instance.run",
+                object_id=identity,
+                name=request.name,
+                cloud=cloud.id,
+                intent={"instance": identity, "blanket": blanket.id},
+            )
+        return operation, False
+
+
+def _check(request: RunInstance) -> None:
+    if request.user_data is not None and len(request.user_data.encode()) > _USER_DATA_BYTES:
+        raise InvalidInput(f"user data is limited to {_USER_DATA_BYTES} bytes")
+    if len(request.networks) > _NICS or len(set(request.networks)) != len(request.networks):
+        raise InvalidInput(f"at most {_NICS} networks, each once")
+    if request.publish and not request.networks:
+        raise InvalidInput("a published port needs a --network to reach the instance on")
+    _check_ports(request.publish)
+
+
+def _check_ports(publish: tuple[Publish, ...]) -> None:
+    wanted = [one.at for one in publish if one.at]
+    if len(set(wanted)) != len(wanted) or any(not 0 <= at <= 65535 for at in wanted):
+        raise InvalidInput("published ports are 0 to 65535, each once")
+
+
+async def _named(session: AsyncSession, cloud: Id, name: Name) -> Instance | None:
+    found: Instance | None = await session.scalar(
+        select(Instance).where(Instance.cloud == cloud, Instance.name == name)
+    )
+    return found
+
+
+async def _joined(session: AsyncSession, known: Instance) -> Id:
+    operation = await session.scalar(
+        select(Operation.id).where(
+            Operation.object == known.id, Operation.kind == "instance.run", Operation.ended_at.is_(None)
+        )
+    )
+    if operation is None:
+        raise Conflict(f"there is an instance {known.name} already", hint=f"supercloud vm show {known.name}")
+    return operation
+
+
+async def _insert(
+    session: AsyncSession, request: RunInstance, identity: Id, cloud: Cloud, image: Image
+) -> None:
+    now = time.time()
+    session.add(
+        Instance(
+            id=identity,
+            cloud=cloud.id,
+            name=request.name,
+            state=InstanceState.CREATED,
+            image=image.id,
+            vcpus=request.vcpus,
+            memory_mib=request.memory_mib,
+            user_data=request.user_data,
+            ssh_keys=list(request.ssh_keys),
+            hold=request.hold,
+            reason="",
+            created_at=now,
+        )
+    )
+    await session.flush()
+    session.add(
+        Volume(
+            id=new_id(),
+            cloud=cloud.id,
+            name=f"{request.name[:58]}-root",
+            size_bytes=check_size(request.disk_bytes or _whole_mib(image.virtual_bytes), image),
+            image=image.id,
+            instance=identity,
+            position=0,
+            snapshots=[],
+            created_at=now,
+        )
+    )
+    terms = RightTerms(
+        length_s=cloud.length_s, margin_s=cloud.margin_s, grace_s=cloud.grace_s, renew_every_s=RENEW_EVERY_S
+    )
+    SqlRights.create(session, identity, cloud=cloud.id, terms=terms, hold=request.hold)
+    for position, ref in enumerate(request.networks):
+        await plug(session, await find_network(session, ref, cloud.id), identity, position)
+
+
+def _whole_mib(size: int) -> int:
+    return -(-size // (1 << 20)) * (1 << 20)
+
+
+async def _place(session: AsyncSession, parts: Parts, cloud: Id, on: Ref | None) -> Blanket:
+    """The named blanket, or the connected one with the fewest instances.
+
+    Raises:
+        Refused: it is not there to take an instance.
+    """
+    if on is not None:
+        blanket = await find_blanket(session, on, cloud)
+        if blanket.state != BlanketState.READY or not parts.agents.is_connected(blanket.id):
+            raise Refused(f"blanket {blanket.name} is {blanket.state}, not connected")
+        return blanket
+    load = select(func.count()).where(Instance.blanket == Blanket.id).correlate(Blanket).scalar_subquery()
+    rows = await session.scalars(
+        select(Blanket)
+        .where(Blanket.cloud == cloud, Blanket.state == BlanketState.READY)
+        .order_by(load, Blanket.name)
+    )
+    for row in rows:
+        if parts.agents.is_connected(row.id):
+            return row
+    raise Refused(
+        "this cloud has no connected blanket", hint="supercloud blanket add NAME --cloud … --provider …"
+    )

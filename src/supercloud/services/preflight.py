@@ -1,0 +1,64 @@
+"""Whether an instance can be migrated, said before anything starts."""
+
+from __future__ import annotations
+
+from supercloud.model.errors import Refused, Unavailable
+from supercloud.model.states import BlanketState, InstanceState
+from supercloud.ports.agent import BlanketReport
+from supercloud.services.parts import Parts
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Provider
+from supercloud.services.world import InstanceFacts, facts
+
+#: What a blanket needs for itself beyond its instances.
+_MEMORY_SPARE_MIB = 64
+
+
+async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
+    """
+    Raises:
+        Refused: with the reason.
+    """
+    if row.state != InstanceState.RUNNING or row.blanket is None:
+        raise Refused(f"instance {row.name} is {row.state}: only a running one can be migrated live")
+    if row.blanket == target.id:
+        raise Refused(f"instance {row.name} is in blanket {target.name} already")
+    if target.state != BlanketState.READY or not parts.agents.is_connected(target.id):
+        raise Refused(f"blanket {target.name} is {target.state}, not connected")
+    if not parts.agents.is_connected(row.blanket):
+        raise Refused("the blanket that it runs in is not connected")
+    standing = await parts.rights.standing(row.id)
+    if standing.record.holder != row.blanket:
+        raise Refused("the blanket that it runs in does not hold its right now")
+    async with parts.store.read() as session:
+        instance = await facts(session, row.id)
+        source = await session.get_one(Blanket, row.blanket)
+        cloud = await session.get_one(Cloud, row.cloud)
+        confidentiality = [
+            (await session.get_one(Provider, one.provider)).declaration["confidentiality"]
+            for one in (source, target)
+        ]
+    if confidentiality == ["enforced", "procedural"]:
+        raise Refused(f"the platform of {target.name} does not enforce confidentiality, its present one does")
+    try:
+        here, there = [await parts.agents.agent(one.id).report() for one in (source, target)]
+    except Unavailable as error:
+        raise Refused(f"a blanket does not answer: {error.message}") from error
+    _compare(instance, cloud, target, here, there)
+
+
+def _compare(
+    instance: InstanceFacts, cloud: Cloud, target: Blanket, here: BlanketReport, there: BlanketReport
+) -> None:
+    spec = instance.spec
+    if here.flavour != there.flavour:
+        raise Refused(f"flavours differ: {here.flavour} here, {there.flavour} in {target.name}")
+    if there.cpu_models and cloud.cpu_model not in there.cpu_models:
+        raise Refused(f"blanket {target.name} cannot give the cloud's CPU model {cloud.cpu_model}")
+    if there.memory_free_mib < spec.memory_mib + _MEMORY_SPARE_MIB:
+        raise Refused(
+            f"blanket {target.name} has {there.memory_free_mib} MiB free, "
+            f"instance {spec.name} needs {spec.memory_mib + _MEMORY_SPARE_MIB}"
+        )
+    unplaced = sum(disk.image_bytes for disk in instance.disks)
+    if there.disk_free_bytes < unplaced:
+        raise Refused(f"blanket {target.name} has no room for the base images of {spec.name}")

@@ -1,0 +1,108 @@
+"""What the sagas need of the control plane. Each method may be repeated without harm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from supercloud.model.names import Digest, Id, Ipv4, SizeBytes
+from supercloud.model.states import InstanceState
+from supercloud.ports.agent import Agent, InstanceSpec, MeshReport
+from supercloud.ports.keystore import KeyStore
+from supercloud.ports.rights import RightsStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFacts:
+    """A volume of an instance with its current copy; `copy` is None before it was first made."""
+
+    volume: Id
+    size_bytes: SizeBytes
+    copy: Id | None
+    base: Digest | None
+    image_bytes: SizeBytes  # of the encrypted base image file; 0 without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    spec: InstanceSpec
+    state: InstanceState
+    blanket: Id | None  # where it is, or was last
+    disks: tuple[DiskFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyFacts:
+    volume: Id
+    copy: Id
+    blanket: Id
+
+
+class World(Protocol):
+    """Raises, where an instance, volume or blanket is named: NotFound."""
+
+    @property
+    def rights(self) -> RightsStore: ...
+    @property
+    def keys(self) -> KeyStore: ...
+
+    def agent(self, blanket: Id) -> Agent:
+        """Its calls raise Unavailable while the blanket is not connected."""
+        ...
+
+    async def instance(self, instance: Id) -> InstanceFacts: ...
+
+    async def set_state(
+        self, instance: Id, state: InstanceState, *, blanket: Id | None = None, reason: str = ""
+    ) -> None:
+        """
+        Raises:
+            Conflict: the life cycle forbids it.
+        """
+        ...
+
+    async def mesh_address(self, blanket: Id) -> Ipv4: ...
+
+    async def locate(self, instance: Id) -> None:
+        """Tell every blanket of its cloud who holds the instance's right now."""
+        ...
+
+    # copies of volumes
+
+    async def first_copy(self, volume: Id, *, blanket: Id) -> Id:
+        """The volume's current copy; one at `blanket` is recorded if there is none yet.
+
+        Raises:
+            Conflict: the volume's data is in another blanket.
+        """
+        ...
+
+    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> Id:
+        """The operation's own copy at `blanket`, which is not the volume yet."""
+        ...
+
+    async def promote_copies(self, operation: Id) -> None:
+        """The operation's copies become the volumes; the former ones become its leftovers."""
+        ...
+
+    async def leftovers(self, operation: Id) -> tuple[CopyFacts, ...]:
+        """The operation's copies that are not the volume (any more)."""
+        ...
+
+    async def drop_copy(self, copy: Id) -> None:
+        """Forget it; its data and its key are gone by now."""
+        ...
+
+    # keys of a cloud's mesh
+
+    async def blankets(self, cloud: Id) -> tuple[Id, ...]:
+        """The cloud's connected blankets."""
+        ...
+
+    async def keys_reported(self, blanket: Id, report: MeshReport) -> None:
+        """Have its peers accept the keys that it reports, from the next `spread` on."""
+        ...
+
+    async def spread(self, cloud: Id) -> tuple[Id, ...]:
+        """Apply the cloud's meshes; the connected blankets that did not take theirs."""
+        ...

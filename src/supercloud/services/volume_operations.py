@@ -1,0 +1,203 @@
+"""What touches volumes' data: attach, detach, resize, snapshot, remove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.names import Id
+from supercloud.model.states import InstanceState
+from supercloud.ports.agent import (
+    AttachVolume,
+    Disk,
+    MakeVolume,
+    OpenVolume,
+    PlaceImage,
+    ResizeVolume,
+    SealedKey,
+    SnapshotVolume,
+    VolumeRef,
+)
+from supercloud.ports.durable import Saga
+from supercloud.services.operations import Intent
+from supercloud.services.parts import Parts
+from supercloud.services.store.tables import Image, Instance, Volume, VolumeCopy
+from supercloud.services.world import World
+
+_LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A volume as its operation finds it."""
+
+    row: Volume
+    copy: VolumeCopy | None
+    image: Image | None
+    instance: Instance | None
+
+    @property
+    def live(self) -> bool:
+        return self.instance is not None and self.instance.state in _LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOperations:
+    """The works of `volume.*`. Each reads what it needs anew in each step, and remembers no key."""
+
+    parts: Parts
+    world: World
+
+    async def attach(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await saga.progress("preparing the volume")
+        await saga.step("record", lambda: self._claim(intent["volume"], intent["instance"]), type(None))
+        await saga.progress("attaching", done=0.5)
+        await saga.step("attach", lambda: self._plug(intent["volume"]), type(None))
+        return dict(intent)
+
+    async def detach(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await saga.step("detach", lambda: self._unplug(intent["volume"]), type(None))
+        return dict(intent)
+
+    async def resize(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await saga.step("resize", lambda: self._resize(intent["volume"], intent["size_bytes"]), type(None))
+        return dict(intent)
+
+    async def snapshot(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await saga.step("snapshot", lambda: self._snapshot(intent["volume"], intent["snapshot"]), type(None))
+        return dict(intent)
+
+    async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await saga.step("remove", lambda: self.discard(intent["volume"]), type(None))
+        return dict(intent)
+
+    # ------------------------------------------------------------ steps
+
+    async def _claim(self, volume: Id, instance: Id) -> None:
+        async with self.parts.store.write() as session:
+            row = await session.get(Volume, volume, with_for_update=True)
+            if row is None:
+                raise NotFound("the volume was removed")
+            if row.instance == instance:
+                return
+            if row.instance is not None:
+                raise Conflict(f"volume {row.name} is attached to another instance")
+            highest = await session.scalar(
+                select(func.max(Volume.position)).where(Volume.instance == instance)
+            )
+            row.instance, row.position = instance, (highest or 0) + 1
+
+    async def _plug(self, volume: Id) -> None:
+        """Into a running instance; one that does not run finds it at its next start."""
+        seen = await self._look(volume)
+        instance = seen.instance
+        if instance is None or instance.blanket is None or not seen.live:
+            return
+        try:
+            copy = await self.world.first_copy(volume, blanket=instance.blanket)
+            await self._make(seen, instance.blanket, copy)
+            await self.world.agent(instance.blanket).volumes.attach(
+                AttachVolume(instance=instance.id, disk=Disk(volume=volume, size_bytes=seen.row.size_bytes))
+            )
+        except Conflict:
+            await self._unclaim(volume)
+            raise
+
+    async def _make(self, seen: _Seen, blanket: Id, copy: Id) -> None:
+        key = await self.parts.keys.volume_key(
+            cloud=seen.row.cloud, volume=seen.row.id, copy=copy, blanket=blanket
+        )
+        agent = self.world.agent(blanket)
+        base, base_key = await self._base(seen, blanket)
+        if base is not None and seen.image is not None:
+            await agent.volumes.place_image(PlaceImage(digest=base, size_bytes=seen.image.size_bytes))
+        await agent.volumes.make(
+            MakeVolume(
+                volume=seen.row.id,
+                copy=copy,
+                size_bytes=seen.row.size_bytes,
+                key=key,
+                base=base,
+                base_key=base_key,
+            )
+        )
+        await agent.volumes.open(
+            OpenVolume(volume=seen.row.id, copy=copy, key=key, base=base, base_key=base_key)
+        )
+
+    async def _base(self, seen: _Seen, blanket: Id) -> tuple[str | None, SealedKey | None]:
+        if seen.image is None:
+            return None, None
+        digest = seen.image.digest
+        return digest, await self.parts.keys.image_key(cloud=seen.row.cloud, digest=digest, blanket=blanket)
+
+    async def _unplug(self, volume: Id) -> None:
+        seen = await self._look(volume)
+        if seen.instance is None:
+            return
+        if seen.live and seen.instance.blanket is not None:
+            await self.world.agent(seen.instance.blanket).volumes.detach(
+                AttachVolume(
+                    instance=seen.instance.id, disk=Disk(volume=volume, size_bytes=seen.row.size_bytes)
+                )
+            )
+        await self._unclaim(volume)
+
+    async def _unclaim(self, volume: Id) -> None:
+        async with self.parts.store.write() as session:
+            row = await session.get(Volume, volume, with_for_update=True)
+            if row is not None:
+                row.instance, row.position = None, 0
+
+    async def _resize(self, volume: Id, size_bytes: int) -> None:
+        seen = await self._look(volume)
+        if seen.copy is not None:
+            await self.world.agent(seen.copy.blanket).volumes.resize(
+                ResizeVolume(volume=volume, size_bytes=size_bytes, instance=self._live_in(seen))
+            )
+        async with self.parts.store.write() as session:
+            row = await session.get(Volume, volume, with_for_update=True)
+            if row is not None:
+                row.size_bytes = max(row.size_bytes, size_bytes)
+
+    async def _snapshot(self, volume: Id, name: str) -> None:
+        seen = await self._look(volume)
+        if seen.copy is None:
+            raise Conflict(f"volume {seen.row.name} has no data yet")
+        report = await self.world.agent(seen.copy.blanket).volumes.snapshot(
+            SnapshotVolume(volume=volume, snapshot=name, instance=self._live_in(seen))
+        )
+        async with self.parts.store.write() as session:
+            row = await session.get(Volume, volume, with_for_update=True)
+            if row is not None:
+                row.snapshots = list(report.snapshots)
+
+    async def discard(self, volume: Id, *, reachable: bool = True) -> None:
+        """Every copy, every key, the row. Without `reachable`, data stays behind that nobody can open."""
+        async with self.parts.store.read() as session:
+            copies = list(await session.scalars(select(VolumeCopy).where(VolumeCopy.volume == volume)))
+        for copy in copies:
+            if reachable:
+                await self.world.agent(copy.blanket).volumes.remove(VolumeRef(volume=volume, copy=copy.id))
+            await self.parts.keys.destroy_key(volume=volume, copy=copy.id)
+        async with self.parts.store.write() as session:
+            await session.execute(delete(Volume).where(Volume.id == volume))
+
+    @staticmethod
+    def _live_in(seen: _Seen) -> Id | None:
+        return seen.instance.id if seen.live and seen.instance is not None else None
+
+    async def _look(self, volume: Id) -> _Seen:
+        async with self.parts.store.read() as session:
+            row = await session.get(Volume, volume)
+            if row is None:
+                raise NotFound("the volume was removed")
+            copy = await session.scalar(
+                select(VolumeCopy).where(VolumeCopy.volume == volume, VolumeCopy.current.is_(True))
+            )
+            image = await session.get(Image, row.image) if row.image else None
+            instance = await session.get(Instance, row.instance) if row.instance else None
+        return _Seen(row, copy, image, instance)

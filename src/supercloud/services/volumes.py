@@ -1,0 +1,179 @@
+"""Volumes: asking for them, showing them. What touches data is in volume_operations."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from supercloud.model.errors import Conflict, InvalidInput
+from supercloud.model.names import MIB, Name, SizeBytes, new_id
+from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
+from supercloud.services.parts import Parts
+from supercloud.services.refs import find_blanket, find_cloud, find_image, find_instance, find_volume
+from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Volume, VolumeCopy
+
+_SNAPSHOTS = 64
+_DISKS = 20
+
+
+class Volumes:
+    """The part of Northbound about volumes."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def create_volume(self, request: CreateVolume) -> VolumeView:
+        """Its data is made where it is first attached."""
+        async with self._parts.store.write() as session:
+            cloud = await find_cloud(session, request.cloud)
+            image = await find_image(session, request.image) if request.image else None
+            size = check_size(request.size_bytes, image)
+            on = await find_blanket(session, request.on, cloud.id) if request.on else None
+            if await session.scalar(
+                select(Volume.id).where(Volume.cloud == cloud.id, Volume.name == request.name)
+            ):
+                raise Conflict(f"cloud {cloud.name} has a volume {request.name} already")
+            row = Volume(
+                id=new_id(),
+                cloud=cloud.id,
+                name=request.name,
+                size_bytes=size,
+                image=image.id if image else None,
+                wanted_on=on.id if on else None,
+                snapshots=[],
+                position=0,
+                created_at=time.time(),
+            )
+            session.add(row)
+            await session.flush()
+            return await _shown(session, row)
+
+    async def volumes(self, *, cloud: Ref | None = None) -> list[VolumeView]:
+        async with self._parts.store.read() as session:
+            query = _query()
+            if cloud is not None:
+                query = query.where(Volume.cloud == (await find_cloud(session, cloud)).id)
+            rows = (await session.execute(query)).all()
+            return [_view(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+
+    async def volume(self, ref: Ref, *, cloud: Ref | None = None) -> VolumeView:
+        async with self._parts.store.read() as session:
+            return await _shown(session, await find_volume(session, ref, cloud))
+
+    async def attach_volume(self, ref: Ref, *, instance: Ref, cloud: Ref | None = None) -> OperationView:
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            row = await find_volume(session, ref, cloud)
+            owner = await find_instance(session, instance, row.cloud)
+            if row.instance not in {None, owner.id}:
+                raise Conflict(f"volume {row.name} is attached to another instance")
+            if owner.blanket is not None and row.wanted_on not in {None, owner.blanket}:
+                raise Conflict(f"volume {row.name} was made for another blanket")
+            disks = list(await session.scalars(select(Volume.position).where(Volume.instance == owner.id)))
+            if len(disks) >= _DISKS:
+                raise Conflict(f"instance {owner.name} has {len(disks)} volumes, which is all it can have")
+            operation = await operations.record(
+                session,
+                "volume.attach",
+                object_id=row.id,
+                name=row.name,
+                cloud=row.cloud,
+                intent={"volume": row.id, "instance": owner.id},
+                join_key=owner.id,
+            )
+        return await operations.started(operation)
+
+    async def detach_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+        if row.instance is None:
+            raise Conflict(f"volume {row.name} is not attached")
+        if row.position == 0:
+            raise Conflict(f"instance boots from volume {row.name}, which stays with it")
+        return await self._begin(row, "volume.detach", {"volume": row.id, "instance": row.instance})
+
+    async def resize_volume(
+        self, ref: Ref, *, size_bytes: SizeBytes, cloud: Ref | None = None
+    ) -> OperationView:
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+        if size_bytes < row.size_bytes:
+            raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
+        return await self._begin(
+            row, "volume.resize", {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
+        )
+
+    async def snapshot_volume(self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None) -> OperationView:
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+        if len(row.snapshots) >= _SNAPSHOTS:
+            raise Conflict(f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have")
+        return await self._begin(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
+
+    async def remove_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+        if row.instance is not None:
+            raise Conflict(f"volume {row.name} is attached", hint=f"supercloud volume detach {row.name}")
+        return await self._begin(row, "volume.remove", {"volume": row.id})
+
+    async def _begin(self, row: Volume, kind: str, intent: dict[str, object]) -> OperationView:
+        """What touches an attached volume excludes whatever else touches its instance."""
+        operations = self._parts.operations
+        async with self._parts.store.write() as session:
+            operation = await operations.record(
+                session,
+                kind,
+                object_id=row.id,
+                name=row.name,
+                cloud=row.cloud,
+                intent=intent,
+                join_key=row.instance or row.id,
+            )
+        return await operations.started(operation)
+
+
+def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:
+    """
+    Raises:
+        InvalidInput: not whole MiB, or smaller than its image.
+    """
+    if size < MIB or size % MIB:
+        raise InvalidInput("a volume's size is a whole number of MiB, at least one")
+    if image is not None and size < image.virtual_bytes:
+        raise InvalidInput(f"image {image.name} needs at least {image.virtual_bytes} bytes")
+    return size
+
+
+def _query() -> Select[Volume, str, str, str, str]:
+    return (
+        select(Volume, Cloud.name, Image.name, Instance.name, Blanket.name)
+        .join(Cloud, Cloud.id == Volume.cloud)
+        .outerjoin(Image, Image.id == Volume.image)
+        .outerjoin(Instance, Instance.id == Volume.instance)
+        .outerjoin(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
+        .outerjoin(Blanket, Blanket.id == VolumeCopy.blanket)
+        .order_by(Cloud.name, Volume.name)
+    )
+
+
+async def _shown(session: AsyncSession, row: Volume) -> VolumeView:
+    found = (await session.execute(_query().where(Volume.id == row.id))).one()
+    return _view(found[0], found[1], found[2], found[3], found[4])
+
+
+def _view(
+    row: Volume, cloud: str, image: str | None, instance: str | None, blanket: str | None
+) -> VolumeView:
+    return VolumeView(
+        id=row.id,
+        name=row.name,
+        cloud=cloud,
+        size_bytes=row.size_bytes,
+        image=image,
+        instance=instance,
+        blanket=blanket,
+        snapshots=tuple(row.snapshots),
+    )
