@@ -77,11 +77,8 @@ def _compile(into: Path) -> None:
     """
     if sys.version_info[:2] != _PYTHON:
         return
-    run(
-        [sys.executable, "-P", "-m", "compileall", "-q", "-s", str(into)]
-        + ["--invalidation-mode", "unchecked-hash", str(into / "site")],
-        env={"PYTHONHASHSEED": "0"},
-    )
+    options = ["-q", "-s", str(into), "--invalidation-mode", "unchecked-hash"]
+    run([sys.executable, "-P", "-m", "compileall", *options, str(into / "site")], env={"PYTHONHASHSEED": "0"})
 
 
 def _dependencies() -> Path:
