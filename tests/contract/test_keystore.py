@@ -494,6 +494,9 @@ async def test_the_way_back_from_a_backup(process: Process) -> None:
 async def test_under_the_policy_approved_the_owner_looks_first(process: Process) -> None:
     blanket, volume, copy = Blanket(), new_id(), new_id()
     async with process.serving("--policy", "approved") as faces:
+        await faces.served.invite(cloud=CLOUD, blanket=blanket.id, lifetime_s=600)
+        with pytest.raises(Denied, match="invited"):  # nobody's keys could be approved yet
+            await faces.owner.approve(blanket=blanket.id)
         await blanket.join(faces.served)
         with pytest.raises(Denied, match="not approved"):
             await blanket.key(faces.served, volume, copy)

@@ -52,7 +52,6 @@ class Admission:
             blanket=blanket,
             cloud=cloud,
             standing=Standing.INVITED,
-            approved=known is not None and known.approved,
             secret=secret or secrets.token_urlsafe(_SECRET_BYTES),
             expires_at=expires_at,
         )
@@ -116,12 +115,8 @@ class Admission:
         return tuple(record.blanket for record in every if record.standing is Standing.REVOKED)
 
     def approve(self, blanket: Id) -> None:
-        known = self._vault.get(BlanketRecord, blanket)
-        if known is None:
-            raise NotFound(f"blanket {blanket} was never invited")
-        if known.standing is Standing.REVOKED:
-            raise Denied(f"blanket {blanket} is revoked")
-        self._vault.put(replace(known, approved=True))
+        """Once it has joined: what is approved is the keys that it joined with."""
+        self._vault.put(replace(self.admitted(blanket), approved=True))
 
     def admitted(self, blanket: Id) -> BlanketRecord:
         """Raises: Denied."""

@@ -34,8 +34,9 @@ class _Connection:
 
     async def ask(self, name: str, **values: object) -> Any:
         takes, gives = self._methods[name]
+        value = None if takes is None else takes(**values)
         peer = await self._connected()
-        return await peer.call(f"{self._group}.{name}", values, takes, gives, timeout_s=_ANSWER_S)
+        return await peer.call(f"{self._group}.{name}", value, takes, gives, timeout_s=_ANSWER_S)
 
     async def close(self) -> None:
         if self._running is not None:

@@ -6,7 +6,7 @@ sealing key the store itself certified at join.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from supercloud.model.names import Digest, Id
@@ -19,7 +19,7 @@ class JoinToken:
 
     blanket: Id
     cloud: Id
-    secret: str
+    secret: str = field(repr=False)
     authority_pem: str
     expires_at: float  # wall clock, seconds since the epoch
 
@@ -53,16 +53,23 @@ class KeyStore(Protocol):
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
 
-    async def admit(self, request: JoinRequest) -> JoinAnswer: ...
+    async def admit(self, request: JoinRequest) -> JoinAnswer:
+        """The identical request again gets a certificate of the same keys: an answer may be lost."""
+        ...
 
-    async def renew(self, *, blanket: Id, csr_pem: str) -> JoinAnswer: ...
+    async def renew(self, *, blanket: Id, csr_pem: str) -> JoinAnswer:
+        """Only for the key that joined; Denied for another."""
+        ...
 
     async def revoke(self, *, blanket: Id) -> None:
         """Certify and seal nothing for it any more."""
         ...
 
     async def volume_key(self, *, cloud: Id, volume: Id, copy: Id, blanket: Id) -> SealedKey:
-        """The copy's key sealed to the blanket; made at first asking. A destroyed copy's stays NotFound."""
+        """The copy's key sealed to the blanket; made at first asking, and from then on for that blanket only.
+
+        A destroyed copy's stays NotFound.
+        """
         ...
 
     async def destroy_key(self, *, volume: Id, copy: Id) -> None: ...
