@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -201,3 +204,41 @@ class TestBlanketImages:
         before = blanket.recipe_digest()
         (recipe / "services/agent/run").write_text("changed")
         assert blanket.recipe_digest() != before
+
+
+class TestBundle:
+    def test_it_has_a_lock_for_everything_that_its_code_imports(self) -> None:
+        """What runs in a blanket may import the standard library, ourselves, libvirt and the locked wheels."""
+        locked = {
+            name.replace("-", "_").lower()
+            for name in re.findall(r"^([\w.-]+)==", bundle.LOCK.read_text(), re.MULTILINE)
+        }
+        allowed = set(sys.stdlib_module_names) | {"supercloud", "libvirt", "qemu"} | locked
+        foreign = {
+            (str(source.relative_to(bundle.PACKAGE)), name)
+            for source in bundle.sources()
+            for name in _imported(source)
+            if name.lower() not in allowed
+        }
+        assert foreign == set()
+        assert "qemu_qmp" in locked
+
+    def test_its_code_imports_no_part_of_ours_that_it_leaves_out(self) -> None:
+        left_out = {
+            (str(source.relative_to(bundle.PACKAGE)), name)
+            for source in bundle.sources()
+            for name in _imported(source, depth=2)
+            if name.startswith("supercloud.") and name.split(".")[1] not in {*bundle.PARTS, "__version__"}
+        }
+        assert left_out == set()
+
+
+def _imported(source: Path, *, depth: int = 1) -> set[str]:
+    """The modules that a file imports, by their first `depth` names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} if "." in node.module else {f"{node.module}.{a.name}" for a in node.names}
+    return {".".join(name.split(".")[:depth]) for name in found}

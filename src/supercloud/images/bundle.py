@@ -22,28 +22,29 @@ PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "obser
 
 def bundle_path() -> Path:
     """The bundle of the code as it is now, from the cache where it is there."""
-    sources = _sources()
-    key = digest_of([Path(__file__), LOCK], *_named(sources), sys.version)
+    found = sources()
+    key = digest_of([Path(__file__), LOCK], *_named(found), sys.version)
     return built("bundle", key, _build) / "bundle.squashfs"
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
+    """The files of our own that it holds."""
     found = [PACKAGE / "__init__.py"]
     for part in PARTS:
         found += sorted((PACKAGE / part).rglob("*.py"))
     return found
 
 
-def _named(sources: list[Path]) -> list[str]:
+def _named(paths: list[Path]) -> list[str]:
     """Two files of one base name must not hide each other's exchange."""
-    return [f"{path.relative_to(PACKAGE)} {digest_of([path])}" for path in sources]
+    return [f"{path.relative_to(PACKAGE)} {digest_of([path])}" for path in paths]
 
 
 def _build(into: Path) -> None:
     say("bundle: installing the agent and what it needs")
     site = into / "site"
     _install(_dependencies(), site)
-    for source in _sources():
+    for source in sources():
         target = site / "supercloud" / source.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
