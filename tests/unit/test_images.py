@@ -208,7 +208,7 @@ class TestBlanketImages:
 
 class TestBundle:
     def test_it_has_a_lock_for_everything_that_its_code_imports(self) -> None:
-        """What runs in a blanket may import the standard library, ourselves, libvirt and the locked wheels."""
+        """Besides them: the standard library, ourselves and libvirt."""
         locked = {
             name.replace("-", "_").lower()
             for name in re.findall(r"^([\w.-]+)==", bundle.LOCK.read_text(), re.MULTILINE)
