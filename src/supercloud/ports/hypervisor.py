@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from supercloud.model.names import Digest, Id, Name, SizeBytes
+from supercloud.model.names import Digest, Id, Ipv4, Name, Port, SizeBytes
 from supercloud.ports.agent import (
     Disk,
     InstanceSpec,
@@ -167,6 +167,13 @@ class Overlay(Protocol):
 
     async def permit(self, instance: Id, seconds: float) -> None:
         """Let its traffic out for so long; the kernel itself stops it afterwards. 0 stops it now."""
+        ...
+
+    async def grant_tcp(self, peer: Ipv4, port: Port, seconds: float) -> None:
+        """Let that blanket (a mesh address) connect to this TCP port of ours; 0 ends the grant.
+
+        The kernel itself ends it after `seconds`; connections that were made meanwhile stay.
+        """
         ...
 
     async def prepare_key(self) -> MeshReport: ...

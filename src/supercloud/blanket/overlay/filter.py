@@ -1,0 +1,359 @@
+"""The packet filter of a blanket: two nftables tables, made here as JSON and handed to the kernel whole.
+
+`bridge supercloud` looks at frames as they enter a bridge. From an instance's port: only its own MAC and IP,
+in Ethernet, ARP and IP alike, and only while the port is in the set `permitted`, whose elements the kernel
+ends by itself. From a peer's VXLAN device: only MAC and IP of the instances that are at that peer. Everything
+else is dropped.
+
+`inet supercloud` guards the blanket itself (DHCP and DNS for instances; VXLAN from known peers and granted
+TCP ports on the mesh; WireGuard on the underlay) and routes nothing but instances' connections to the world.
+
+`permitted` and `grants` have timeouts and are never flushed: an apply or a restarted agent cannot prolong or
+end them. A change of the other sets and all rules is one transaction: no packet sees a state between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from supercloud.blanket.overlay.plan import (
+    BRIDGE_PREFIX,
+    LINK_PREFIX,
+    MESH_DEVICE,
+    MESH_NET,
+    TAP_PREFIX,
+    Filter,
+)
+from supercloud.model.errors import Failed
+from supercloud.model.names import Ipv4, Port
+
+Json = dict[str, Any]
+Element = tuple[str | int, ...]
+
+TABLE = "supercloud"
+PERMITTED, GRANTS = "permitted", "grants"
+_DEADLINE_S = 10.0
+_SETS: dict[str, tuple[str, list[str]]] = {
+    "own": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
+    "own_macs": ("bridge", ["ifname", "ether_addr"]),
+    "remote": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
+    "links": ("inet", ["ipv4_addr", "inet_service"]),
+    "gateways": ("inet", ["ifname", "ipv4_addr"]),
+}
+#: Where no instance may go: private, shared, local and multicast addresses. The provider's own network, the
+#: mesh and the control plane are among them.
+_NOT_THE_WORLD = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/3",
+)
+
+
+def ruleset(wanted: Filter, *, underlay: str, listen_port: Port) -> Json:
+    """Everything, from whatever is there to exactly this."""
+    commands: list[Json] = []
+    for family in ("bridge", "inet"):
+        commands.append({"add": {"table": {"family": family, "name": TABLE}}})
+    commands += [_timed_set("bridge", PERMITTED, "ifname")]
+    commands += [_timed_set("inet", GRANTS, ["ipv4_addr", "inet_service"])]
+    for name, (family, kind) in _SETS.items():
+        one = {"family": family, "table": TABLE, "name": name}
+        commands += [{"add": {"set": {**one, "type": kind}}}, {"flush": {"set": one}}]
+    for family, chain, hook, priority, policy in _CHAINS:
+        one = {"family": family, "table": TABLE, "name": chain}
+        based: Json = {**one}
+        if hook:
+            does = "nat" if chain == "postrouting" else "filter"
+            based |= {"type": does, "hook": hook, "prio": priority, "policy": policy}
+        commands += [{"add": {"chain": based}}, {"flush": {"chain": one}}]
+    for family, chain, rules in (*_bridge_rules(), *_inet_rules(underlay, listen_port)):
+        for rule in rules:
+            commands.append(
+                {"add": {"rule": {"family": family, "table": TABLE, "chain": chain, "expr": rule}}}
+            )
+    return {"nftables": [*commands, *_differences(Filter(), wanted)]}
+
+
+def change(before: Filter, after: Filter) -> Json | None:
+    """Only what differs between two filters; None if nothing does."""
+    commands = _differences(before, after)
+    return {"nftables": commands} if commands else None
+
+
+def timed(family: str, name: str, element: Element, seconds: int) -> Json:
+    """`element` for `seconds` from now, or gone at 0. Adding before deleting makes deletion always valid."""
+    value = _value(element)
+    commands = [_element("add", family, name, [value]), _element("delete", family, name, [value])]
+    if seconds > 0:
+        lasting = {"elem": {"val": value, "timeout": seconds}}
+        commands.append(_element("add", family, name, [lasting]))
+    return {"nftables": commands}
+
+
+def permit(devices: Iterable[str], seconds: float) -> Json:
+    """Let the traffic of these ports in for whole `seconds` from now; 0: no longer."""
+    one_by_one = [timed("bridge", PERMITTED, (device,), int(seconds)) for device in devices]
+    return {"nftables": [command for one in one_by_one for command in one["nftables"]]}
+
+
+def grant(peer: Ipv4, port: Port, seconds: float) -> Json:
+    """Let `peer` (a mesh address) connect to this TCP port of the blanket; 0: no longer."""
+    return timed("inet", GRANTS, (peer, port), int(seconds))
+
+
+async def run(commands: Json) -> None:
+    """One transaction: all of it or nothing.
+
+    Raises:
+        Failed: with nft's own words.
+    """
+    process = await asyncio.create_subprocess_exec(
+        "nft",
+        "-j",
+        "-f",
+        "-",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            _, said = await process.communicate(json.dumps(commands).encode())
+    except TimeoutError as error:
+        process.kill()
+        raise Failed("nft did not answer") from error
+    if process.returncode:
+        raise Failed(f"nft: {said.decode(errors='replace').strip()[:300]}")
+
+
+# ---------------------------------------------------------------- rules
+
+_CHAINS = (
+    # family, chain, hook, priority, policy
+    ("bridge", "entering", "prerouting", -200, "drop"),
+    ("bridge", "from_instance", None, None, None),
+    ("bridge", "from_peer", None, None, None),
+    ("bridge", "crossing", "forward", 0, "accept"),
+    ("bridge", "upwards", "input", 0, "accept"),
+    ("inet", "input", "input", 0, "drop"),
+    ("inet", "from_mesh", None, None, None),
+    ("inet", "from_bridge", None, None, None),
+    ("inet", "forward", "forward", 0, "drop"),
+    ("inet", "output", "output", 0, "accept"),
+    ("inet", "postrouting", "postrouting", 100, "accept"),
+)
+
+Rule = list[Json]
+Rules = tuple[str, str, list[Rule]]
+
+_ACCEPT: Json = {"accept": None}
+_DROP: Json = {"drop": None}
+_COUNTED_DROP: Rule = [{"counter": None}, _DROP]
+
+
+def _bridge_rules() -> list[Rules]:
+    taps, links = _in(f"{TAP_PREFIX}*"), _in(f"{LINK_PREFIX}*")
+    dhcp = [_is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67)]
+    unpermitted = _match("!=", _meta("iifname"), f"@{PERMITTED}")
+    return [
+        ("bridge", "entering", [[taps, _jump("from_instance")], [links, _jump("from_peer")]]),
+        (
+            "bridge",
+            "from_instance",
+            [
+                [unpermitted, *_COUNTED_DROP],
+                [_is(_field("udp", "sport"), 67), *_COUNTED_DROP],
+                [_is(_concat(_meta("iifname"), _ETHER), "@own_macs"), _is(_IP, "0.0.0.0"), *dhcp, _ACCEPT],  # noqa: S104
+                *_genuine("own"),
+                _COUNTED_DROP,
+            ],
+        ),
+        ("bridge", "from_peer", [*_genuine("remote"), _COUNTED_DROP]),
+        (
+            "bridge",
+            "crossing",
+            [
+                # Peers reach one another directly, never through a third.
+                [links, _is(_meta("oifname"), f"{LINK_PREFIX}*"), *_COUNTED_DROP],
+                [_is(_field("udp", "dport"), {"set": [67, 68]}), *_COUNTED_DROP],
+            ],
+        ),
+        # The gateway serves the instances of its own blanket only.
+        ("bridge", "upwards", [[links, *_COUNTED_DROP]]),
+    ]
+
+
+def _genuine(name: str) -> list[Rule]:
+    """Sender's MAC and IP belong together and to this port, in all three places where a frame states them."""
+    arp_sender = _concat(_meta("iifname"), _field("arp", "saddr ether"), _field("arp", "saddr ip"))
+    frame_sender = _concat(_meta("iifname"), _ETHER, _field("arp", "saddr ip"))
+    return [
+        [_is(_concat(_meta("iifname"), _ETHER, _IP), f"@{name}"), _ACCEPT],
+        [_is(frame_sender, f"@{name}"), _is(arp_sender, f"@{name}"), _ACCEPT],
+    ]
+
+
+def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
+    bridges, below = _in(f"{BRIDGE_PREFIX}*"), _in(underlay)
+    known = _is(_ct_state(), {"set": ["established", "related"]})
+    mesh = {"prefix": {"addr": str(MESH_NET.network_address), "len": MESH_NET.prefixlen}}
+    from_peer = _concat(_IP, _field("udp", "dport"))
+    granted = _concat(_IP, _field("tcp", "dport"))
+    to_gateway = _is(_concat(_meta("iifname"), _field("ip", "daddr")), "@gateways")
+    out = _is(_meta("oifname"), underlay)
+    return [
+        (
+            "inet",
+            "input",
+            [
+                [_in("lo"), _ACCEPT],
+                [_is(_ct_state(), "invalid"), *_COUNTED_DROP],
+                [_in(MESH_DEVICE), _jump("from_mesh")],
+                [bridges, _jump("from_bridge")],
+                [below, _is(_field("udp", "dport"), listen_port), _ACCEPT],
+                [below, known, _ACCEPT],
+                _COUNTED_DROP,
+            ],
+        ),
+        (
+            "inet",
+            "from_mesh",
+            [
+                # Not by connection tracking: a peer that left is silent at once.
+                [_is(from_peer, "@links"), _ACCEPT],
+                [_is(_meta("l4proto"), "udp"), *_COUNTED_DROP],
+                [_is(granted, f"@{GRANTS}"), _ACCEPT],
+                [known, _ACCEPT],
+                _COUNTED_DROP,
+            ],
+        ),
+        (
+            "inet",
+            "from_bridge",
+            [
+                [known, _ACCEPT],
+                [_is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67), _ACCEPT],
+                [to_gateway, _is(_field("udp", "dport"), 53), _ACCEPT],
+                [to_gateway, _is(_field("tcp", "dport"), 53), _ACCEPT],
+                _COUNTED_DROP,
+            ],
+        ),
+        (
+            "inet",
+            "forward",
+            [
+                [_is(_ct_state(), "invalid"), *_COUNTED_DROP],
+                [
+                    bridges,
+                    out,
+                    _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in _NOT_THE_WORLD]}),
+                    _ACCEPT,
+                ],
+                [below, _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), known, _ACCEPT],
+                _COUNTED_DROP,
+            ],
+        ),
+        (
+            # Whatever happens to the mesh's device, nothing of the mesh leaves in clear.
+            "inet",
+            "output",
+            [
+                [
+                    out,
+                    _is(_field("ip", "daddr"), mesh),
+                    _match("!=", _field("udp", "sport"), listen_port),
+                    *_COUNTED_DROP,
+                ],
+                [out, _is(_IP, mesh), *_COUNTED_DROP],
+            ],
+        ),
+        ("inet", "postrouting", [[bridges, out, {"masquerade": None}]]),
+    ]
+
+
+# ---------------------------------------------------------------- nft's JSON
+
+
+def _differences(before: Filter, after: Filter) -> list[Json]:
+    gone: list[Json] = []
+    new: list[Json] = []
+    old_sets, new_sets = _elements(before), _elements(after)
+    for name, (family, _) in _SETS.items():
+        if lost := [_value(element) for element in sorted(old_sets[name] - new_sets[name])]:
+            gone += [_element("add", family, name, lost), _element("delete", family, name, lost)]
+        if found := [_value(element) for element in sorted(new_sets[name] - old_sets[name])]:
+            new.append(_element("add", family, name, found))
+    return gone + new
+
+
+def _elements(wanted: Filter) -> dict[str, frozenset[Element]]:
+    return {
+        "own": frozenset(wanted.own),
+        "own_macs": frozenset((device, mac) for device, mac, _ in wanted.own),
+        "remote": frozenset(wanted.remote),
+        "links": frozenset(wanted.links),
+        "gateways": frozenset(wanted.gateways),
+    }
+
+
+def _timed_set(family: str, name: str, kind: str | list[str]) -> Json:
+    return {
+        "add": {"set": {"family": family, "table": TABLE, "name": name, "type": kind, "flags": ["timeout"]}}
+    }
+
+
+def _element(verb: str, family: str, name: str, elements: Sequence[object]) -> Json:
+    return {verb: {"element": {"family": family, "table": TABLE, "name": name, "elem": list(elements)}}}
+
+
+def _value(element: Element) -> object:
+    return element[0] if len(element) == 1 else {"concat": list(element)}
+
+
+def _match(op: str, left: Json, right: object) -> Json:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def _is(left: Json, right: object) -> Json:
+    return _match("==", left, right)
+
+
+def _in(device: str) -> Json:
+    return _is(_meta("iifname"), device)
+
+
+def _jump(chain: str) -> Json:
+    return {"jump": {"target": chain}}
+
+
+def _meta(key: str) -> Json:
+    return {"meta": {"key": key}}
+
+
+def _field(protocol: str, name: str) -> Json:
+    return {"payload": {"protocol": protocol, "field": name}}
+
+
+def _ct_state() -> Json:
+    return {"ct": {"key": "state"}}
+
+
+def _concat(*parts: Json) -> Json:
+    return {"concat": list(parts)}
+
+
+def _prefix(cidr: str) -> Json:
+    address, length = cidr.split("/")
+    return {"prefix": {"addr": address, "len": int(length)}}
+
+
+_ETHER = _field("ether", "saddr")
+_IP = _field("ip", "saddr")
