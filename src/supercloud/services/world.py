@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, NotFound
-from supercloud.model.names import Digest, Id, Ipv4, SizeBytes, new_id
+from supercloud.model.names import Id, Ipv4, new_id
 from supercloud.model.states import INSTANCE_TRANSITIONS, InstanceState, move
-from supercloud.ports.agent import Agent, Disk, InstanceSpec, Nic
+from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic
 from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
 from supercloud.services.parts import Parts
+from supercloud.services.sagas.world import CopyFacts, DiskFacts, InstanceFacts
 from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, NicRow, Volume, VolumeCopy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskFacts:
-    """A volume of an instance with its current copy; `copy` is None before it was first made."""
-
-    volume: Id
-    size_bytes: SizeBytes
-    copy: Id | None
-    base: Digest | None
-    image_bytes: SizeBytes  # of the encrypted base image file; 0 without one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceFacts:
-    spec: InstanceSpec
-    state: InstanceState
-    blanket: Id | None
-    disks: tuple[DiskFacts, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyFacts:
-    volume: Id
-    copy: Id
-    blanket: Id
-
-
-class World:
-    """Each method is one transaction and may be repeated."""
+class StoreWorld:
+    """services.sagas.world.World over the store and the connected agents."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -80,6 +54,10 @@ class World:
             row.reason = reason
             if blanket is not None:
                 row.blanket = blanket
+
+    async def cancel_asked(self, operation: Id) -> bool:
+        """Whether somebody wants the operation given up, where it still can be."""
+        return await self._parts.operations.cancel_asked(operation)
 
     async def mesh_address(self, blanket: Id) -> Ipv4:
         async with self._store.read() as session:
@@ -168,7 +146,10 @@ class World:
             if row is not None:
                 await session.delete(row)
 
-    # ------------------------------------------------------------ rotation of keys
+    # ------------------------------------------------------------ keys of a cloud's mesh
+
+    async def keys_reported(self, blanket: Id, report: MeshReport) -> None:
+        await self._parts.meshes.heard(blanket, report)
 
     async def blankets(self, cloud: Id) -> tuple[Id, ...]:
         """The connected blankets of a cloud."""

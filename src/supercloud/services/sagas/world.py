@@ -67,6 +67,10 @@ class World(Protocol):
         """Tell every blanket of its cloud who holds the instance's right now."""
         ...
 
+    async def cancel_asked(self, operation: Id) -> bool:
+        """Whether somebody wants the operation given up, where it still can be."""
+        ...
+
     # copies of volumes
 
     async def first_copy(self, volume: Id, *, blanket: Id) -> Id:

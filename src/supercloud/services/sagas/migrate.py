@@ -1,0 +1,361 @@
+"""Live migration with one commit point (DESIGN 5.2). Read it from top to bottom: that is the order of things.
+
+Before the commit nothing is lost by stopping: the instance goes on at the source. After it there is only one
+way, forward. In between stands one row, for which commit and abort compete; and what both sides really are
+is looked up, never assumed: see `model.migration.settle`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from supercloud.model.errors import (
+    Conflict,
+    Failed,
+    NotFound,
+    Refused,
+    RightRefused,
+    SupercloudError,
+    Unavailable,
+)
+from supercloud.model.migration import Outcome
+from supercloud.model.names import Id
+from supercloud.model.right import RunRight
+from supercloud.model.states import InstanceState
+from supercloud.ports.agent import (
+    OperationRef,
+    ReceiveInstance,
+    SendInstance,
+    StartInstance,
+    StopInstance,
+    StopMode,
+)
+from supercloud.ports.durable import Saga
+from supercloud.ports.rights import Decision, Verdict
+from supercloud.services.sagas import disks
+from supercloud.services.sagas.sight import Sight, settled
+from supercloud.services.sagas.world import World
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+#: How long both sides keep their forwards open for one operation.
+_FORWARDS_S = 4 * 3600.0
+#: How long a step after the commit asks a blanket that does not answer, before the instance counts as fenced.
+_INSIST_S = 600.0
+_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trip:
+    """One migration."""
+
+    operation: Id
+    instance: Id
+    source: Id
+    target: Id
+
+    @property
+    def ref(self) -> OperationRef:
+        return OperationRef(operation=self.operation, instance=self.instance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """How the transfer ended. `switch_ms`: from both sides seen ready to the guest going on."""
+
+    verdict: Verdict
+    reason: str = ""
+    resumed: bool = False
+    downtime_ms: float | None = None
+    switch_ms: float | None = None
+
+
+async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict[str, Any]:
+    """Move a running instance to blanket `target`.
+
+    Returns:
+        {"from", "to", "total_s", "downtime_ms", "switch_ms", "memory_lost"}; the times are None where a
+        restarted controller cannot know them.
+
+    Raises:
+        Refused: it does not run, or is there already.
+        Failed: it goes on at the source; the message says why.
+        Unavailable: it was committed, but its blanket does not answer.
+    """
+    began = asyncio.get_running_loop().time()
+    source = await saga.step("check", lambda: _check(world, instance, target), str)
+    trip = Trip(operation=saga.operation, instance=instance, source=source, target=target)
+    try:
+        await saga.progress("preparing the target", done=0.0)
+        await saga.step("prepare", lambda: _prepare(world, trip), type(None))
+        await saga.step("open", lambda: _open(world, trip), type(None))
+    except SupercloudError as error:
+        why = error.message
+        await saga.step("undo", lambda: _undo(world, trip, why), type(None))
+        raise
+    giving_up = await saga.step("begin", lambda: _begin(world, trip), str)
+    await saga.progress("transfer", done=0.0)
+    moved = await saga.step("move", lambda: _move(saga, world, trip, giving_up), Moved)
+    if moved.verdict is Verdict.ABORTED:
+        await saga.step("undo", lambda: _undo(world, trip, moved.reason), type(None))
+        raise Failed(f"it goes on where it was: {moved.reason or 'cancelled'}")
+    memory_lost = await _go_on(saga, world, trip, moved)
+    await saga.progress("cleaning up", done=0.95)
+    await saga.step("clean up", lambda: _clean_up(world, trip), type(None))
+    return {
+        "from": source,
+        "to": source if memory_lost else target,
+        "total_s": asyncio.get_running_loop().time() - began if moved.switch_ms is not None else None,
+        "downtime_ms": moved.downtime_ms,
+        "switch_ms": moved.switch_ms,
+        "memory_lost": memory_lost,
+    }
+
+
+# ---------------------------------------------------------------- before the commit
+
+
+async def _check(world: World, instance: Id, target: Id) -> Id:
+    facts = await world.instance(instance)
+    if facts.blanket is None or facts.state is not InstanceState.RUNNING:
+        raise Refused(f"instance {facts.spec.name} is {facts.state}: only a running one moves live")
+    if facts.blanket == target:
+        raise Refused(f"instance {facts.spec.name} is there already")
+    return facts.blanket
+
+
+async def _prepare(world: World, trip: Trip) -> None:
+    await world.set_state(trip.instance, InstanceState.MIGRATING)
+    facts = await world.instance(trip.instance)
+    await disks.ready(world, facts, blanket=trip.target, operation=trip.operation)
+
+
+async def _open(world: World, trip: Trip) -> None:
+    await world.rights.open_migration(
+        trip.operation, instance=trip.instance, source=trip.source, target=trip.target
+    )
+
+
+async def _begin(world: World, trip: Trip) -> str:
+    """Connect both sides and start the transfer. Why it could not be, or nothing.
+
+    A failure is no error here: whether the transfer began is looked up, like everything from now on.
+    """
+    facts = await world.instance(trip.instance)
+    try:
+        landing = await world.agent(trip.target).migration.receive(
+            ReceiveInstance(
+                operation=trip.operation,
+                spec=facts.spec,
+                source_address=await world.mesh_address(trip.source),
+                expires_s=_FORWARDS_S,
+            )
+        )
+        await world.agent(trip.source).migration.send(
+            SendInstance(
+                operation=trip.operation, instance=trip.instance, landing=landing, expires_s=_FORWARDS_S
+            )
+        )
+    except SupercloudError as error:
+        return error.message
+    return ""
+
+
+# ---------------------------------------------------------------- the commit point
+
+
+async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
+    """Wait until both sides add up to an outcome, decide, and on a commit go on at once.
+
+    One step, because between the source's end and the target's first instruction every write is downtime.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        decision = await world.rights.decision(trip.operation)
+        if decision.verdict is not Verdict.OPEN:
+            return Moved(verdict=decision.verdict)  # decided before a crash: how long it took is not known
+        sight = await settled(saga, world, trip.ref, source=trip.source, target=trip.target, reason=giving_up)
+        began = loop.time()
+        try:
+            decision = await _decide(world, trip, sight)
+        except RightRefused as error:
+            _log.info("migration.waits_for_right", operation=trip.operation, why=error.message)
+            await asyncio.sleep(_AGAIN_S)  # the right runs out by the store's clock, which tells nobody
+            continue
+        resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(world, trip, decision)
+        return Moved(
+            verdict=decision.verdict,
+            reason=sight.reason,
+            resumed=resumed,
+            downtime_ms=sight.downtime_ms,
+            switch_ms=(loop.time() - began) * 1000,
+        )
+
+
+async def _decide(world: World, trip: Trip, sight: Sight) -> Decision:
+    match sight.outcome:
+        case Outcome.COMMIT:
+            return await world.rights.commit(trip.operation, source_gone=sight.process_gone)
+        case Outcome.COLD_START:
+            return await world.rights.cold_start(trip.operation, source_gone=sight.process_gone)
+        case _:
+            return await world.rights.abort(trip.operation)
+
+
+async def _resume_at_once(world: World, trip: Trip, decision: Decision) -> bool:
+    """Whether the target acknowledged running. If not, the next step insists."""
+    if decision.right is None:
+        return False
+    facts = await world.instance(trip.instance)
+    resumed, located = await asyncio.gather(
+        world.agent(trip.target).instances.resume(
+            StartInstance(spec=facts.spec, right=decision.right, operation=trip.operation)
+        ),
+        world.locate(trip.instance),
+        return_exceptions=True,
+    )
+    for failure in (resumed, located):
+        if isinstance(failure, BaseException) and not isinstance(failure, SupercloudError):
+            raise failure
+    return not isinstance(resumed, BaseException)
+
+
+# ---------------------------------------------------------------- after it
+
+
+async def _go_on(saga: Saga, world: World, trip: Trip, moved: Moved) -> bool:
+    """See that it runs where its right is now. Whether its memory was lost on the way."""
+    if moved.verdict is Verdict.COLD_STARTED:
+        await saga.progress("starting again at the source", done=0.9)
+        await saga.step("cold start", lambda: _cold_start(world, trip), type(None))
+        return True
+    if not moved.resumed:
+        await saga.progress("going on at the target", done=0.9)
+        lost = await saga.step("resume", lambda: _insist(world, trip, lambda: _resume(world, trip)), bool)
+        if lost:
+            await saga.step("rescue", lambda: _rescue(world, trip), type(None))
+            return True
+    await saga.step("arrive", lambda: _arrive(world, trip), type(None))
+    return False
+
+
+async def _resume(world: World, trip: Trip) -> bool:
+    """Whether the copy that was committed to is gone, so that only the source's volume is left."""
+    facts = await world.instance(trip.instance)
+    right = await _right(world, trip)
+    try:
+        await world.agent(trip.target).instances.resume(
+            StartInstance(spec=facts.spec, right=right, operation=trip.operation)
+        )
+    except (NotFound, Conflict, Failed) as error:
+        _log.warning("migration.target_lost", operation=trip.operation, why=error.message)
+        return True
+    await world.locate(trip.instance)
+    return False
+
+
+async def _right(world: World, trip: Trip) -> RunRight:
+    decision = await world.rights.decision(trip.operation)
+    if decision.right is None:
+        raise RightRefused("the right that was committed has moved on")
+    return decision.right
+
+
+async def _arrive(world: World, trip: Trip) -> None:
+    await world.promote_copies(trip.operation)
+    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=trip.target)
+    await world.locate(trip.instance)
+
+
+async def _rescue(world: World, trip: Trip) -> None:
+    """The target lost its copy after the commit: prove it, and boot from the source's volume."""
+
+    async def end() -> None:
+        await world.agent(trip.target).instances.stop(
+            StopInstance(instance=trip.instance, mode=StopMode.DESTROY)
+        )
+        record = (await world.rights.standing(trip.instance)).record
+        if record.holder == trip.target:
+            await world.rights.surrender(trip.instance, by=trip.target, epoch=record.epoch)
+
+    await _insist(world, trip, end)
+    await _insist(world, trip, lambda: _boot_at_source(world, trip))
+
+
+async def _cold_start(world: World, trip: Trip) -> None:
+    await _insist(world, trip, lambda: _boot_at_source(world, trip))
+
+
+async def _boot_at_source(world: World, trip: Trip) -> None:
+    """From the volume that was kept there until now. Its memory is lost, and that is said."""
+    standing = await world.rights.standing(trip.instance)
+    if standing.record.holder == trip.source:
+        right = await _right(world, trip) if await _is_cold(world, trip) else None
+    else:
+        right = None
+    if right is None:
+        right = await world.rights.issue(trip.instance, to=trip.source, operation=trip.operation)
+    facts = await world.instance(trip.instance)
+    await disks.ready(world, facts, blanket=trip.source)
+    await world.agent(trip.source).instances.start(StartInstance(spec=facts.spec, right=right))
+    await world.set_state(
+        trip.instance, InstanceState.STARTING, reason="memory lost: its migration's target failed"
+    )
+    await world.set_state(
+        trip.instance,
+        InstanceState.RUNNING,
+        blanket=trip.source,
+        reason="memory lost: its migration's target failed",
+    )
+    await world.locate(trip.instance)
+
+
+async def _is_cold(world: World, trip: Trip) -> bool:
+    return (await world.rights.decision(trip.operation)).verdict is Verdict.COLD_STARTED
+
+
+async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]]) -> T:
+    """Again while a blanket does not answer; after `_INSIST_S` the instance is fenced.
+
+    Raises:
+        Unavailable: it did not answer in all that time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _INSIST_S
+    while True:
+        try:
+            return await act()
+        except Unavailable as error:
+            if loop.time() > deadline:
+                await world.set_state(trip.instance, InstanceState.FENCED, reason=error.message)
+                raise
+            await asyncio.sleep(_AGAIN_S)
+
+
+async def _undo(world: World, trip: Trip, why: str) -> None:
+    """The instance goes on at the source; nothing of the attempt stays."""
+    await _release(world, trip)
+    await world.set_state(trip.instance, InstanceState.RUNNING, reason=f"not migrated: {why}" if why else "")
+
+
+async def _clean_up(world: World, trip: Trip) -> None:
+    await _release(world, trip)
+
+
+async def _release(world: World, trip: Trip) -> None:
+    """Close both sides and delete the copies that lost. A blanket that is away keeps rows in the store as
+    leftovers, whose keys are destroyed already; they are removed when it is back."""
+    for blanket in (trip.source, trip.target):
+        try:
+            await world.agent(blanket).migration.release(trip.ref)
+        except Unavailable as error:
+            _log.info("migration.not_released", blanket=blanket, why=error.message)
+    try:
+        await disks.drop_leftovers(world, trip.operation)
+    except Unavailable as error:
+        _log.info("migration.leftovers_stay", operation=trip.operation, why=error.message)

@@ -1,0 +1,137 @@
+"""Watching both sides of a migration until what is seen adds up to an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from supercloud.model.errors import SupercloudError, Unavailable
+from supercloud.model.migration import Outcome, Source, Target, settle
+from supercloud.model.names import Id
+from supercloud.ports.agent import OperationRef, SourceReport
+from supercloud.ports.durable import Saga
+from supercloud.services.sagas.world import World
+
+#: A side that does not answer is asked again after this; one that answers keeps us waiting itself.
+_AGAIN_S = 1.0
+#: A complete target changes no more unless it dies, so it need not be asked as long as the source runs.
+_COMPLETE_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What was seen when it added up. `process_gone`: the source's agent itself said that it ended."""
+
+    outcome: Outcome
+    process_gone: bool
+    reason: str
+    downtime_ms: float | None
+
+
+class _Watch:
+    def __init__(self, saga: Saga, world: World, ref: OperationRef, source: Id, target: Id) -> None:
+        self._saga = saga
+        self._world = world
+        self._ref = ref
+        self._at_source = source
+        self._at_target = target
+        self.source = Source.UNKNOWN
+        self.target = Target.UNKNOWN
+        self.process_gone = False
+        self.transfer_over = False
+        self.reason = ""
+        self.downtime_ms: float | None = None
+
+    async def ask_source(self) -> None:
+        try:
+            report = await self._world.agent(self._at_source).migration.source_status(self._ref)
+        except Unavailable:
+            await self._source_silent()
+        else:
+            await self.take(report)
+
+    async def take(self, report: SourceReport) -> None:
+        self.source = report.source
+        self.process_gone = report.source is Source.GONE
+        self.transfer_over = report.transfer_over
+        self.reason = report.reason or self.reason
+        progress = report.progress
+        if progress.downtime_ms is not None:
+            self.downtime_ms = progress.downtime_ms
+        if progress.total_bytes:
+            await self._saga.progress("transfer", done=min(1.0, progress.done_bytes / progress.total_bytes))
+
+    async def _source_silent(self) -> None:
+        """Its right, once over by more than the margin, is as good as its end."""
+        standing = await self._world.rights.standing(self._ref.instance)
+        self.process_gone = False
+        if standing.free_in_s == 0:
+            self.source, self.transfer_over = Source.GONE, True
+            self.reason = "the source did not answer until its right was over"
+        else:
+            self.source = Source.UNKNOWN
+        await asyncio.sleep(_AGAIN_S)
+
+    async def ask_target(self) -> None:
+        if self.target is Target.COMPLETE:
+            await asyncio.sleep(_COMPLETE_AGAIN_S)
+        try:
+            report = await self._world.agent(self._at_target).migration.target_status(self._ref)
+        except Unavailable:
+            self.target = Target.UNKNOWN
+            await asyncio.sleep(_AGAIN_S)
+        else:
+            self.target = report.target
+            if report.target is Target.LOST:
+                self.reason = self.reason or f"the target's copy is gone: {report.reason}"
+                await asyncio.sleep(_AGAIN_S)  # a loss is no event to wait for; the source decides
+
+    async def give_up(self) -> None:
+        """Ask the source to end the transfer. What came of it is in its report."""
+        try:
+            await self.take(await self._world.agent(self._at_source).migration.cancel(self._ref))
+        except SupercloudError:
+            self.source = Source.UNKNOWN
+
+
+async def settled(
+    saga: Saga, world: World, ref: OperationRef, *, source: Id, target: Id, reason: str
+) -> Sight:
+    """Both sides, asked until `model.migration.settle` says anything but wait.
+
+    `reason`: why the transfer is to be given up from the start, if it is.
+    """
+    watch = _Watch(saga, world, ref, source, target)
+    asking: dict[asyncio.Task[None], Callable[[], Awaitable[None]]] = {}
+
+    def ask(side: Callable[[], Awaitable[None]]) -> None:
+        asking[asyncio.ensure_future(side())] = side
+
+    gave_up = False
+    ask(watch.ask_source)
+    ask(watch.ask_target)
+    try:
+        while True:
+            done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            sides = [asking.pop(task) for task in done]
+            for task in done:
+                task.result()
+            if not gave_up and (reason or await world.cancel_asked(ref.operation)):
+                gave_up = True
+                await watch.give_up()
+                watch.reason = reason or watch.reason or "cancelled"
+            outcome = settle(watch.source, watch.target, transfer_over=watch.transfer_over)
+            if outcome is not Outcome.WAIT:
+                return Sight(
+                    outcome=outcome,
+                    process_gone=watch.process_gone,
+                    reason=watch.reason,
+                    downtime_ms=watch.downtime_ms,
+                )
+            for side in sides:
+                ask(side)
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
