@@ -356,11 +356,11 @@ TestAgainstTheStore = AgainstTheStore.TestCase
 
 
 class CountsFromTheAnswer(Rights):
-    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> None:
+    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> bool:
         for instance, held in self._held.items():
             if held.asked is not None:
                 self._held[instance] = replace(held, asked=replace(held.asked, at_s=at.boottime_s))
-        super().answered(renewals, answers, at)
+        return super().answered(renewals, answers, at)
 
 
 class CountsAPushFromItsArrival(Rights):
@@ -374,9 +374,9 @@ class SeesNoStops(Rights):
 
 
 class OutlivesARefusal(Rights):
-    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> None:
+    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> bool:
         kept = [answer for answer in answers if answer.refused is None]
-        super().answered(renewals[: len(kept)], kept, at)
+        return super().answered(renewals[: len(kept)], kept, at)
 
     def may_run(self, instance: str, at: Moment) -> bool:
         held = self._held.get(instance)

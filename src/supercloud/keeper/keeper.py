@@ -160,9 +160,10 @@ class Keeper:
         except SupercloudError as error:
             _log.info("keeper.not_renewed", rights=len(renewals), reason=error.message)
         else:
-            self._rights.answered(renewals, answers, self.moment())
+            settled = self._rights.answered(renewals, answers, self.moment())
             await self._save()
-            self._wake.set()
+            if settled:  # else ask again with the next tick, not at once
+                self._wake.set()
         async with self._answered:
             self._answered.notify_all()
 

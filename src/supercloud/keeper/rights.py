@@ -242,9 +242,13 @@ class Rights:
             return True
         return at.boottime_s >= held.renewed_s + min(self._every_s, held.right.length_s / 3)
 
-    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> None:
-        """Take the answers to `renewals`, in their order. One that fits nothing we asked is dropped."""
+    def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> bool:
+        """Take the answers to `renewals`, in their order; whether any of them said anything of a right.
+
+        An answer to nothing that we asked is dropped.
+        """
         self._look(at)
+        settled = False
         for renewal, answer in zip(renewals, answers, strict=False):
             held = self._held.get(renewal.instance)
             if (
@@ -257,9 +261,12 @@ class Rights:
                 continue
             if answer.right is not None and answer.right.epoch == renewal.epoch:
                 self._held[renewal.instance] = _renewed(held, held.asked, answer.right)
+                settled = True
             elif answer.refused is not None and answer.refused not in _NO_ANSWER:
                 lost = Lost.CLONED if answer.refused == Cloned.code else Lost.REFUSED
                 self._held[renewal.instance] = self._losing(held, lost, at)
+                settled = True
+        return settled
 
     def forget(self, instance: Id) -> None:
         """Its process is proved to have ended. Its highest epoch stays known."""

@@ -1,0 +1,264 @@
+"""The keeper's hands on a real QEMU: it pauses, ends and pauses again what runs without a right."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from qemu.qmp import QMPClient
+
+from supercloud.keeper.journal import Journal
+from supercloud.keeper.keeper import Hands, Keeper
+from supercloud.keeper.link import Grant, Happened
+from supercloud.keeper.monitors import SUFFIX, Monitors
+from supercloud.keeper.rights import Rights, Seen, Snapshot
+from supercloud.keeper.stops import Moment
+from supercloud.model.names import new_id
+from supercloud.model.right import RunRight
+from supercloud.ports.clock import Instant
+from supercloud.ports.controller import RenewalAnswer, RenewRights, RightsRenewed
+
+pytestmark = pytest.mark.contract
+
+BOUND_S = 20.0
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a path that leaves room for a socket's name (108 bytes in all)."""
+    with tempfile.TemporaryDirectory(prefix="sck-") as folder:
+        yield Path(folder)
+
+
+class JumpingClock:
+    """HolderClock that only the test moves, beside the real passing of time."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+        self.rtc_ahead_s = 0.0
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() + self.ahead_s
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def instant(self) -> Instant:
+        return Instant("this-boot", self.now())
+
+    def rtc_s(self) -> float:
+        return float(int(self.now() + self.rtc_ahead_s))
+
+
+class Agent:
+    """keeper.link.Relay: renews while `answers`, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.events: list[Happened] = []
+        self._nonces = count(1)
+
+    async def renew(self, request: RenewRights) -> RightsRenewed:
+        if not self.answers:
+            return RightsRenewed(
+                answers=tuple(
+                    RenewalAnswer(instance=one.instance, refused="unavailable") for one in request.renewals
+                )
+            )
+        return RightsRenewed(
+            answers=tuple(
+                RenewalAnswer(instance=one.instance, right=_right(one.instance, f"{next(self._nonces):032x}"))
+                for one in request.renewals
+            )
+        )
+
+    async def happened(self, request: Happened) -> None:
+        self.events.append(request)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+def _right(instance: str, nonce: str = "0" * 32) -> RunRight:
+    return RunRight(instance=instance, epoch=1, blanket=new_id(), nonce=nonce, length_s=60, grace_s=30)
+
+
+class Machine:
+    """A QEMU with nothing to boot, which runs its firmware for ever; and a second monitor as libvirt's."""
+
+    def __init__(self, instance: str, process: asyncio.subprocess.Process, qmp: QMPClient) -> None:
+        self.instance = instance
+        self.process = process
+        self.qmp = qmp
+
+    async def status(self) -> str:
+        said = await self.qmp.execute("query-status")
+        assert isinstance(said, dict)
+        return str(said["status"])
+
+
+@asynccontextmanager
+async def machine(folder: Path) -> AsyncIterator[Machine]:
+    instance = new_id()
+    other = folder / f"{instance}.other.sock"
+    qmp = QMPClient("test")
+    listening = asyncio.ensure_future(qmp.start_server_and_accept(str(other)))
+    while not other.exists() and not listening.done():  # noqa: ASYNC110 - the library gives no event for its own listen()
+        await asyncio.sleep(0.01)
+    process = await asyncio.create_subprocess_exec(
+        "qemu-system-x86_64",
+        *("-machine", "q35", "-accel", "tcg", "-m", "32", "-display", "none", "-nodefaults", "-S"),
+        *("-qmp", f"unix:{folder / instance}{SUFFIX},server=on,wait=off", "-qmp", f"unix:{other}"),
+    )
+    try:
+        await listening
+        yield Machine(instance, process, qmp)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        with suppress(Exception):
+            await qmp.disconnect()
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.clock = JumpingClock()
+        self.agent = Agent()
+        self.fed = 0
+        self.permits: list[dict[str, float]] = []
+        self.sockets = folder / "qmp"
+        self.sockets.mkdir(exist_ok=True)
+        self._journal = folder / "keeper.sqlite"
+
+    def _feed(self) -> None:
+        self.fed += 1
+
+    async def _permit(self, seconds: object) -> None:
+        assert isinstance(seconds, dict)
+        self.permits.append(seconds)
+
+    @asynccontextmanager
+    async def keeper(self) -> AsyncIterator[tuple[Keeper, Monitors]]:
+        journal = Journal(self._journal)
+        made: list[Monitors] = []
+
+        def monitors(changed: Callable[[], None]) -> Monitors:
+            made.append(Monitors(changed, sockets=self.sockets))
+            return made[0]
+
+        def rights(at: Moment, restored: Snapshot | None) -> Rights:
+            return Rights(nonce=lambda: os.urandom(16).hex(), at=at, restored=restored)
+
+        keeper = Keeper(
+            clock=self.clock,
+            journal=journal,
+            hands=Hands(permit=self._permit, feed=self._feed),
+            rights=rights,
+            monitors=monitors,
+        )
+        tasks = [asyncio.create_task(keeper.run()), asyncio.create_task(keeper.serve(self.agent))]
+        try:
+            yield keeper, made[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            journal.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(BOUND_S):
+        while not condition():  # noqa: ASYNC110 - what QEMU does to itself has no event in this process
+            await asyncio.sleep(0.02)
+
+
+async def test_expiry_pauses_renewal_resumes_and_grace_ends(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), machine(rig.sockets) as qemu:
+        report = await keeper.grant(Grant(right=_right(qemu.instance)))
+        assert report.may_run and report.left_s > 50
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+        await until(lambda: bool(rig.permits) and rig.permits[-1][qemu.instance] > 50)
+
+        rig.agent.answers = False
+        rig.clock.ahead_s += 61
+        await until(lambda: "instance.paused" in rig.agent.kinds())
+        assert await qemu.status() == "paused"
+        assert rig.permits[-1] == {qemu.instance: 0.0}
+
+        rig.agent.answers = True  # the link heals before anybody took over
+        await until(lambda: "instance.resumed" in rig.agent.kinds())
+        assert await qemu.status() == "running"
+
+        rig.agent.answers = False
+        rig.clock.ahead_s += 61
+        await until(lambda: rig.agent.kinds().count("instance.paused") == 2)
+        rig.clock.ahead_s += 31
+        async with asyncio.timeout(BOUND_S):
+            await qemu.process.wait()
+        await until(lambda: "instance.stopped" in rig.agent.kinds())
+
+
+async def test_whatever_resumes_without_a_right_is_stopped_again(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (_, monitors), machine(rig.sockets) as qemu:
+        for times in (1, 2, 3):
+            await qemu.qmp.execute("cont")  # as libvirt does after a failed migration
+            await until(lambda times=times: rig.agent.kinds().count("instance.paused") == times)  # type: ignore[misc]
+            assert await qemu.status() == "paused"
+            assert monitors.seen()[qemu.instance] is Seen.PAUSED
+        assert qemu.process.returncode is None
+
+
+async def test_a_machine_that_was_stopped_pauses_everything_until_renewed(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, _), machine(rig.sockets) as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await qemu.qmp.execute("cont")
+        rig.agent.answers = False
+        rig.clock.rtc_ahead_s += 20
+        await until(lambda: "instance.paused" in rig.agent.kinds())
+        assert rig.agent.events[0].data["reason"] == "machine-stopped"
+        assert await qemu.status() == "paused"
+        rig.agent.answers = True
+        await until(lambda: "instance.resumed" in rig.agent.kinds())
+
+
+async def test_a_restarted_keeper_goes_on_with_its_rights_and_the_running_qemu(short: Path) -> None:
+    rig = Rig(short)
+    async with machine(rig.sockets) as qemu:
+        async with rig.keeper() as (keeper, _):
+            await keeper.grant(Grant(right=_right(qemu.instance)))
+            await qemu.qmp.execute("cont")
+        async with rig.keeper() as (keeper, monitors):
+            await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+            (held,) = (await keeper.report()).held
+            assert held.may_run and held.epoch == 1
+            assert await qemu.status() == "running"
+            rig.agent.answers = False
+            rig.clock.ahead_s += 61
+            await until(lambda: "instance.paused" in rig.agent.kinds())
+
+
+async def test_a_qemu_that_does_not_obey_is_ended_and_the_watchdog_hungers_meanwhile(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), machine(rig.sockets) as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+        os.kill(qemu.process.pid, 19)  # SIGSTOP: its monitor says nothing any more
+        rig.agent.answers = False
+        rig.clock.ahead_s += 61
+        fed = rig.fed
+        async with asyncio.timeout(BOUND_S):
+            await qemu.process.wait()
+        assert rig.fed <= fed + 2  # one before it was found mute, one after its end
+        await until(lambda: "instance.stopped" in rig.agent.kinds())
+        hungry = rig.fed
+        await until(lambda: rig.fed > hungry)  # nothing runs without a right any more: it is fed again
