@@ -124,13 +124,12 @@ class BuiltImages:
             NotFound: no such image was built on this machine, or it was removed.
         """
         for manifest in sorted((cache_directory() / _KIND).glob(f"*/{_MANIFEST}")):
-            digest, cmdline = _manifest(manifest.parent)
-            if digest == image:
+            if json.loads(manifest.read_text()).get("image") == image:
                 return BlanketFiles(
                     kernel=manifest.with_name("vmlinuz"),
                     initrd=manifest.with_name("initrd"),
                     root=manifest.with_name("root.squashfs"),
                     bundle=bundle_path(),
-                    cmdline=cmdline,
+                    cmdline=_manifest(manifest.parent)[1],
                 )
         raise NotFound(f"there is no blanket image {image[:20]} here", hint="make images")
