@@ -21,7 +21,7 @@ from supercloud.platforms.host import Host, ThisHost, require_room
 from supercloud.platforms.qemu import accelerator, command, power, process
 from supercloud.platforms.qemu.accelerator import Choice, Proof
 from supercloud.platforms.qemu.addresses import PortRange
-from supercloud.platforms.qemu.console import ConsoleHub
+from supercloud.platforms.qemu.console import Keyboard, follow
 from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
@@ -39,7 +39,6 @@ from supercloud.ports.platform import (
 )
 
 _START_S = 30.0  # until QEMU answers; a kernel and an initrd are read before that
-_CONSOLE_TAIL = 64 << 10
 _PORT_TAKEN = "Could not set up host forwarding rule"
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ class _Desk:
     """What this driver object holds for one machine while it works on it."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    console: ConsoleHub | None = None
+    keyboard: Keyboard | None = None
 
 
 class QemuPlatform:
@@ -152,9 +151,9 @@ class QemuPlatform:
         desk = self._desk(machine)
         async with desk.lock:
             await _whole(self._home(machine).erase())
-            if desk.console is not None:
-                await desk.console.close()
-                desk.console = None
+            if desk.keyboard is not None:
+                await desk.keyboard.close()
+                desk.keyboard = None
 
     def blanket_endpoint(self, port: int) -> Endpoint:
         if not 1 <= port <= 65535:
@@ -164,12 +163,15 @@ class QemuPlatform:
     # --- abilities ------------------------------------------------------------------------------------
 
     async def console(self, machine: Id) -> AsyncIterator[bytes]:
-        home, hub = self._console(machine)
-        return await hub.read(home.console_tail(_CONSOLE_TAIL))
+        home, pid, created_at = self._live(machine)
+        return follow(home.path, pid, created_at)
 
     async def console_write(self, machine: Id, data: bytes) -> None:
-        _, hub = self._console(machine)
-        await hub.write(data)
+        home, _, _ = self._live(machine)
+        desk = self._desk(machine)
+        if desk.keyboard is None:
+            desk.keyboard = Keyboard(home.path)
+        await desk.keyboard.type(data)
 
     async def freeze(self, machine: Id) -> None:
         await self._ask(machine, lambda monitor: monitor.execute("stop"))
@@ -276,10 +278,7 @@ class QemuPlatform:
 
     async def _ask(self, machine: Id, what: Callable[[Monitor], Coroutine[Any, Any, object]]) -> None:
         async with self._desk(machine).lock:
-            home, known = self._found(machine)
-            with self._running(home, known) as running:
-                if running is None:
-                    raise Conflict(f"machine {machine} does not run")
+            home, _, _ = self._live(machine)
             async with session(home.path) as monitor:
                 await what(monitor)
 
@@ -346,15 +345,13 @@ class QemuPlatform:
     def _desk(self, machine: Id) -> _Desk:
         return self._desks.setdefault(checked_id(machine), _Desk())
 
-    def _console(self, machine: Id) -> tuple[Home, ConsoleHub]:
+    def _live(self, machine: Id) -> tuple[Home, int, float]:
+        """A machine that runs, and its process."""
         home, known = self._found(machine)
         with self._running(home, known) as running:
             if running is None:
                 raise Conflict(f"machine {machine} does not run")
-        desk = self._desk(machine)
-        if desk.console is None:
-            desk.console = ConsoleHub(home.path)
-        return home, desk.console
+            return home, running.pid, running.created_at
 
 
 def _machine(known: Record, state: MachineState, reason: str = "") -> Machine:

@@ -12,7 +12,7 @@ from supercloud.ports.platform import MachineState
 
 _INSPECT_S = 3.0
 _QUIT_S = 10.0
-_BUTTON_S = 5.0  # a guest that is still booting does not see the button: press it again
+_BUTTON_S = 3.0  # a guest that is still booting does not see the button: press it again
 
 
 async def state_of(home: Home, running: Process | None) -> tuple[MachineState, str]:

@@ -70,8 +70,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Whether it ended within `timeout_s`."""
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Whether it ended within `timeout_s` (None: it is waited for as long as it takes)."""
         if not select.select([self._pidfd], [], [], 0)[0]:
             loop = asyncio.get_running_loop()
             ended = asyncio.Event()
