@@ -396,6 +396,11 @@ def test_the_machine_finds_each_deliberate_bug(bug: type[Rights]) -> None:
         run_state_machine_as_test(
             Buggy,
             settings=settings(
-                CI, max_examples=500, report_multiple_bugs=False, database=None, phases=[Phase.generate]
+                CI,
+                max_examples=5000,
+                derandomize=True,
+                report_multiple_bugs=False,
+                database=None,
+                phases=[Phase.generate],
             ),
         )

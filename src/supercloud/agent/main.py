@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import structlog
@@ -56,7 +57,7 @@ async def identify(birth: Birth, safe: Safe) -> Passport:
             return passport
 
 
-async def serve(drivers: Callable[[Birth], Drivers]) -> None:
+async def serve(drivers: Callable[[Birth], AbstractAsyncContextManager[Drivers]]) -> None:
     """Until SIGTERM or SIGINT. Instances, transfers and the keeper go on without us."""
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,16 +72,16 @@ async def serve(drivers: Callable[[Birth], Drivers]) -> None:
         links.append(KeeperLink(relay))
         return links[0]
 
-    agent = BlanketAgent(
-        drivers=drivers(birth),
-        journal=journal,
-        passport=passport,
-        clock=BlanketClock(),
-        dialer=Dialer(birth.endpoint, passport),
-        keeper=keeper,
-    )
     try:
-        async with asyncio.TaskGroup() as group:
+        async with drivers(birth) as found, asyncio.TaskGroup() as group:
+            agent = BlanketAgent(
+                drivers=found,
+                journal=journal,
+                passport=passport,
+                clock=BlanketClock(),
+                dialer=Dialer(birth.endpoint, passport),
+                keeper=keeper,
+            )
             group.create_task(links[0].run())
             await links[0].connected()
             group.create_task(agent.run())

@@ -72,6 +72,7 @@ class Migration:
         self._changes = changes
         self._arrivals = arrivals
         self._instances = instances
+        self._granted: dict[Id, tuple[Ipv4, Landing]] = {}
         self._told: dict[Id, SourceReport | TargetReport] = {}
 
     # ------------------------------------------------------------ target
@@ -87,12 +88,23 @@ class Migration:
         await self._journal.open_transfer(request.operation, spec.id, Side.TARGET)
         await self._journal.remember(spec)
         await self._instances.plug(spec)
-        return await self._forwards.land(
+        landing = await self._forwards.land(
             request.operation,
             address=address,
             source=request.source_address,
             expires_s=request.expires_s,
         )
+        self._granted[request.operation] = (request.source_address, landing)
+        await self._admit(request.operation, request.expires_s)
+        return landing
+
+    async def _admit(self, operation: Id, seconds: float) -> None:
+        """Open this operation's ports to its source alone; the kernel closes them in time by itself."""
+        if (granted := self._granted.get(operation)) is None:
+            return
+        source, landing = granted
+        for port in (landing.libvirt_port, landing.memory_port, landing.disk_port):
+            await self._overlay.grant_tcp(source, port, seconds)
 
     async def target_status(self, request: OperationRef) -> TargetReport:
         """See the port. A copy is complete before this says so, and this remembers since when."""
@@ -200,12 +212,14 @@ class Migration:
     async def release(self, request: OperationRef) -> None:
         """See the port. What holds a right here is left alone, whatever the operation was."""
         await self._forwards.close(request.operation)
+        await self._admit(request.operation, 0)
         transfer = await self._find(request.operation)
         if transfer is not None:
             await self._clean(transfer)
             await self._journal.close_transfer(request.operation)
         self._arrivals.forget(request.operation)
         self._told.pop(request.operation, None)
+        self._granted.pop(request.operation, None)
 
     async def _find(self, operation: Id) -> Transfer | None:
         found = [transfer for transfer in await self._journal.transfers() if transfer.operation == operation]

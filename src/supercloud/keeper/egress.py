@@ -17,12 +17,14 @@ from supercloud.model.names import Id
 FAMILY = "bridge"
 TABLE = "supercloud"
 SET = "permitted"
+#: How many ports an instance may have. Those that it has not are permitted too, which permits nothing.
+PORTS = 4
 _NFT_S = 5.0
 
 
-def tap_of(instance: Id) -> str:
-    """The name of an instance's port in its blanket."""
-    return "t" + instance.replace("-", "")[:12]
+def tap_of(instance: Id, index: int = 0) -> str:
+    """The name of an instance's port in its blanket; at most 15 characters, as the kernel allows."""
+    return f"t{instance.replace('-', '')[:12]}{index or ''}"
 
 
 def transaction(seconds: Mapping[Id, float]) -> dict[str, Any]:
@@ -32,10 +34,10 @@ def transaction(seconds: Mapping[Id, float]) -> dict[str, Any]:
     """
     commands: list[dict[str, Any]] = []
     for instance, left_s in seconds.items():
-        tap = tap_of(instance)
-        commands += [_command("add", tap), _command("delete", tap)]
-        if left_s >= 1:
-            commands.append(_command("add", {"elem": {"val": tap, "timeout": int(left_s)}}))
+        for tap in (tap_of(instance, index) for index in range(PORTS)):
+            commands += [_command("add", tap), _command("delete", tap)]
+            if left_s >= 1:
+                commands.append(_command("add", {"elem": {"val": tap, "timeout": int(left_s)}}))
     return {"nftables": commands}
 
 
