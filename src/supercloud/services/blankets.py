@@ -67,7 +67,7 @@ class Blankets:
             if cloud is not None:
                 query = query.where(Blanket.cloud == (await find_cloud(session, cloud)).id)
             return [
-                self._view(row, name, provider, count)
+                self._blanket_view(row, name, provider, count)
                 for row, name, provider, count in (await session.execute(query)).all()
             ]
 
@@ -76,7 +76,7 @@ class Blankets:
             row = await find_blanket(session, ref, cloud)
             found = await session.execute(_shown().where(Blanket.id == row.id))
             row, name, provider, count = found.one()
-            return self._view(row, name, provider, count)
+            return self._blanket_view(row, name, provider, count)
 
     async def remove_blanket(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
@@ -110,7 +110,7 @@ class Blankets:
             raise Refused(f"platform {declared.kind} has no console")
         return _Console(platform, row.id, await platform.console(row.id))
 
-    def _view(self, row: Blanket, cloud: str, provider: Provider, instances: int) -> BlanketView:
+    def _blanket_view(self, row: Blanket, cloud: str, provider: Provider, instances: int) -> BlanketView:
         report = from_json(BlanketReport, row.report) if row.report else None
         return BlanketView(
             id=row.id,

@@ -31,9 +31,10 @@ def image_file(folder: Path, digest: Digest) -> Path:
 class Images:
     """The part of Northbound about images."""
 
+    _uploading: set[Digest]  # by this controller, at this moment
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._uploading: set[Digest] = set()
 
     async def register_image(self, request: RegisterImage) -> ImageView:
         """The same image again is answered with what is there, so that an upload can go on."""
@@ -54,7 +55,7 @@ class Images:
                 session.add(known)
             elif known.name != request.name:
                 raise Conflict(f"that image is here already, as {known.name}")
-        return self._view(known)
+        return self._image_view(known)
 
     async def upload_image(self, digest: Digest, offset: int, content: AsyncIterator[bytes]) -> ImageView:
         """
@@ -66,7 +67,7 @@ class Images:
         async with self._parts.store.read() as session:
             row = await find_image(session, digest)
         if row.complete:
-            return self._view(row)
+            return self._image_view(row)
         if digest in self._uploading:
             raise Conflict("this image is being uploaded already")
         self._uploading.add(digest)
@@ -78,11 +79,13 @@ class Images:
 
     async def images(self) -> list[ImageView]:
         async with self._parts.store.read() as session:
-            return [self._view(row) for row in await session.scalars(select(Image).order_by(Image.name))]
+            return [
+                self._image_view(row) for row in await session.scalars(select(Image).order_by(Image.name))
+            ]
 
     async def image(self, ref: Ref) -> ImageView:
         async with self._parts.store.read() as session:
-            return self._view(await find_image(session, ref))
+            return self._image_view(await find_image(session, ref))
 
     async def remove_image(self, ref: Ref) -> None:
         async with self._parts.store.write() as session:
@@ -116,7 +119,7 @@ class Images:
         path = image_file(self._parts.settings.images, row.digest)
         partial = _partial(path)
         if partial.stat().st_size < row.size_bytes:
-            return self._view(row)
+            return self._image_view(row)
         if await asyncio.to_thread(_digest, partial) != row.digest:
             partial.unlink()
             raise InvalidInput("what was uploaded has another digest", hint="import the image again")
@@ -127,9 +130,9 @@ class Images:
                 path.unlink(missing_ok=True)
                 raise NotFound(f"image {row.name} was removed meanwhile")
             stored.complete = True
-        return self._view(stored)
+        return self._image_view(stored)
 
-    def _view(self, row: Image) -> ImageView:
+    def _image_view(self, row: Image) -> ImageView:
         partial = _partial(image_file(self._parts.settings.images, row.digest))
         here = row.size_bytes if row.complete else (partial.stat().st_size if partial.exists() else 0)
         return ImageView(

@@ -64,7 +64,14 @@ async def views(
     )
     now = await rights.now(session)
     return [
-        _view(row, (cloud_name, blanket, image), right, now, nics[row.id], volumes[row.id], published[row.id])
+        _view(
+            (row, right),
+            (cloud_name, blanket, image),
+            now=now,
+            nics=nics[row.id],
+            volumes=volumes[row.id],
+            published=published[row.id],
+        )
         for row, cloud_name, blanket, image, right in rows
     ]
 
@@ -91,14 +98,15 @@ def _grouped(pairs: Iterable[Any]) -> defaultdict[Id, list[Any]]:
 
 
 def _view(
-    row: Instance,
+    rows: tuple[Instance, Right],
     names: tuple[str, str | None, str],
-    right: Right,
+    *,
     now: float,
     nics: Sequence[tuple[NicRow, str]],
     volumes: Sequence[str],
     published: Sequence[str],
 ) -> InstanceView:
+    row, right = rows
     cloud, blanket, image = names
     return InstanceView(
         id=row.id,

@@ -75,19 +75,19 @@ class Instances:
         row = await self._find(ref, cloud)
         async with self._parts.store.read() as session:
             blanket = row.blanket or (await _place(session, self._parts, row.cloud, None)).id
-        return await self._begin(row, "instance.start", {"instance": row.id, "blanket": blanket})
+        return await self._begin_on_instance(row, "instance.start", {"instance": row.id, "blanket": blanket})
 
     async def stop_instance(
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
     ) -> OperationView:
         row = await self._find(ref, cloud)
-        return await self._begin(row, "instance.stop", {"instance": row.id, "mode": mode.value})
+        return await self._begin_on_instance(row, "instance.stop", {"instance": row.id, "mode": mode.value})
 
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         row = await self._find(ref, cloud)
         if row.state != InstanceState.RUNNING:
             raise Conflict(f"instance {row.name} is {row.state}, not running")
-        return await self._begin(row, "instance.reboot", {"instance": row.id})
+        return await self._begin_on_instance(row, "instance.reboot", {"instance": row.id})
 
     async def remove_instance(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
@@ -97,7 +97,7 @@ class Instances:
             raise Conflict(
                 f"instance {row.name} is {row.state}", hint=f"supercloud vm stop {row.name}, or --force"
             )
-        return await self._begin(row, "instance.remove", {"instance": row.id, "force": force})
+        return await self._begin_on_instance(row, "instance.remove", {"instance": row.id, "force": force})
 
     async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView:
         """
@@ -108,7 +108,9 @@ class Instances:
         async with self._parts.store.read() as session:
             target = await find_blanket(session, to, row.cloud)
         await check_migration(self._parts, row, target)
-        return await self._begin(row, "instance.migrate", {"instance": row.id, "target": target.id})
+        return await self._begin_on_instance(
+            row, "instance.migrate", {"instance": row.id, "target": target.id}
+        )
 
     async def open_stream(
         self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None
@@ -129,7 +131,7 @@ class Instances:
         async with self._parts.store.read() as session:
             return await find_instance(session, ref, cloud)
 
-    async def _begin(self, row: Instance, kind: str, intent: Intent) -> OperationView:
+    async def _begin_on_instance(self, row: Instance, kind: str, intent: Intent) -> OperationView:
         operations = self._parts.operations
         async with self._parts.store.write() as session:
             operation = await operations.record(

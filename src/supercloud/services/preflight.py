@@ -6,8 +6,9 @@ from supercloud.model.errors import Refused, Unavailable
 from supercloud.model.states import BlanketState, InstanceState
 from supercloud.ports.agent import BlanketReport
 from supercloud.services.parts import Parts
+from supercloud.services.sagas.world import InstanceFacts
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Provider
-from supercloud.services.world import InstanceFacts, facts
+from supercloud.services.world import facts
 
 #: What a blanket needs for itself beyond its instances.
 _MEMORY_SPARE_MIB = 64

@@ -24,8 +24,8 @@ from supercloud.ports.agent import (
 from supercloud.ports.durable import Saga
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
+from supercloud.services.sagas.world import World
 from supercloud.services.store.tables import Image, Instance, Volume, VolumeCopy
-from supercloud.services.world import World
 
 _LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED})
 

@@ -92,7 +92,7 @@ class Volumes:
             raise Conflict(f"volume {row.name} is not attached")
         if row.position == 0:
             raise Conflict(f"instance boots from volume {row.name}, which stays with it")
-        return await self._begin(row, "volume.detach", {"volume": row.id, "instance": row.instance})
+        return await self._begin_on_volume(row, "volume.detach", {"volume": row.id, "instance": row.instance})
 
     async def resize_volume(
         self, ref: Ref, *, size_bytes: SizeBytes, cloud: Ref | None = None
@@ -101,7 +101,7 @@ class Volumes:
             row = await find_volume(session, ref, cloud)
         if size_bytes < row.size_bytes:
             raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
-        return await self._begin(
+        return await self._begin_on_volume(
             row, "volume.resize", {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
         )
 
@@ -110,16 +110,16 @@ class Volumes:
             row = await find_volume(session, ref, cloud)
         if len(row.snapshots) >= _SNAPSHOTS:
             raise Conflict(f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have")
-        return await self._begin(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
+        return await self._begin_on_volume(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
 
     async def remove_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         async with self._parts.store.read() as session:
             row = await find_volume(session, ref, cloud)
         if row.instance is not None:
             raise Conflict(f"volume {row.name} is attached", hint=f"supercloud volume detach {row.name}")
-        return await self._begin(row, "volume.remove", {"volume": row.id})
+        return await self._begin_on_volume(row, "volume.remove", {"volume": row.id})
 
-    async def _begin(self, row: Volume, kind: str, intent: dict[str, object]) -> OperationView:
+    async def _begin_on_volume(self, row: Volume, kind: str, intent: dict[str, object]) -> OperationView:
         """What touches an attached volume excludes whatever else touches its instance."""
         operations = self._parts.operations
         async with self._parts.store.write() as session:

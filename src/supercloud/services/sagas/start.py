@@ -62,7 +62,7 @@ async def _give_up(world: World, instance: Id, blanket: Id, why: str) -> None:
     standing = await world.rights.standing(instance)
     if standing.record.holder == blanket:
         try:
-            await _end(world, instance, StopMode.DESTROY, 0.0)
+            await end(world, instance, StopMode.DESTROY, 0.0)
         except Unavailable as error:
             why = f"{why}; and whether it runs is unknown: {error.message}"
     elif standing.record.holder is not None:
@@ -87,7 +87,7 @@ async def _stop(world: World, instance: Id, mode: StopMode, timeout_s: float) ->
         if facts.state in {InstanceState.RUNNING, InstanceState.PAUSED}:
             await world.set_state(instance, InstanceState.STOPPING)
         try:
-            await _end(world, instance, mode, timeout_s)
+            await end(world, instance, mode, timeout_s)
         except SupercloudError as error:
             state = InstanceState.FENCED if standing.free_in_s == 0 else InstanceState.RUNNING
             if facts.state in {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.STOPPING}:
@@ -97,7 +97,7 @@ async def _stop(world: World, instance: Id, mode: StopMode, timeout_s: float) ->
         await world.set_state(instance, InstanceState.STOPPED)
 
 
-async def _end(world: World, instance: Id, mode: StopMode, timeout_s: float) -> None:
+async def end(world: World, instance: Id, mode: StopMode, timeout_s: float) -> None:
     """An answer to `stop` proves that nothing runs, so the right is free at once."""
     record = (await world.rights.standing(instance)).record
     if record.holder is None:

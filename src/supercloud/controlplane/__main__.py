@@ -1,0 +1,5 @@
+"""`python -m supercloud.controlplane`."""
+
+from supercloud.controlplane.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""The control plane's own certificate: asked of the owner's key store at each start, renewed while it runs.
+
+Its private key never leaves this process, and neither is kept: who takes the disk has no identity of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+
+import structlog
+
+from supercloud.keystore.client import RemoteKeyStore, RemoteOwner
+from supercloud.model.errors import SupercloudError
+from supercloud.trust.certificates import identity_of
+from supercloud.trust.keys import IdentityKey
+from supercloud.trust.tls import Credentials, reload, server_context
+
+_log = structlog.get_logger(__name__)
+_RETRY_S = 30.0
+
+
+class OwnCertificate:
+    """TLS contexts of the listeners, kept valid by `run()`."""
+
+    def __init__(self, keys: RemoteKeyStore, socket: Path) -> None:
+        self._keys = keys
+        self._socket = socket
+        self._identity = IdentityKey.new()
+        self._contexts: list[ssl.SSLContext] = []
+        self._renew_at = 0.0
+
+    async def obtain(self, hosts: tuple[str, ...]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """For the API (certificates required) and for agents (joining needs none).
+
+        Raises:
+            Unavailable: the key store does not answer.
+        """
+        owner = RemoteOwner(self._socket)
+        try:
+            answer = await owner.issue_controller(csr_pem=self._identity.csr(), addresses=hosts)
+        finally:
+            await owner.close()
+        own = self._credentials(answer.certificate_pem)
+        api = server_context(own, answer.authority_pem)
+        agents = server_context(own, answer.authority_pem, joining=True)
+        self._contexts = [api, agents]
+        return api, agents
+
+    async def run(self) -> None:
+        """Renew at half-life, for the connections to come."""
+        while True:
+            await asyncio.sleep(max(1.0, self._renew_at - time.time()))
+            try:
+                answer = await self._keys.renew_controller(csr_pem=self._identity.csr())
+                own = self._credentials(answer.certificate_pem)
+                for context in self._contexts:
+                    reload(context, own)
+            except SupercloudError as error:
+                _log.warning("certificate.not_renewed", why=error.message)
+                await asyncio.sleep(_RETRY_S)
+
+    def _credentials(self, certificate_pem: str) -> Credentials:
+        self._renew_at = identity_of(certificate_pem).renew_at
+        return Credentials(certificate_pem, self._identity.to_pem())

@@ -1,0 +1,258 @@
+"""The control plane's program.
+
+It prints nothing but its log. SIGTERM ends it in order; `kill -9` at any moment costs nothing but time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from supercloud.api.app import create_app
+from supercloud.api.listener import create_server, serve
+from supercloud.controlplane.compose import DATABASE, control_plane, database_url
+from supercloud.controlplane.credentials import OwnCertificate
+from supercloud.controlplane.listener import AgentListener
+from supercloud.images.blanket import BuiltImages
+from supercloud.keystore.client import RemoteKeyStore
+from supercloud.model.errors import Conflict, InvalidInput, SupercloudError
+from supercloud.model.names import Id
+from supercloud.platforms import open_platform
+from supercloud.ports.platform import Platform
+from supercloud.services import backup
+from supercloud.services.agents import Agents
+from supercloud.services.parts import PlatformDrivers, Settings
+from supercloud.services.store.engine import Store, normal_url
+from supercloud.trust.certificates import Kind, identity_of
+
+_log = structlog.get_logger(__name__)
+_DATABASE_VARIABLE = "SUPERCLOUD_DATABASE"  # a URL may hold a password, so it never comes by argv
+_REVOKED_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    state: Path
+    keystore: Path
+    listen: tuple[str, int]
+    agents: tuple[str, int]
+
+    @property
+    def images(self) -> Path:
+        return self.state / "images"
+
+
+def main() -> int:
+    """Exit status as in model.errors; one line on stderr says what was wrong."""
+    options = _parser().parse_args()
+    _harden()
+    try:
+        return int(options.run(options) or 0)
+    except SupercloudError as error:
+        print(f"error: {error.message}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
+        return error.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="supercloud.controlplane", description=__doc__)
+    parser.add_argument("--state", type=Path)
+    parser.add_argument("--keystore", type=Path, help="the owner's key store's UNIX socket")
+    parser.add_argument("--listen", type=_endpoint, default=("127.0.0.1", 7443), help="of the API")
+    parser.add_argument("--agents", type=_endpoint, default=("127.0.0.1", 7444), help="what blankets dial")
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(title="commands")
+    for name, run, what in (
+        ("backup", _back_up, "write the state into one file, while running or not"),
+        ("restore", _restore, "put the state of such a file in place; the control plane must not run"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("--state", type=Path, required=True)
+        command.add_argument("file", type=Path)
+        command.set_defaults(run=run)
+    restored = commands.add_parser("restored", help="say that PostgreSQL was restored by its own tools")
+    restored.set_defaults(run=_restored)
+    return parser
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError("HOST:PORT is expected")
+    return host, int(port)
+
+
+def _harden() -> None:
+    """No core dumps, no files for others, no local variables in tracebacks, a line of JSON for each event."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _serve(given: argparse.Namespace) -> None:
+    if given.state is None or given.keystore is None:
+        raise InvalidInput("--state and --keystore are needed")
+    given.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options = Options(given.state.absolute(), given.keystore.absolute(), given.listen, given.agents)
+    asyncio.run(_run(options))
+
+
+def _back_up(given: argparse.Namespace) -> None:
+    backup.back_up(_sqlite(given.state), given.state / "images", given.file)
+
+
+def _restore(given: argparse.Namespace) -> None:
+    asyncio.run(backup.restore(_sqlite(given.state), given.state / "images", given.file))
+
+
+def _restored(_given: argparse.Namespace) -> None:
+    async def mark() -> None:
+        store = await Store.open(_postgresql())
+        try:
+            await backup.mark_restored(store)
+        finally:
+            await store.close()
+
+    asyncio.run(mark())
+
+
+def _sqlite(state: Path) -> Path:
+    if os.environ.get(_DATABASE_VARIABLE):
+        raise InvalidInput(
+            "the state is in PostgreSQL",
+            hint="pg_dump and pg_restore, then `python -m supercloud.controlplane restored`",
+        )
+    return (state / DATABASE).absolute()
+
+
+def _postgresql() -> str:
+    url = os.environ.get(_DATABASE_VARIABLE, "")
+    if not url or normal_url(url).get_backend_name() != "postgresql":
+        raise InvalidInput(f"{_DATABASE_VARIABLE} does not name a PostgreSQL database")
+    return url
+
+
+# ---------------------------------------------------------------- running
+
+
+async def _run(options: Options) -> None:
+    url = database_url(options.state, os.environ.get(_DATABASE_VARIABLE))
+    images = BuiltImages()
+    settings = Settings(
+        images=options.images,
+        agents_port=options.agents[1],
+        blanket_image=images.current,
+        database=normal_url(url).get_backend_name(),
+    )
+    keys = RemoteKeyStore(options.keystore)
+    try:
+        async with control_plane(
+            database=url, settings=settings, keys=keys, drivers=_drivers(options.state, images)
+        ) as (control, parts, _, takeover):
+            certificate = OwnCertificate(keys, options.keystore)
+            hosts = (options.listen[0], options.agents[0])
+            api_context, agents_context = await certificate.obtain(hosts)
+            listener = AgentListener(parts)
+            await _listening(listener, options.agents, agents_context)
+            server = create_server(
+                create_app(control),
+                api_context,
+                host=options.listen[0],
+                port=options.listen[1],
+                admit=_is_operator,
+            )
+            await control.start()
+            try:
+                await _until_ended(
+                    serve(server), certificate.run(), takeover.run(), _heed_revocations(keys, parts.agents)
+                )
+            finally:
+                await listener.close()
+    finally:
+        await keys.close()
+
+
+async def _listening(listener: AgentListener, endpoint: tuple[str, int], context: Any) -> None:
+    try:
+        await listener.start(*endpoint, context)
+    except OSError as error:
+        raise Conflict(f"port {endpoint[1]} of {endpoint[0]} cannot be had: {error.strerror}") from error
+
+
+async def _until_ended(*works: Coroutine[Any, Any, None]) -> None:
+    """Until a signal, or until one of them ends, which none should."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    tasks = [asyncio.create_task(work) for work in works]
+    ending = asyncio.create_task(asked.wait())
+    try:
+        done, _ = await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {ending}:
+            task.result()
+    finally:
+        for task in (ending, *tasks):
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _heed_revocations(keys: RemoteKeyStore, agents: Agents) -> None:
+    """The owner may revoke a blanket at the key store directly."""
+    known: set[Id] = set()
+    while True:
+        try:
+            revoked = set(await keys.revoked())
+            for blanket in revoked - known:
+                await agents.revoke(blanket, "its owner revoked it")
+            known = revoked
+        except SupercloudError as error:
+            _log.warning("revocations.unknown", why=error.message)
+        await asyncio.sleep(_REVOKED_EVERY_S)
+
+
+def _is_operator(certificate: bytes) -> bool:
+    try:
+        return identity_of(certificate).kind is Kind.OPERATOR
+    except SupercloudError:
+        return False
+
+
+def _drivers(state: Path, images: BuiltImages) -> PlatformDrivers:
+    """One driver object for each provider, kept: it may hold what it proved of its host."""
+    opened: dict[Id, Platform] = {}
+
+    def driver(provider: Id, kind: str, options: dict[str, str]) -> Platform:
+        if provider not in opened:
+            opened[provider] = open_platform(
+                kind, state / "platforms" / provider, images, options, cache_dir=state / "platforms"
+            )
+        return opened[provider]
+
+    return driver

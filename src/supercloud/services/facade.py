@@ -1,0 +1,144 @@
+"""Everything that users can ask, as one object: services.northbound.Northbound.
+
+Each resource's part is a class of its own, in its own file; here they are put together and connected with
+the operations that carry out what takes long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+
+from supercloud import __version__
+from supercloud.model.names import Id
+from supercloud.model.states import InstanceState
+from supercloud.ports.controller import Event
+from supercloud.ports.durable import Saga
+from supercloud.services.blanket_operations import BlanketOperations
+from supercloud.services.blankets import Blankets
+from supercloud.services.clouds import Clouds
+from supercloud.services.images import Images
+from supercloud.services.instance_operations import InstanceOperations
+from supercloud.services.instances import Instances
+from supercloud.services.networks import Networks
+from supercloud.services.northbound import Northbound, OperationView, StatusView
+from supercloud.services.operations import Intent
+from supercloud.services.parts import Parts
+from supercloud.services.providers import Providers
+from supercloud.services.reconcile import Reconciler
+from supercloud.services.sagas.rotate import rotate
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
+from supercloud.services.volume_operations import VolumeOperations
+from supercloud.services.volumes import Volumes
+from supercloud.services.world import StoreWorld
+
+_log = structlog.get_logger(__name__)
+
+
+class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Instances):
+    """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._uploading = set()
+        self._started_at = time.time()
+        self.world = StoreWorld(parts)
+        self.reconciler = Reconciler(parts, self.world)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._register()
+        parts.agents.on_ready += [parts.meshes.greet, self.reconciler.blanket]
+        parts.agents.on_events.append(self._heard)
+
+    async def start(self) -> None:
+        """Once the durable runtime is up: carry on, listen, and keep the store true from now on."""
+        await self._parts.publisher.resume()
+        for operation in await self._parts.operations.open():
+            await self._parts.operations.started(operation)
+        self._later(self.reconciler.run())
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ operations and status
+
+    async def status(self) -> StatusView:
+        parts = self._parts
+        async with parts.store.read() as session:
+            clouds = await session.scalar(select(func.count()).select_from(Cloud))
+            blankets = await session.scalar(select(func.count()).select_from(Blanket))
+            instances = await session.scalar(select(func.count()).select_from(Instance))
+            running = await session.scalar(
+                select(func.count()).where(Instance.state == InstanceState.RUNNING)
+            )
+            open_ones = await session.scalar(select(func.count()).where(Operation.ended_at.is_(None)))
+        return StatusView(
+            version=__version__,
+            database=parts.settings.database,
+            started_at=self._started_at,
+            quarantine_left_s=await parts.rights.quarantine_left_s(),
+            clouds=clouds or 0,
+            blankets=blankets or 0,
+            blankets_connected=len(parts.agents.connected),
+            instances=instances or 0,
+            instances_running=running or 0,
+            operations_open=open_ones or 0,
+        )
+
+    async def operations(self, *, open_only: bool = False) -> list[OperationView]:
+        return await self._parts.operations.views(open_only=open_only)
+
+    async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
+        return await self._parts.operations.view(operation, wait_s=min(wait_s, 30.0))
+
+    async def cancel(self, operation: Id) -> OperationView:
+        return await self._parts.operations.cancel(operation)
+
+    # ------------------------------------------------------------ inside
+
+    def _register(self) -> None:
+        blankets = BlanketOperations(self._parts)
+        volumes = VolumeOperations(self._parts, self.world)
+        instances = InstanceOperations(self._parts, self.world, volumes)
+        works = {
+            "blanket.add": blankets.add,
+            "blanket.remove": blankets.remove,
+            "instance.run": instances.start,
+            "instance.start": instances.start,
+            "instance.stop": instances.stop,
+            "instance.reboot": instances.reboot,
+            "instance.remove": instances.remove,
+            "instance.migrate": instances.migrate,
+            "volume.attach": volumes.attach,
+            "volume.detach": volumes.detach,
+            "volume.resize": volumes.resize,
+            "volume.snapshot": volumes.snapshot,
+            "volume.remove": volumes.remove,
+            "cloud.rotate-keys": self._rotate,
+        }
+        for kind, work in works.items():
+            self._parts.operations.register(kind, work)
+
+    async def _rotate(self, saga: Saga, intent: Intent) -> None:
+        await rotate(saga, self.world, cloud=intent["cloud"])
+
+    async def _heard(self, blanket: Id, events: tuple[Event, ...]) -> None:
+        """Something happened in a blanket: look at once what it means for its instances."""
+        if any(event.kind.startswith(("instance.", "right.")) for event in events):
+            self._later(self.reconciler.blanket(blanket))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _is_northbound(control: ControlPlane) -> Northbound:
+    """mypy holds the class to the protocol here."""
+    return control

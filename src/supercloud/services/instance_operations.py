@@ -1,0 +1,108 @@
+"""The works of `instance.*`: the sagas, with their intents taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from supercloud.model.errors import Refused, Unavailable
+from supercloud.model.names import Id
+from supercloud.ports.agent import InstanceRef, StopMode
+from supercloud.ports.durable import Saga
+from supercloud.services import mesh
+from supercloud.services.operations import Intent
+from supercloud.services.parts import Parts
+from supercloud.services.sagas.migrate import migrate
+from supercloud.services.sagas.start import end, start, stop
+from supercloud.services.sagas.world import World
+from supercloud.services.store.tables import Instance, Published, Right, Volume
+from supercloud.services.volume_operations import VolumeOperations
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceOperations:
+    parts: Parts
+    world: World
+    volumes: VolumeOperations
+
+    async def start(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Of `instance.run` too, whose rows are there already."""
+        await start(saga, self.world, instance=intent["instance"], blanket=intent["blanket"])
+        return dict(intent)
+
+    async def stop(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        await stop(saga, self.world, instance=intent["instance"], mode=StopMode(intent["mode"]))
+        return dict(intent)
+
+    async def migrate(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        return await migrate(saga, self.world, instance=intent["instance"], target=intent["target"])
+
+    async def reboot(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        instance: Id = intent["instance"]
+
+        async def ask() -> None:
+            holder = (await self.world.rights.standing(instance)).record.holder
+            if holder is None:
+                raise Refused("the instance does not run")
+            await self.world.agent(holder).instances.reboot(InstanceRef(instance=instance))
+
+        await saga.step("reboot", ask, type(None))
+        return dict(intent)
+
+    async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Its own first volume goes with it; the others are only detached."""
+        instance: Id = intent["instance"]
+        force: bool = intent["force"]
+        await saga.progress("stopping")
+        await saga.step("stop", lambda: self._stopped(instance, force=force), type(None))
+        await saga.progress("removing its volume", done=0.4)
+        await saga.step("volumes", lambda: self._discard(instance, force=force), type(None))
+        await saga.step("forget", lambda: self._forget(instance), type(None))
+        return dict(intent)
+
+    async def _stopped(self, instance: Id, *, force: bool) -> None:
+        """With `force`, an unreachable holder whose right is over counts as stopped."""
+        standing = await self.world.rights.standing(instance)
+        holder = standing.record.holder
+        if holder is None:
+            return
+        try:
+            await end(self.world, instance, StopMode.DESTROY, 0.0)
+        except Unavailable:
+            if not force or standing.free_in_s != 0:
+                raise
+            await self.world.rights.surrender(instance, by=holder, epoch=standing.record.epoch)
+
+    async def _discard(self, instance: Id, *, force: bool) -> None:
+        async with self.parts.store.read() as session:
+            row = await session.get(Instance, instance)
+            own = await session.scalar(
+                select(Volume.id).where(Volume.instance == instance, Volume.position == 0)
+            )
+        if row is None:
+            return
+        reachable = row.blanket is not None and self.parts.agents.is_connected(row.blanket)
+        if not reachable and row.blanket is not None and not force:
+            raise Unavailable("the blanket that holds its volume is not connected", hint="wait, or --force")
+        if reachable and row.blanket is not None:
+            await self.world.agent(row.blanket).instances.remove(InstanceRef(instance=instance))
+        if own is not None:
+            await self.volumes.discard(own, reachable=reachable)
+
+    async def _forget(self, instance: Id) -> None:
+        async with self.parts.store.write() as session:
+            row = await session.get(Instance, instance, with_for_update=True)
+            if row is None:
+                return
+            ports = list(await session.scalars(select(Published.at).where(Published.instance == instance)))
+            await session.execute(
+                update(Volume).where(Volume.instance == instance).values(instance=None, position=0)
+            )
+            await session.execute(delete(Right).where(Right.instance == instance))
+            await session.execute(delete(Instance).where(Instance.id == instance))
+            await mesh.changed(session, row.cloud)
+        for at in ports:
+            await self.parts.publisher.silence(at)
+        await self.parts.meshes.spread(row.cloud)

@@ -1,0 +1,182 @@
+"""Bringing the store and what really runs together: at start, when an agent connects, and every while.
+
+What agents report is compared with the store; nothing is assumed of blankets that are silent, except that a
+right which ran out there has run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from sqlalchemy import select
+
+from supercloud.model.errors import Conflict, NotFound, SupercloudError
+from supercloud.model.names import Id
+from supercloud.model.states import BlanketState, InstanceState
+from supercloud.ports.agent import InstanceRef, InstanceReport, RunState, StopInstance, StopMode, VolumeRef
+from supercloud.services.parts import Parts
+from supercloud.services.sagas.world import World
+from supercloud.services.store.tables import Blanket, Instance, Operation, Right, VolumeCopy
+from supercloud.services.store.time import restores
+
+_log = structlog.get_logger(__name__)
+_EVERY_S = 10.0
+_SETTLED = frozenset(
+    {
+        InstanceState.RUNNING,
+        InstanceState.PAUSED,
+        InstanceState.STOPPED,
+        InstanceState.FENCED,
+        InstanceState.FAILED,
+    }
+)
+_SHOWN = {
+    RunState.RUNNING: InstanceState.RUNNING,
+    RunState.PAUSED: InstanceState.PAUSED,
+    RunState.DEFINED: InstanceState.STOPPED,
+    RunState.ABSENT: InstanceState.STOPPED,
+}
+
+
+class Reconciler:
+    """Await `run()`; `blanket` is also called when one connects or reports events."""
+
+    def __init__(self, parts: Parts, world: World) -> None:
+        self._parts = parts
+        self._world = world
+        self._turns: dict[Id, asyncio.Lock] = {}
+
+    async def run(self) -> None:
+        while True:
+            for work in (self._lost_blankets, self.expired, self._all):
+                try:
+                    await work()
+                except SupercloudError as error:
+                    _log.warning("reconcile.failed", work=work.__name__, why=error.message)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _all(self) -> None:
+        await asyncio.gather(*(self.blanket(one) for one in self._parts.agents.connected))
+
+    async def _lost_blankets(self) -> None:
+        """On SQLite this controller is the only one, so what is not connected here is not connected."""
+        if not self._parts.store.sqlite:
+            return
+        async with self._parts.store.write() as session:
+            rows = await session.scalars(select(Blanket).where(Blanket.state == BlanketState.READY))
+            for row in rows:
+                if not self._parts.agents.is_connected(row.id):
+                    row.state, row.reason = BlanketState.UNREACHABLE, "its agent is not connected"
+
+    async def expired(self) -> None:
+        """An instance whose right is over at a silent holder is fenced: it runs nowhere any more."""
+        async with self._parts.store.read() as session:
+            now = await self._parts.rights.now(session)
+            over = await session.scalars(
+                select(Instance.id)
+                .join(Right, Right.instance == Instance.id)
+                .where(
+                    Instance.state.in_((InstanceState.RUNNING, InstanceState.PAUSED)),
+                    Right.holder.is_not(None),
+                    Right.hold.is_(False),
+                    Right.expires_at + Right.margin_s < now,
+                )
+            )
+            instances = list(over)
+        for instance in instances:
+            if not await self._busy(instance):
+                await self._set(
+                    instance, InstanceState.FENCED, "its right ran out at a blanket that is silent"
+                )
+
+    async def blanket(self, blanket: Id) -> None:
+        """Compare one connected blanket's instances and volumes with the store."""
+        async with self._turns.setdefault(blanket, asyncio.Lock()):
+            try:
+                for report in await self._parts.agents.agent(blanket).instances.list():
+                    await self._instance(blanket, report)
+                await self._volumes(blanket)
+            except SupercloudError as error:
+                _log.info("reconcile.blanket_failed", blanket=blanket, why=error.message)
+
+    async def _instance(self, blanket: Id, report: InstanceReport) -> None:
+        if await self._busy(report.instance):
+            return
+        try:
+            standing = await self._world.rights.standing(report.instance)
+        except NotFound:
+            await self._remove_orphan(blanket, report)
+            return
+        if standing.record.holder != blanket:
+            await self._without_right(blanket, report)
+            return
+        async with self._parts.store.read() as session:
+            row = await session.get(Instance, report.instance)
+        shown = _SHOWN.get(report.state)
+        if row is None or shown is None or InstanceState(row.state) not in _SETTLED or row.state == shown:
+            return
+        if shown is InstanceState.STOPPED:  # it ended by itself: the agent's answer proves that nothing runs
+            await self._parts.agents.agent(blanket).instances.stop(
+                StopInstance(instance=report.instance, mode=StopMode.DESTROY, timeout_s=0)
+            )
+            await self._world.rights.surrender(report.instance, by=blanket, epoch=standing.record.epoch)
+        await self._set(report.instance, shown, report.reason)
+
+    async def _without_right(self, blanket: Id, report: InstanceReport) -> None:
+        """What runs without a right is ended; what an instance left where it was before is removed."""
+        agent = self._parts.agents.agent(blanket)
+        if report.state in {RunState.RUNNING, RunState.PAUSED}:
+            _log.warning("reconcile.without_right", blanket=blanket, instance=report.instance)
+            await agent.instances.stop(
+                StopInstance(instance=report.instance, mode=StopMode.DESTROY, timeout_s=0)
+            )
+        async with self._parts.store.read() as session:
+            row = await session.get(Instance, report.instance)
+        if row is not None and row.blanket != blanket and report.state is not RunState.INCOMING:
+            await agent.instances.remove(InstanceRef(instance=report.instance))
+
+    async def _remove_orphan(self, blanket: Id, report: InstanceReport) -> None:
+        """An instance that the store does not know (any more): a removal that did not reach the blanket."""
+        agent = self._parts.agents.agent(blanket)
+        _log.warning("reconcile.orphan", blanket=blanket, instance=report.instance)
+        if await self._restored():
+            return
+        await agent.instances.stop(StopInstance(instance=report.instance, mode=StopMode.DESTROY, timeout_s=0))
+        await agent.instances.remove(InstanceRef(instance=report.instance))
+
+    async def _volumes(self, blanket: Id) -> None:
+        """Copies that the store does not know are deleted, unless an operation may be making them."""
+        agent = self._parts.agents.agent(blanket)
+        found = await agent.volumes.list()
+        async with self._parts.store.read() as session:
+            known = set(await session.scalars(select(VolumeCopy.id).where(VolumeCopy.blanket == blanket)))
+        restored = await self._restored()
+        for copy in found:
+            if copy.copy not in known:
+                _log.warning("reconcile.orphan_copy", blanket=blanket, volume=copy.volume, copy=copy.copy)
+                if restored:
+                    continue
+                await self._parts.keys.destroy_key(volume=copy.volume, copy=copy.copy)
+                await agent.volumes.remove(VolumeRef(volume=copy.volume, copy=copy.copy))
+
+    async def _restored(self) -> bool:
+        """A restored store may not know what was made after its backup: then nothing unknown is deleted."""
+        async with self._parts.store.read() as session:
+            return await restores(session) > 0
+
+    async def _busy(self, instance: Id) -> bool:
+        """Whether an operation is on it, whose business its state is."""
+        async with self._parts.store.read() as session:
+            return (
+                await session.scalar(
+                    select(Operation.id).where(Operation.join_key == instance, Operation.ended_at.is_(None))
+                )
+                is not None
+            )
+
+    async def _set(self, instance: Id, state: InstanceState, reason: str) -> None:
+        try:
+            await self._world.set_state(instance, state, reason=reason)
+        except (Conflict, NotFound) as error:
+            _log.info("reconcile.not_set", instance=instance, state=state, why=error.message)
