@@ -6,6 +6,7 @@ A QMP socket serves one client at a time, so a session is opened for each reques
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,6 +17,9 @@ from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.platforms.qemu.command import DATA_NODE, NIC, QMP_SOCKET
+
+# The library logs as errors what it also raises, and what we cancel.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 _ANSWER_S = 10.0
 #: Writing all of a machine's memory to its disk, or reading it back.

@@ -13,6 +13,7 @@ from supercloud.ports.platform import MachineState
 _INSPECT_S = 3.0
 _QUIT_S = 10.0
 _BUTTON_S = 3.0  # a guest that is still booting does not see the button: press it again
+_SUSPENDED = "its QEMU was stopped by a signal"
 
 
 async def state_of(home: Home, running: Process | None) -> tuple[MachineState, str]:
@@ -20,13 +21,15 @@ async def state_of(home: Home, running: Process | None) -> tuple[MachineState, s
     if running is None:
         return MachineState.STOPPED, ""
     if running.suspended:
-        return MachineState.FROZEN, "its QEMU was stopped by a signal"
+        return MachineState.FROZEN, _SUSPENDED
     try:
         async with session(home.path, timeout_s=_INSPECT_S) as monitor:
             status = await monitor.status()
     except (Failed, Unavailable) as error:
         if await running.wait(0):
             return MachineState.STOPPED, ""
+        if running.suspended:
+            return MachineState.FROZEN, _SUSPENDED
         return MachineState.RUNNING, error.message
     if status == "paused":
         return MachineState.FROZEN, ""

@@ -1,0 +1,82 @@
+"""The doctor's checks: what they say of machines that lack something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from supercloud.model.errors import NotFound
+from supercloud.platforms import doctor
+from supercloud.platforms.doctor import PROGRAMS, Verdict
+from supercloud.platforms.qemu import accelerator
+from supercloud.ports.platform import BlanketFiles
+
+pytestmark = pytest.mark.unit
+
+
+class Host:
+    def __init__(self, free_bytes: int) -> None:
+        self._free_bytes = free_bytes
+
+    def free_memory_bytes(self) -> int:
+        return self._free_bytes
+
+    def free_disk_bytes(self, path: Path) -> int:
+        return self._free_bytes
+
+
+class Unbuilt:
+    def current(self) -> str:
+        raise NotFound("none", hint="make images")
+
+    def files(self, image: str) -> BlanketFiles:
+        raise AssertionError
+
+
+def test_missing_programs_come_with_the_command_that_installs_them(tmp_path: Path) -> None:
+    (tmp_path / "qemu-img").touch(mode=0o755)
+    checks = {check.name: check for check in doctor.programs(str(tmp_path))}
+    assert checks.keys() == PROGRAMS.keys()
+    assert checks["qemu-img"].verdict is Verdict.OK
+    missing = checks["mmdebstrap"]
+    assert missing.verdict is Verdict.BAD
+    assert missing.hint == "apt-get install --no-install-recommends mmdebstrap"
+
+
+def test_every_program_comes_from_a_package_that_setup_installs() -> None:
+    listed = (Path(__file__).parents[2] / "debian-packages.txt").read_text().split()
+    assert {package for package, _ in PROGRAMS.values()} <= set(listed)
+
+
+def test_old_python() -> None:
+    assert doctor.python((3, 11)).verdict is Verdict.OK
+    assert doctor.python((3, 10)).verdict is Verdict.BAD
+
+
+def test_device_that_is_absent_is_a_drawback_only(tmp_path: Path) -> None:
+    check = doctor.device(tmp_path / "kvm")
+    assert (check.verdict, check.found) == (Verdict.WARN, "missing")
+
+
+def test_little_memory_and_disk(tmp_path: Path) -> None:
+    assert doctor.memory(Host(1 << 30)).verdict is Verdict.WARN
+    assert doctor.disk(Host(1 << 30), tmp_path).verdict is Verdict.WARN
+    assert doctor.memory(Host(1 << 40)).verdict is Verdict.OK
+    assert doctor.disk(Host(1 << 40), tmp_path).verdict is Verdict.OK
+
+
+async def test_examination_of_a_machine_without_qemu_or_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(accelerator.command, "BINARY", "qemu-that-is-not-there")
+    checks = {
+        check.name: check
+        for check in await doctor.examine(Unbuilt(), state_dir=tmp_path / "not" / "yet", host=Host(1 << 40))
+    }
+    assert checks["qemu"].verdict is Verdict.BAD
+    assert checks["qemu"].hint.startswith("apt-get install")
+    assert checks["accelerator"].verdict is Verdict.BAD
+    assert (checks["blanket image"].verdict, checks["blanket image"].hint) == (Verdict.WARN, "make images")
+    assert checks["disk"].found.endswith(str(tmp_path))
