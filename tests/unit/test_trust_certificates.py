@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from supercloud.model.errors import Denied, InvalidInput
 from supercloud.model.names import new_id
 from supercloud.trust.authority import LIFETIME_S, Authority
-from supercloud.trust.certificates import Anchors, Identity, Kind, Revoked, identity_of
+from supercloud.trust.certificates import CONTROLLER_URI, Anchors, Identity, Kind, Revoked, identity_of
 from supercloud.trust.keys import IdentityKey, SealingKey, key_of_csr, to_text
 from supercloud.trust.tls import (
     CONTROLLER_NAME,
@@ -80,6 +80,14 @@ def test_a_blanket_cannot_issue_certificates() -> None:
     forged = mine.operator(IdentityKey.new().private.public_key(), at=NOW, lifetime_s=LIFETIME_S)
     with pytest.raises(Denied):
         Anchors(authority.certificate_pem).verify(forged, NOW)
+
+
+def test_a_name_and_a_use_that_do_not_go_together_are_refused() -> None:
+    authority, key = Authority.new(at=NOW), IdentityKey.new().private.public_key()
+    name = x509.UniformResourceIdentifier(CONTROLLER_URI)
+    odd = authority._issue(key, Kind.OPERATOR, [name], at=NOW, lifetime_s=LIFETIME_S)
+    with pytest.raises(InvalidInput, match="another use"):
+        identity_of(odd)
 
 
 def test_while_one_authority_replaces_another_both_are_trusted() -> None:
@@ -277,8 +285,10 @@ async def test_older_tls_is_not_spoken() -> None:
     authority_pem = cloud.authority.certificate_pem
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.load_verify_locations(cadata=authority_pem)
-    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    reload(old, cloud.credentials(Kind.BLANKET))
     async with listening(server_context(cloud.credentials(Kind.CONTROLLER), authority_pem)) as port:
+        await ask(port, old)  # it would do in every other way
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(REFUSED):
             await ask(port, old)
 
