@@ -88,6 +88,7 @@ class Migration:
         await self._journal.open_transfer(request.operation, spec.id, Side.TARGET)
         await self._journal.remember(spec)
         await self._instances.plug(spec)
+        await self._hypervisor.receive(spec)
         landing = await self._forwards.land(
             request.operation,
             address=address,
