@@ -53,14 +53,14 @@ def _run(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True)
 
 
-def _simulated_site() -> Site:
+def _simulated_site(folder: Path) -> Site:
     host = SimulatedHost()
 
     async def give_way(method: str, machine: str, moment: Moment) -> None:
         await asyncio.sleep(0)
 
     return Site(
-        open=lambda: SimulatedPlatform(host, guest=TinyGuest, disturb=give_way),
+        open=lambda: SimulatedPlatform(host, images=TinyImages(folder), guest=TinyGuest, disturb=give_way),
         write_disk=lambda machine, data: host.machines[machine].data.update(mark=data),
         read_disk=lambda machine: host.machines[machine].data.get("mark", b""),
         traces=lambda machine: [name for name in host.machines if name == machine],
@@ -117,7 +117,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     """Machines that a failed test left are destroyed."""
     if request.param == "qemu" and shutil.which(BINARY) is None:
         pytest.skip(f"{BINARY} is not installed")
-    made = _simulated_site() if request.param == "simulated" else _qemu_site(tmp_path)
+    made = _simulated_site(tmp_path) if request.param == "simulated" else _qemu_site(tmp_path)
     yield made
     platform = made.open()
     for machine in await platform.list():
@@ -255,8 +255,6 @@ async def test_failed_creation_leaves_nothing(site: Site) -> None:
 
 async def test_unknown_image_is_not_found(site: Site) -> None:
     platform = site.open()
-    if isinstance(platform, SimulatedPlatform):
-        pytest.skip("the simulated platform was given no images")
     spec = blanket(image="sha256:" + "00" * 32)
     with pytest.raises(NotFound):
         await platform.create(spec)

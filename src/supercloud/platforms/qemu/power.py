@@ -26,14 +26,19 @@ async def state_of(home: Home, running: Process | None) -> tuple[MachineState, s
         async with session(home.path, timeout_s=_INSPECT_S) as monitor:
             status = await monitor.status()
     except (Failed, Unavailable) as error:
-        if await running.wait(0):
-            return MachineState.STOPPED, ""
-        if running.suspended:
-            return MachineState.FROZEN, _SUSPENDED
-        return MachineState.RUNNING, error.message
+        return await _silent(running, error.message)
     if status == "paused":
         return MachineState.FROZEN, ""
     return MachineState.RUNNING, "" if status == "running" else f"QEMU says {status}"
+
+
+async def _silent(running: Process, why: str) -> tuple[MachineState, str]:
+    """What a machine is whose monitor does not answer."""
+    if await running.wait(0):
+        return MachineState.STOPPED, ""
+    if running.suspended:
+        return MachineState.FROZEN, _SUSPENDED
+    return MachineState.RUNNING, why
 
 
 async def down(home: Home, running: Process, *, timeout_s: float) -> None:
