@@ -141,6 +141,8 @@ class FakeHypervisor:
         )
         self.show(instance, RunState.ABSENT, "migrated")
 
+    async def receive(self, spec: InstanceSpec) -> None: ...
+
     async def transfer(self, instance: str) -> TransferStatus:
         if instance not in self.transfers:
             raise NotFound("no transfer")

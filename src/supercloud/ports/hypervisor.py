@@ -81,6 +81,10 @@ class Hypervisor(Protocol):
 class MigratingHypervisor(Protocol):
     """Live migration with storage copy over forwarded UNIX sockets; the target ends paused."""
 
+    async def receive(self, spec: InstanceSpec) -> None:
+        """On the target: make what an incoming copy needs besides its volumes and ports (its seed)."""
+        ...
+
     async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
         """Start and return; the transfer belongs to the hypervisor, not to the caller."""
         ...

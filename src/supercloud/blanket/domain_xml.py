@@ -1,0 +1,240 @@
+"""An instance as libvirt's domain XML, and back. Built as a tree, never by formatting strings."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from supercloud.blanket.places import Places
+from supercloud.model.errors import Failed, InvalidInput
+from supercloud.model.names import Id
+from supercloud.ports.agent import Disk, InstanceSpec, Nic
+from supercloud.ports.hypervisor import VolumeSource
+from supercloud.ports.platform import Flavour
+
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+_SPEC = "urn:supercloud:instance:1"
+_MTU = 1370  # WireGuard's 1420 less VXLAN's 50
+_LOG_SERIAL = 20  # virtio-blk shows the guest at most so many characters
+#: PCIe slots kept for disks attached later; q35 can add a device only where a root port is free.
+_SPARE_PORTS = 6
+_MAX_DISKS = 24  # vda to vdx
+_SPECS: Final = TypeAdapter(InstanceSpec)
+
+ET.register_namespace("qemu", _QEMU)
+ET.register_namespace("sc", _SPEC)
+
+#: The CPU model of a cloud that names none. Measured: of QEMU's named models, blankets translated by TCG
+#: (`-cpu max`) lack nothing of Westmere but `vme`; models after it lack more. It is x86-64-v2 with AES, which
+#: distributions that dropped older processors ask for, and runs on AMD hosts as well as on Intel's.
+DEFAULT_BASELINE: Final = "Westmere"
+#: Virtual-8086 extensions serve 16-bit code only; TCG has none, so no instance has them anywhere.
+ABSENT_FEATURES: Final = ("vme",)
+
+Sources = Callable[[Id], VolumeSource]
+
+
+def domain_name(instance: Id) -> str:
+    return f"sc-{instance}"
+
+
+def tap_name(instance: Id, index: int = 0) -> str:
+    """The tap of an instance's NIC: at most 15 characters, as the kernel allows."""
+    return f"t{instance.replace('-', '')[:12]}{index or ''}"
+
+
+def domain(
+    spec: InstanceSpec, *, sources: Sources, places: Places, flavour: Flavour, cache: str = "none"
+) -> str:
+    """The domain of `spec`: transient, never started by anyone but us, stopped for good when it powers off.
+
+    `sources` tells how each volume is opened. `cache` is QEMU's cache mode of the volumes.
+
+    Raises:
+        InvalidInput: no boot disk or too many disks.
+    """
+    if [disk.boot for disk in spec.disks].count(True) != 1:
+        raise InvalidInput("an instance has exactly one boot disk")
+    if len(spec.disks) > _MAX_DISKS:
+        raise InvalidInput(f"an instance has at most {_MAX_DISKS} disks")
+    root = ET.Element("domain", type="kvm" if flavour is Flavour.KVM else "qemu")
+    _text(root, "name", domain_name(spec.id))
+    _text(root, "uuid", spec.id)
+    # ASCII JSON: XML 1.0 has no way to write the control characters that user data may contain.
+    ET.SubElement(_sub(root, "metadata"), f"{{{_SPEC}}}spec").text = _SPECS.dump_json(
+        spec, ensure_ascii=True
+    ).decode()
+    _text(root, "memory", str(spec.memory_mib), unit="MiB")
+    _text(root, "vcpu", str(spec.vcpus), placement="static")
+    _text(_sub(root, "os"), "type", "hvm", arch="x86_64", machine="q35")
+    features = _sub(root, "features")
+    _sub(features, "acpi")
+    _sub(features, "apic")
+    _cpu(root, spec.cpu_model, flavour)
+    _sub(root, "clock", offset="utc")
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _text(root, f"on_{event}", action)
+    _devices(root, spec, sources, places, cache)
+    _monitors(root, spec.id, places)
+    return ET.tostring(root, encoding="unicode")
+
+
+def disk(disk: Disk, source: VolumeSource, target: str, *, cache: str = "none") -> ET.Element:
+    """One volume as a virtio disk: LUKS qcow2, its whole chain named, so that nothing is probed."""
+    element = ET.Element("disk", type="file", device="disk")
+    _sub(element, "driver", name="qemu", type="qcow2", cache=cache, discard="unmap", detect_zeroes="unmap")
+    _encrypted(_sub(element, "source", file=str(source.path)), source.secret)
+    backing = _sub(element, "backingStore")
+    if source.base_path is not None:
+        backing.set("type", "file")
+        _sub(backing, "format", type="qcow2")
+        file = _sub(backing, "source", file=str(source.base_path))
+        if source.base_secret is not None:
+            _encrypted(file, source.base_secret)
+        _sub(backing, "backingStore")
+    _sub(element, "target", dev=target, bus="virtio")
+    if disk.read_only:
+        _sub(element, "readonly")
+    _text(element, "serial", disk.volume[:_LOG_SERIAL])
+    if disk.boot:
+        _sub(element, "boot", order="1")
+    return element
+
+
+def spec_of(xml: str) -> InstanceSpec:
+    """The spec a domain was made from.
+
+    Raises:
+        Failed: the domain is not ours.
+    """
+    # libvirtd, which is as trusted as we are, produced this XML.
+    found = ET.fromstring(xml).find(f"metadata/{{{_SPEC}}}spec")  # noqa: S314
+    try:
+        return _SPECS.validate_json((found.text or "") if found is not None else "")
+    except ValidationError as broken:
+        raise Failed("the domain carries no instance spec") from broken
+
+
+def disk_target(xml: str, volume: Id) -> str | None:
+    """The guest device ("vdb") of a volume in a domain, if it is attached."""
+    for found in ET.fromstring(xml).iterfind("devices/disk"):  # noqa: S314
+        if found.findtext("serial") == volume[:_LOG_SERIAL] and (target := found.find("target")) is not None:
+            return target.get("dev")
+    return None
+
+
+def free_target(xml: str) -> str:
+    """A guest device name that no disk of the domain has.
+
+    Raises:
+        InvalidInput: it has as many disks as it can have.
+    """
+    taken = {found.get("dev") for found in ET.fromstring(xml).iterfind("devices/disk/target")}  # noqa: S314
+    for index in range(_MAX_DISKS):
+        if (name := _device(index)) not in taken:
+            return name
+    raise InvalidInput(f"an instance has at most {_MAX_DISKS} disks")
+
+
+def console_device(xml: str) -> str:
+    """The pseudo-terminal of the serial console.
+
+    Raises:
+        Failed: the domain has none, so it is not running.
+    """
+    found = ET.fromstring(xml).find("devices/serial[@type='pty']/source")  # noqa: S314
+    path = found.get("path") if found is not None else None
+    if path is None:
+        raise Failed("the instance has no console now")
+    return path
+
+
+def usable_models(capabilities: str) -> tuple[str, ...]:
+    """The CPU models of libvirt's domain capabilities that lack nothing but what no instance has."""
+    names: set[str] = set()
+    for model in ET.fromstring(capabilities).iterfind("cpu/mode[@name='custom']/model"):  # noqa: S314
+        if model.text and model.get("usable") == "yes":
+            names.add(model.text)
+    return tuple(sorted(names | {DEFAULT_BASELINE}))
+
+
+def _cpu(root: ET.Element, model: str, flavour: Flavour) -> None:
+    # Without KVM libvirt cannot know what the translator offers, so it would refuse every named model.
+    check = "none" if flavour is Flavour.TCG else "partial"
+    cpu = _sub(root, "cpu", mode="custom", match="exact", check=check)
+    _text(cpu, "model", model, fallback="forbid")
+    for name in ABSENT_FEATURES:
+        _sub(cpu, "feature", policy="disable", name=name)
+
+
+def _devices(root: ET.Element, spec: InstanceSpec, sources: Sources, places: Places, cache: str) -> None:
+    devices = _sub(root, "devices")
+    _sub(devices, "controller", type="pci", model="pcie-root")
+    wanted = len(spec.disks) + len(spec.nics) + _SPARE_PORTS
+    for _ in range(wanted):
+        _sub(devices, "controller", type="pci", model="pcie-root-port")
+    _sub(devices, "controller", type="usb", model="none")
+    boot_first = sorted(spec.disks, key=lambda one: not one.boot)
+    for index, one in enumerate(boot_first):
+        devices.append(disk(one, sources(one.volume), _device(index), cache=cache))
+    devices.append(_seed(spec, places))
+    for index, nic in enumerate(spec.nics):
+        devices.append(_nic(spec.id, index, nic))
+    serial = _sub(devices, "serial", type="pty")
+    _sub(serial, "log", file=str(places.console_log(spec.id)), append="on")
+    _sub(serial, "target", port="0")
+    _sub(devices, "memballoon", model="none")
+    rng = _sub(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+
+
+def _seed(spec: InstanceSpec, places: Places) -> ET.Element:
+    element = ET.Element("disk", type="file", device="disk")
+    _sub(element, "driver", name="qemu", type="raw")
+    _sub(element, "source", file=str(places.seed(spec.id)))
+    _sub(element, "backingStore")
+    _sub(element, "target", dev="vdz", bus="virtio")
+    _sub(element, "readonly")
+    return element
+
+
+def _nic(instance: Id, index: int, nic: Nic) -> ET.Element:
+    element = ET.Element("interface", type="ethernet")
+    _sub(element, "mac", address=nic.mac)
+    _sub(element, "target", dev=tap_name(instance, index), managed="no")
+    _sub(element, "model", type="virtio")
+    _sub(element, "mtu", size=str(_MTU))
+    return element
+
+
+def _monitors(root: ET.Element, instance: Id, places: Places) -> None:
+    line = ET.SubElement(root, f"{{{_QEMU}}}commandline")
+    for client in ("keeper", "observer"):
+        path = str(places.monitor(instance, client)).replace(",", ",,")
+        for argument in (
+            "-chardev",
+            f"socket,id=sc-{client},path={path},server=on,wait=off",
+            "-mon",
+            f"chardev=sc-{client},mode=control",
+        ):
+            ET.SubElement(line, f"{{{_QEMU}}}arg", value=argument)
+
+
+def _encrypted(source: ET.Element, secret: Id) -> None:
+    encryption = _sub(source, "encryption", format="luks")
+    _sub(encryption, "secret", type="passphrase", uuid=secret)
+
+
+def _device(index: int) -> str:
+    return f"vd{chr(ord('a') + index)}"
+
+
+def _sub(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
+    return ET.SubElement(parent, tag, attributes)
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    _sub(parent, tag, **attributes).text = text

@@ -1,0 +1,78 @@
+"""Where things are in a blanket. One value, so that a test can put two blankets on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from supercloud.model.names import Digest, Id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """`run` is tmpfs and holds whatever must not reach a disk: keys, seeds, sockets, console logs."""
+
+    run: Path = Path("/run/supercloud")
+    data: Path = Path("/var/lib/supercloud")
+
+    def make(self) -> None:
+        """Make the directories below `run` and `data`, for root alone."""
+        for parent in (self.run, self.data):
+            parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.keys, self.disks, self.seeds, self.qmp, self.consoles, self.transfers):
+            path.mkdir(mode=0o700, exist_ok=True)
+        for path in (self.volumes, self.images):
+            path.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def keys(self) -> Path:
+        return self.run / "keys"
+
+    @property
+    def disks(self) -> Path:
+        """Links from a volume's id to this blanket's copy: the same path in every blanket."""
+        return self.run / "disks"
+
+    @property
+    def seeds(self) -> Path:
+        return self.run / "seeds"
+
+    @property
+    def qmp(self) -> Path:
+        return self.run / "qmp"
+
+    @property
+    def consoles(self) -> Path:
+        return self.run / "consoles"
+
+    @property
+    def transfers(self) -> Path:
+        """UNIX sockets of one operation each."""
+        return self.run / "transfers"
+
+    @property
+    def volumes(self) -> Path:
+        return self.data / "volumes"
+
+    @property
+    def images(self) -> Path:
+        return self.data / "images"
+
+    def disk(self, volume: Id) -> Path:
+        return self.disks / f"{volume}.qcow2"
+
+    def seed(self, instance: Id) -> Path:
+        return self.seeds / f"{instance}.iso"
+
+    def console_log(self, instance: Id) -> Path:
+        return self.consoles / f"{instance}.log"
+
+    def copy(self, volume: Id, copy: Id) -> Path:
+        return self.volumes / f"{volume}.{copy}.qcow2"
+
+    def image(self, digest: Digest) -> Path:
+        return self.images / f"{digest.removeprefix('sha256:')}.qcow2"
+
+    def monitor(self, instance: Id, client: str) -> Path:
+        """QEMU's extra QMP monitor for `client`, "keeper" or "observer"."""
+        return self.qmp / f"{instance}.{client}.sock"
