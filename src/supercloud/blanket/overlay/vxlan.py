@@ -16,7 +16,7 @@ from socket import AF_BRIDGE, AF_INET
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
-from pyroute2.netlink.rtnl.ndmsg import FLAGS, STATES
+from pyroute2.netlink.rtnl import ndmsg
 
 from supercloud.blanket.overlay.plan import (
     BRIDGE_PREFIX,
@@ -32,8 +32,8 @@ from supercloud.blanket.overlay.plan import (
 from supercloud.model.names import Ipv4, Mac
 
 _OURS = re.compile(rf"{BRIDGE_PREFIX}[0-9a-f]{{8}}|{LINK_PREFIX}\d{{1,5}}-[0-9a-f]+|t[0-9a-f]{{12}}\d{{0,2}}")
-_STATIC, _PERMANENT = STATES["NUD_NOARP"], STATES["NUD_PERMANENT"]
-_MASTER = FLAGS["NTF_MASTER"]
+_STATIC, _PERMANENT = ndmsg.NUD_NOARP, ndmsg.NUD_PERMANENT
+_MASTER = ndmsg.NTF_MASTER
 _TOWARDS_PEER: dict[str, int] = {
     "learning": 0,
     "unicast_flood": 0,
