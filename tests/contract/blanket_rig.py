@@ -141,7 +141,7 @@ class FakeHypervisor:
         )
         self.show(instance, RunState.ABSENT, "migrated")
 
-    async def receive(self, spec: InstanceSpec) -> None: ...
+    async def receive(self, spec: object) -> None: ...
 
     async def transfer(self, instance: str) -> TransferStatus:
         if instance not in self.transfers:
