@@ -10,7 +10,7 @@ from supercloud.agent.birth import Birth
 from supercloud.model.errors import Denied, NotFound
 from supercloud.model.names import Id
 from supercloud.ports.keystore import JoinAnswer, JoinRequest
-from supercloud.trust.certificates import Anchors, Identity, identity_of
+from supercloud.trust.certificates import Anchors, Identity, identity_of, succeed
 from supercloud.trust.files import read_private, write_private
 from supercloud.trust.join import join_request
 from supercloud.trust.keys import IdentityKey, SealingKey
@@ -99,10 +99,9 @@ class Passport:
             Denied: it is not.
         """
         now = self.identity
-        authority_pem = answer.authority_pem or self.authority_pem
-        # A replacement of the authority comes along with the old one, which vouches for nothing new by
-        # itself: the certificate is checked against the authority that we have trusted so far.
-        fresh = Anchors(self.authority_pem).verify(answer.certificate_pem, at)
+        # The control plane relays this: another authority must be vouched for by the one we trust.
+        authority_pem = succeed(self.authority_pem, answer.authority_pem)
+        fresh = Anchors(authority_pem).verify(answer.certificate_pem, at)
         if (fresh.cloud, fresh.blanket, fresh.public_key) != (now.cloud, now.blanket, now.public_key):
             raise Denied("the renewed certificate is not this blanket's")
         self._answer = JoinAnswer(certificate_pem=answer.certificate_pem, authority_pem=authority_pem)

@@ -16,7 +16,7 @@ from supercloud.keystore.client import RemoteKeyStore, RemoteOwner
 from supercloud.model.errors import SupercloudError
 from supercloud.trust.certificates import identity_of
 from supercloud.trust.keys import IdentityKey
-from supercloud.trust.tls import Credentials, reload, server_context
+from supercloud.trust.tls import Credentials, reload, server_context, trust_authority
 
 _log = structlog.get_logger(__name__)
 _RETRY_S = 30.0
@@ -58,6 +58,7 @@ class OwnCertificate:
                 own = self._credentials(answer.certificate_pem)
                 for context in self._contexts:
                     reload(context, own)
+                    trust_authority(context, answer.authority_pem)  # the next one, while it is replaced
             except SupercloudError as error:
                 _log.warning("certificate.not_renewed", why=error.message)
                 await asyncio.sleep(_RETRY_S)
