@@ -126,8 +126,6 @@ class FakeHypervisor:
         finally:
             self.listeners.remove(queue)
 
-    async def receive(self, spec: object) -> None: ...
-
     async def send(self, instance: str, spec: object, sockets: TransferSockets) -> None:
         self.sent.append(instance)
         self.transfers[instance] = TransferStatus(over=False, progress=Progress(total_bytes=100))

@@ -20,13 +20,13 @@ class Places:
         for parent in (self.run, self.data):
             parent.mkdir(parents=True, exist_ok=True)
         for path in (self.keys, self.disks, self.seeds, self.qmp, self.consoles, self.transfers):
-            path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self.volumes, self.images):
-            path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def keys(self) -> Path:
-        return self.run / "keys"
+        return self.run / "keys" / "volumes"
 
     @property
     def disks(self) -> Path:

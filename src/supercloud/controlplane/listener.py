@@ -26,7 +26,7 @@ from supercloud.model.errors import (
     Unavailable,
 )
 from supercloud.model.names import Id
-from supercloud.ports.keystore import JoinAnswer, JoinRequest
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, RenewRequest
 from supercloud.services import inbox
 from supercloud.services.images import read_image
 from supercloud.services.parts import Parts
@@ -105,15 +105,27 @@ class AgentListener:
             pass  # it left first
 
     async def _join(self, connection: ServerConnection) -> None:
-        done = asyncio.Event()
+        """One request: to join, or to have an expired certificate renewed, whose key the CSR proves."""
+        asked = False
+
+        def once() -> None:
+            nonlocal asked
+            if asked:
+                raise Denied("one request for each connection")
+            asked = True
 
         async def admit(request: JoinRequest) -> JoinAnswer:
-            if done.is_set():
-                raise Denied("one request for each connection")
-            done.set()
+            once()
             return await self._keys.admit(request)
 
-        handlers = {"join.admit": Handler(JoinRequest, JoinAnswer, admit)}
+        async def renew(request: RenewRequest) -> JoinAnswer:
+            once()
+            return await self._keys.renew(blanket=request.blanket, csr_pem=request.csr_pem)
+
+        handlers = {
+            "join.admit": Handler(JoinRequest, JoinAnswer, admit),
+            "join.renew": Handler(RenewRequest, JoinAnswer, renew),
+        }
         peer = Peer(WebSocketTransport(connection), handlers, in_flight=1)
         try:
             async with asyncio.timeout(_JOIN_S):

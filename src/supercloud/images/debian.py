@@ -234,7 +234,8 @@ def make_root(
                     "-",
                     f"deb [trusted=yes] copy:{repository} ./",
                 ],
-                env={"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "TMPDIR": scratch},
+                # The home, too, is closed to the namespace's user, and apt fails over it.
+                env={"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "TMPDIR": scratch, "HOME": "/"},
                 stdout=out,
             )
 

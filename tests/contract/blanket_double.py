@@ -1,0 +1,351 @@
+"""A platform whose machines run a real dialling agent over a hypervisor that is a dictionary.
+
+Joining, TLS, the channel, streams and image transfer are the product's own code; only what would be libvirt,
+LUKS and WireGuard is made up. All blankets of one `Site` can migrate to each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from supercloud import __version__
+from supercloud.agent.birth import Birth
+from supercloud.agent.channel import Channel
+from supercloud.agent.dial import Dialer, join
+from supercloud.agent.identity import Passport, Safe
+from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.migration import Source, Target
+from supercloud.model.right import Renewal, RunRight
+from supercloud.platforms.simulated import SimulatedHost, SimulatedPlatform
+from supercloud.ports import agent as a
+from supercloud.ports.controller import Hello, RenewRights, Surrender
+from supercloud.ports.platform import BlanketMachine, Flavour, Machine
+from supercloud.trust.announce import announce
+from supercloud.trust.sealing import open_sealed
+from supercloud.wire.codec import from_json
+from supercloud.wire.proxies import agent_handlers
+
+
+@dataclass
+class Site:
+    """Everything that exists in all the machines, for tests to look at."""
+
+    folder: Path
+    machines: dict[str, Double] = field(default_factory=dict)
+    transfers: dict[str, Double] = field(default_factory=dict)  # operation -> the target
+    hold_transfers: bool = False  # transfers stay under way until they are cancelled
+
+    def running(self, instance: str) -> list[str]:
+        return [one.birth.name for one in self.machines.values() if one.state(instance) is a.RunState.RUNNING]
+
+
+class LivePlatform(SimulatedPlatform):
+    """A simulated platform whose machines come alive."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(SimulatedHost())
+        self._site = site
+
+    async def create(self, machine: BlanketMachine) -> Machine:
+        made = await super().create(machine)
+        if machine.id not in self._site.machines:
+            double = Double(self._site, from_json(Birth, json.loads(machine.birth)))
+            self._site.machines[machine.id] = double
+            double.start()
+        return made
+
+    async def destroy(self, machine: str) -> None:
+        double = self._site.machines.pop(machine, None)
+        if double is not None:
+            await double.end()
+        await super().destroy(machine)
+
+    def blanket_endpoint(self, port: int) -> str:
+        return f"127.0.0.1:{port}"
+
+
+class Double:
+    """One machine: ports.agent.Agent with all its groups in one object."""
+
+    def __init__(self, site: Site, birth: Birth) -> None:
+        self.site = site
+        self.birth = birth
+        self.instances = _Instances(self)
+        self.volumes = _Volumes(self)
+        self.overlay = _Overlay(self)
+        self.migration = _Migration(self)
+        self.streams = _Streams(self)
+        self.states: dict[str, a.RunState] = {}
+        self.rights: dict[str, RunRight] = {}
+        self.mesh: a.Mesh | None = None
+        self.located: list[a.Location] = []
+        self.key = base64.b64encode(secrets.token_bytes(32)).decode()
+        self.next_key: str | None = None
+        self.generation = 1
+        self.copies: dict[str, a.VolumeReport] = {}
+        self.images: dict[str, bytes] = {}
+        self.boot_id = secrets.token_hex(16)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def end(self) -> None:
+        """As a machine's end: nothing is said to anybody."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        safe = Safe(self.site.folder / self.birth.blanket)
+        keys = safe.keys()
+        answer = safe.certificate()
+        if answer is None:
+            answer = await join(self.birth, keys)
+            safe.keep(answer)
+        self.passport = Passport(safe, keys, answer)
+        self.dialer = Dialer(self.birth.endpoint, self.passport)
+        self.channel = Channel(
+            dial=self.dialer.channel, handlers=lambda: agent_handlers(self), greet=self._greet
+        )
+        await self.channel.run()
+
+    async def _greet(self) -> Hello:
+        return Hello(
+            agent_version=__version__,
+            boot_id=self.boot_id,
+            connection=secrets.token_hex(16),
+            epochs={instance: right.epoch for instance, right in self.rights.items()},
+            sealing_key=self.passport.keys.sealing.public,
+        )
+
+    def state(self, instance: str) -> a.RunState:
+        return self.states.get(instance, a.RunState.ABSENT)
+
+    def said(self, instance: str) -> a.InstanceReport:
+        right = self.rights.get(instance)
+        return a.InstanceReport(
+            instance=instance, state=self.state(instance), epoch=right.epoch if right else None
+        )
+
+    async def renewed(self, right: RunRight) -> None:
+        """A pushed right is worth nothing until it was renewed, while the caller still waits."""
+        asked = Renewal(
+            instance=right.instance, epoch=right.epoch, nonce=right.nonce, request=secrets.token_hex(16)
+        )
+        (answer,) = (await self.channel.renew(RenewRights(renewals=(asked,)))).answers
+        assert answer.right is not None, answer.refused
+        self.rights[right.instance] = answer.right
+
+    async def renew(self, instance: str) -> None:
+        await self.renewed(self.rights[instance])
+
+    async def surrender(self, instance: str) -> None:
+        right = self.rights.pop(instance)
+        await self.channel.surrender(Surrender(instance=instance, epoch=right.epoch))
+
+    async def report(self) -> a.BlanketReport:
+        return a.BlanketReport(
+            blanket=self.birth.blanket,
+            flavour=Flavour.KVM,
+            agent_version=__version__,
+            boot_id=self.boot_id,
+            cpu_models=(),
+            memory_mib=4096,
+            memory_free_mib=4096,
+            disk_free_bytes=1 << 40,
+        )
+
+
+class _Part:
+    def __init__(self, double: Double) -> None:
+        self.double = double
+
+
+class _Instances(_Part):
+    async def start(self, request: a.StartInstance) -> a.InstanceReport:
+        for disk in request.spec.disks:
+            assert any(copy.volume == disk.volume for copy in self.double.copies.values())
+        await self.double.renewed(request.right)
+        self.double.states[request.spec.id] = a.RunState.RUNNING
+        return self.double.said(request.spec.id)
+
+    async def resume(self, request: a.StartInstance) -> a.InstanceReport:
+        if self.double.state(request.spec.id) not in {a.RunState.PAUSED, a.RunState.RUNNING}:
+            raise NotFound("no such copy")
+        self.double.rights[request.spec.id] = request.right
+        self.double.states[request.spec.id] = a.RunState.RUNNING
+        return self.double.said(request.spec.id)
+
+    async def stop(self, request: a.StopInstance) -> a.InstanceReport:
+        if request.instance in self.double.states:
+            self.double.states[request.instance] = a.RunState.DEFINED
+        self.double.rights.pop(request.instance, None)
+        return self.double.said(request.instance)
+
+    async def reboot(self, request: a.InstanceRef) -> a.InstanceReport:
+        return self.double.said(request.instance)
+
+    async def remove(self, request: a.InstanceRef) -> None:
+        if self.double.state(request.instance) is a.RunState.RUNNING:
+            raise Conflict("it runs")
+        self.double.states.pop(request.instance, None)
+
+    async def inspect(self, request: a.InstanceRef) -> a.InstanceReport:
+        return self.double.said(request.instance)
+
+    async def list(self) -> list[a.InstanceReport]:
+        return [self.double.said(instance) for instance in self.double.states]
+
+
+class _Volumes(_Part):
+    async def place_image(self, request: a.PlaceImage) -> None:
+        if request.digest in self.double.images:
+            return
+        content = b""
+        async with self.double.dialer.image(request.digest, 0) as connection:
+            async for frame in connection:
+                content += frame if isinstance(frame, bytes) else b""
+        assert "sha256:" + hashlib.sha256(content).hexdigest() == request.digest
+        self.double.images[request.digest] = content
+
+    async def make(self, request: a.MakeVolume) -> a.VolumeReport:
+        key = open_sealed(
+            request.key,
+            key=self.double.passport.keys.sealing,
+            blanket=self.double.birth.blanket,
+            purpose=request.key.purpose,
+        )
+        assert len(key) == 64
+        report = a.VolumeReport(
+            volume=request.volume, copy=request.copy, size_bytes=request.size_bytes, allocated_bytes=0
+        )
+        return self.double.copies.setdefault(request.copy, report)
+
+    async def open(self, request: a.OpenVolume) -> None:
+        assert request.copy in self.double.copies
+
+    async def remove(self, request: a.VolumeRef) -> None:
+        self.double.copies.pop(request.copy, None)
+
+    async def resize(self, request: a.ResizeVolume) -> a.VolumeReport:
+        (found,) = [copy for copy in self.double.copies.values() if copy.volume == request.volume]
+        return found
+
+    async def snapshot(self, request: a.SnapshotVolume) -> a.VolumeReport:
+        (found,) = [copy for copy in self.double.copies.values() if copy.volume == request.volume]
+        return a.VolumeReport(
+            volume=found.volume,
+            copy=found.copy,
+            size_bytes=found.size_bytes,
+            allocated_bytes=0,
+            snapshots=(*found.snapshots, request.snapshot),
+        )
+
+    async def attach(self, request: a.AttachVolume) -> None: ...
+
+    async def detach(self, request: a.AttachVolume) -> None: ...
+
+    async def list(self) -> list[a.VolumeReport]:
+        return list(self.double.copies.values())
+
+
+class _Overlay(_Part):
+    async def apply(self, request: a.Mesh) -> a.MeshReport:
+        self.double.mesh = request
+        return await self.report()
+
+    async def locate(self, request: a.Location) -> None:
+        self.double.located.append(request)
+
+    async def prepare_key(self) -> a.MeshReport:
+        if self.double.next_key is None:
+            self.double.next_key = base64.b64encode(secrets.token_bytes(32)).decode()
+            self.double.generation += 1
+        return await self.report()
+
+    async def switch_key(self) -> a.MeshReport:
+        if self.double.next_key is not None:
+            self.double.key, self.double.next_key = self.double.next_key, None
+            self.double.generation += 1
+        return await self.report()
+
+    async def report(self) -> a.MeshReport:
+        said = announce(
+            identity=self.double.passport.keys.identity,
+            certificate_pem=self.double.passport.certificate_pem,
+            blanket=self.double.birth.blanket,
+            key=self.double.key,
+            next_key=self.double.next_key,
+            generation=self.double.generation,
+        )
+        generation = self.double.mesh.generation if self.double.mesh else 0
+        return a.MeshReport(
+            generation=generation, key=self.double.key, next_key=self.double.next_key, announcement=said
+        )
+
+
+class _Migration(_Part):
+    async def receive(self, request: a.ReceiveInstance) -> a.Landing:
+        double = self.double
+        double.site.transfers[request.operation] = double
+        double.states.setdefault(request.spec.id, a.RunState.INCOMING)
+        return a.Landing(
+            operation=request.operation, address="100.64.0.1", libvirt_port=1, memory_port=2, disk_port=3
+        )
+
+    async def send(self, request: a.SendInstance) -> a.SourceReport:
+        double, target = self.double, self.double.site.transfers[request.operation]
+        if not double.site.hold_transfers and double.state(request.instance) is a.RunState.RUNNING:
+            target.states[request.instance] = a.RunState.PAUSED
+            double.states[request.instance] = a.RunState.DEFINED
+            double.rights.pop(request.instance, None)
+        return await self.source_status(
+            a.OperationRef(operation=request.operation, instance=request.instance)
+        )
+
+    async def source_status(self, request: a.OperationRef) -> a.SourceReport:
+        gone = self.double.state(request.instance) is not a.RunState.RUNNING
+        if not gone:
+            await asyncio.sleep(0.05)
+        return a.SourceReport(
+            source=Source.GONE if gone else Source.ALIVE,
+            transfer_over=gone or not self.double.site.hold_transfers,
+            progress=a.Progress(total_bytes=10, done_bytes=10, downtime_ms=12.0 if gone else None),
+        )
+
+    async def target_status(self, request: a.OperationRef) -> a.TargetReport:
+        complete = self.double.state(request.instance) is a.RunState.PAUSED
+        if not complete:
+            await asyncio.sleep(0.05)
+        return a.TargetReport(target=Target.COMPLETE if complete else Target.INCOMING)
+
+    async def cancel(self, request: a.OperationRef) -> a.SourceReport:
+        return a.SourceReport(source=Source.ALIVE, transfer_over=True, reason="cancelled")
+
+    async def release(self, request: a.OperationRef) -> None:
+        if self.double.state(request.instance) is a.RunState.INCOMING:
+            del self.double.states[request.instance]
+
+
+class _Streams(_Part):
+    async def open(self, request: a.OpenStream) -> None:
+        """Every port of every instance is an echo."""
+        ready = asyncio.Event()
+
+        async def echo() -> None:
+            async with self.double.dialer.stream(request.stream) as wire:
+                ready.set()
+                with contextlib.suppress(Exception):
+                    async for frame in wire:
+                        await wire.send(frame)
+
+        self.double.echoes = asyncio.create_task(echo())  # type: ignore[attr-defined]
+        await ready.wait()
