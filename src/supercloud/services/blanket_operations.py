@@ -21,7 +21,7 @@ from supercloud.services import mesh
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
-from supercloud.services.store.tables import Blanket, EventRow, Instance, Right, VolumeCopy
+from supercloud.services.store.tables import LOCKED, Blanket, EventRow, Instance, Right, VolumeCopy
 
 _WIREGUARD_PORT = 51820
 _LOOK_EVERY_S = 5.0
@@ -75,7 +75,7 @@ class BlanketOperations:
             )
         )
         async with self.parts.store.write() as session:
-            stored = await session.get_one(Blanket, blanket, with_for_update=True)
+            stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
             stored.endpoint = machine.wireguard
             if stored.state in {BlanketState.CREATED, BlanketState.FAILED}:
                 stored.state = BlanketState.BOOTING
@@ -123,7 +123,7 @@ class BlanketOperations:
         await self.parts.keys.revoke(blanket=blanket)
         await self.parts.agents.drop(blanket, why)
         async with self.parts.store.write() as session:
-            row = await session.get_one(Blanket, blanket, with_for_update=True)
+            row = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
             row.state = move(BLANKET_TRANSITIONS, BlanketState(row.state), BlanketState.FAILED)
             row.revoked, row.reason = True, why
 

@@ -19,7 +19,7 @@ from supercloud.services import mesh
 from supercloud.services.northbound import AddBlanket, BlanketView, OperationView, Ref, Stream
 from supercloud.services.parts import Parts
 from supercloud.services.providers import declaration, platform_of
-from supercloud.services.refs import find_blanket, find_cloud, find_provider
+from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider
 from supercloud.wire.codec import from_json
 
@@ -41,7 +41,7 @@ class Blankets:
         }
         operations = self._parts.operations
         async with self._parts.store.write() as session:
-            cloud = await find_cloud(session, request.cloud)
+            cloud = await own_cloud(session, request.cloud)
             provider = await find_provider(session, request.provider)
             known = await session.scalar(
                 select(Blanket).where(Blanket.cloud == cloud.id, Blanket.name == request.name)

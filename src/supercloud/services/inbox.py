@@ -15,7 +15,7 @@ from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, move
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.controller import Event
 from supercloud.services.store.engine import Store
-from supercloud.services.store.tables import Blanket, EventRow
+from supercloud.services.store.tables import LOCKED, Blanket, EventRow
 from supercloud.wire.codec import to_json
 
 #: A blanket's last events are kept; a flood from one pushes out its own only.
@@ -40,7 +40,7 @@ async def admit(store: Store, blanket: Id, cloud: Id) -> None:
 
 async def ready(store: Store, blanket: Id, report: BlanketReport) -> None:
     async with store.write() as session:
-        row = await session.get(Blanket, blanket, with_for_update=True)
+        row = await session.get(Blanket, blanket, with_for_update=LOCKED)
         if row is None or row.revoked:
             return
         state = BlanketState(row.state)
@@ -52,14 +52,14 @@ async def ready(store: Store, blanket: Id, report: BlanketReport) -> None:
 
 async def unreachable(store: Store, blanket: Id) -> None:
     async with store.write() as session:
-        row = await session.get(Blanket, blanket, with_for_update=True)
+        row = await session.get(Blanket, blanket, with_for_update=LOCKED)
         if row is not None and row.state == BlanketState.READY:
             row.state, row.reason = BlanketState.UNREACHABLE, "its agent disconnected"
 
 
 async def revoke(store: Store, blanket: Id, reason: str) -> None:
     async with store.write() as session:
-        row = await session.get(Blanket, blanket, with_for_update=True)
+        row = await session.get(Blanket, blanket, with_for_update=LOCKED)
         if row is not None:
             row.revoked, row.reason = True, reason
             if BlanketState.REVOKED in BLANKET_TRANSITIONS[BlanketState(row.state)]:

@@ -17,7 +17,7 @@ from supercloud.services.parts import Parts
 from supercloud.services.sagas.migrate import migrate
 from supercloud.services.sagas.start import end, start, stop
 from supercloud.services.sagas.world import World
-from supercloud.services.store.tables import Instance, Published, Right, Volume
+from supercloud.services.store.tables import LOCKED, Instance, Published, Right, Volume
 from supercloud.services.volume_operations import VolumeOperations
 
 
@@ -93,7 +93,7 @@ class InstanceOperations:
 
     async def _forget(self, instance: Id) -> None:
         async with self.parts.store.write() as session:
-            row = await session.get(Instance, instance, with_for_update=True)
+            row = await session.get(Instance, instance, with_for_update=LOCKED)
             if row is None:
                 return
             ports = list(await session.scalars(select(Published.at).where(Published.instance == instance)))

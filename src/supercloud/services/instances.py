@@ -19,7 +19,14 @@ from supercloud.services.northbound import InstanceView, OperationView, Publish,
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import check_migration
-from supercloud.services.refs import find_blanket, find_cloud, find_image, find_instance, find_network
+from supercloud.services.refs import (
+    find_blanket,
+    find_cloud,
+    find_image,
+    find_instance,
+    find_network,
+    own_cloud,
+)
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.store.tables import (
     Blanket,
@@ -148,7 +155,7 @@ class Instances:
         """The instance, its volume, addresses, published ports and operation, all or nothing."""
         operations = self._parts.operations
         async with self._parts.store.write() as session:
-            cloud = await find_cloud(session, request.cloud)
+            cloud = await own_cloud(session, request.cloud)
             known = await _named(session, cloud.id, request.name)
             if known is not None:
                 return await _joined(session, known), True

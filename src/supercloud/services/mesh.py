@@ -199,7 +199,7 @@ class Meshes:
         keys = [report.key] + ([report.next_key] if report.next_key else [])
         said = to_json(Announcement, report.announcement) if report.announcement else None
         async with self._store.write() as session:
-            row = await session.get(tables.Blanket, blanket, with_for_update=True)
+            row = await session.get(tables.Blanket, blanket, with_for_update=tables.LOCKED)
             if row is None:
                 raise NotFound(f"there is no blanket {blanket}")
             new = row.keys != keys or row.announcement != said

@@ -14,7 +14,7 @@ from supercloud.model.names import Id, Ipv4, Mac, new_id
 from supercloud.services import mesh
 from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_cloud, find_network
+from supercloud.services.refs import find_cloud, find_network, own_cloud
 from supercloud.services.store.tables import Cloud, Instance, Network, NicRow
 
 _PRIVATE = tuple(ipaddress.IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
@@ -32,7 +32,7 @@ class Networks:
     async def create_network(self, request: CreateNetwork) -> NetworkView:
         cidr = _checked(request.cidr)
         async with self._parts.store.write() as session:
-            cloud = await find_cloud(session, request.cloud)
+            cloud = await own_cloud(session, request.cloud)
             for name, other in await session.execute(
                 select(Network.name, Network.cidr).where(Network.cloud == cloud.id)
             ):
@@ -137,11 +137,13 @@ def _checked(cidr: str) -> ipaddress.IPv4Network:
 
 
 async def _free_vni(session: AsyncSession) -> int:
-    """Unique over all clouds, so that a packet that strayed would still find no taker."""
-    highest = await session.scalar(select(func.max(Network.vni)))
-    vni = _VNIS.start if highest is None else highest + 1
-    if vni not in _VNIS:
+    """Unique over all clouds, so that a packet that strayed would still find no taker. Random, since clouds
+    that choose at the same moment do not see each other's choice; the table refuses the same one twice."""
+    taken = set(await session.scalars(select(Network.vni)))
+    if len(taken) > len(_VNIS) // 2:
         raise Exhausted("no VXLAN network identifier is left")
+    while (vni := secrets.choice(_VNIS)) in taken:
+        pass
     return vni
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
@@ -71,13 +72,9 @@ class Operations:
             Conflict: another kind of operation, or another intent, is under way for it.
         """
         key = join_key or object_id
-        other = await session.scalar(
-            select(Operation).where(Operation.join_key == key, Operation.ended_at.is_(None))
-        )
-        if other is not None:
-            if (other.kind, other.intent) == (kind, intent):
-                return other.id
-            raise Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
+        joined = await _join(session, key, kind, intent)
+        if joined is not None:
+            return joined
         row = Operation(
             id=new_id(),
             cloud=cloud,
@@ -89,7 +86,14 @@ class Operations:
             state=OperationState.PENDING,
             created_at=time.time(),
         )
-        session.add(row)
+        try:
+            async with session.begin_nested():
+                session.add(row)
+        except IntegrityError:  # somebody recorded one since we looked
+            joined = await _join(session, key, kind, intent)
+            if joined is None:
+                raise
+            return joined
         return row.id
 
     async def started(self, operation: Id) -> OperationView:
@@ -218,6 +222,22 @@ class Operations:
         if row is None:
             raise NotFound(f"there is no operation {operation}")
         return row
+
+
+async def _join(session: AsyncSession, key: Id, kind: str, intent: Intent) -> Id | None:
+    """The open operation under `key`, if it is the same.
+
+    Raises:
+        Conflict: it is another one.
+    """
+    other = await session.scalar(
+        select(Operation).where(Operation.join_key == key, Operation.ended_at.is_(None))
+    )
+    if other is None:
+        return None
+    if (other.kind, other.intent) != (kind, intent):
+        raise Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
+    return other.id
 
 
 def _view(row: Operation) -> OperationView:

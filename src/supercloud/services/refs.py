@@ -11,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.services.northbound import Ref
 from supercloud.services.store.tables import (
+    LOCKED,
     Base,
     Blanket,
     Cloud,
@@ -63,6 +64,13 @@ async def find_cloud(session: AsyncSession, ref: Ref) -> Cloud:
     Raises (all of these): NotFound; Conflict where a name means several things.
     """
     return await _one(session, Cloud, ref)
+
+
+async def own_cloud(session: AsyncSession, ref: Ref) -> Cloud:
+    """The cloud, and until the transaction ends nobody else's: names and addresses in it can be given out."""
+    cloud = await find_cloud(session, ref)
+    await session.refresh(cloud, with_for_update=LOCKED)
+    return cloud
 
 
 async def find_provider(session: AsyncSession, ref: Ref) -> Provider:

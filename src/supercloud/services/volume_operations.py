@@ -25,7 +25,7 @@ from supercloud.ports.durable import Saga
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import World
-from supercloud.services.store.tables import Image, Instance, Volume, VolumeCopy
+from supercloud.services.store.tables import LOCKED, Image, Instance, Volume, VolumeCopy
 
 _LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED})
 
@@ -78,7 +78,7 @@ class VolumeOperations:
 
     async def _claim(self, volume: Id, instance: Id) -> None:
         async with self.parts.store.write() as session:
-            row = await session.get(Volume, volume, with_for_update=True)
+            row = await session.get(Volume, volume, with_for_update=LOCKED)
             if row is None:
                 raise NotFound("the volume was removed")
             if row.instance == instance:
@@ -148,7 +148,7 @@ class VolumeOperations:
 
     async def _unclaim(self, volume: Id) -> None:
         async with self.parts.store.write() as session:
-            row = await session.get(Volume, volume, with_for_update=True)
+            row = await session.get(Volume, volume, with_for_update=LOCKED)
             if row is not None:
                 row.instance, row.position = None, 0
 
@@ -159,7 +159,7 @@ class VolumeOperations:
                 ResizeVolume(volume=volume, size_bytes=size_bytes, instance=self._live_in(seen))
             )
         async with self.parts.store.write() as session:
-            row = await session.get(Volume, volume, with_for_update=True)
+            row = await session.get(Volume, volume, with_for_update=LOCKED)
             if row is not None:
                 row.size_bytes = max(row.size_bytes, size_bytes)
 
@@ -171,7 +171,7 @@ class VolumeOperations:
             SnapshotVolume(volume=volume, snapshot=name, instance=self._live_in(seen))
         )
         async with self.parts.store.write() as session:
-            row = await session.get(Volume, volume, with_for_update=True)
+            row = await session.get(Volume, volume, with_for_update=LOCKED)
             if row is not None:
                 row.snapshots = list(report.snapshots)
 

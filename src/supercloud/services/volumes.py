@@ -11,7 +11,14 @@ from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.names import MIB, Name, SizeBytes, new_id
 from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_blanket, find_cloud, find_image, find_instance, find_volume
+from supercloud.services.refs import (
+    find_blanket,
+    find_cloud,
+    find_image,
+    find_instance,
+    find_volume,
+    own_cloud,
+)
 from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Volume, VolumeCopy
 
 _SNAPSHOTS = 64
@@ -27,7 +34,7 @@ class Volumes:
     async def create_volume(self, request: CreateVolume) -> VolumeView:
         """Its data is made where it is first attached."""
         async with self._parts.store.write() as session:
-            cloud = await find_cloud(session, request.cloud)
+            cloud = await own_cloud(session, request.cloud)
             image = await find_image(session, request.image) if request.image else None
             size = check_size(request.size_bytes, image)
             on = await find_blanket(session, request.on, cloud.id) if request.on else None

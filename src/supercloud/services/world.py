@@ -15,7 +15,16 @@ from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import CopyFacts, DiskFacts, InstanceFacts
-from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, NicRow, Volume, VolumeCopy
+from supercloud.services.store.tables import (
+    LOCKED,
+    Blanket,
+    Cloud,
+    Image,
+    Instance,
+    NicRow,
+    Volume,
+    VolumeCopy,
+)
 
 
 class StoreWorld:
@@ -47,7 +56,7 @@ class StoreWorld:
             Conflict: the life cycle forbids it.
         """
         async with self._store.write() as session:
-            row = await session.get(Instance, instance, with_for_update=True)
+            row = await session.get(Instance, instance, with_for_update=LOCKED)
             if row is None:
                 raise NotFound(f"there is no instance {instance}")
             row.state = move(INSTANCE_TRANSITIONS, InstanceState(row.state), state)
@@ -167,7 +176,7 @@ class StoreWorld:
 
 
 async def _volume(session: AsyncSession, volume: Id) -> Volume:
-    row = await session.get(Volume, volume, with_for_update=True)
+    row = await session.get(Volume, volume, with_for_update=LOCKED)
     if row is None:
         raise NotFound(f"there is no volume {volume}")
     return row

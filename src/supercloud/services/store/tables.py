@@ -23,6 +23,11 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text, int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
 
 
+#: `with_for_update` of whatever others refer to: PostgreSQL lets rows that refer to it be written meanwhile,
+#: so that transactions which lock a cloud and a thing in it in either order do not wait for each other.
+LOCKED: dict[str, Any] = {"key_share": True}
+
+
 class Meta(Base):
     """What the store remembers of itself: its incarnation, restores, the end of a quarantine."""
 
