@@ -11,22 +11,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from supercloud.model.errors import Denied, SupercloudError, Unavailable
 from supercloud.model.names import Id
 from supercloud.model.right import Cloned
-from supercloud.ports.agent import (
-    Agent,
-    BlanketReport,
-    InstancesAgent,
-    MigrationAgent,
-    OverlayAgent,
-    StreamsAgent,
-    VolumesAgent,
-)
+from supercloud.ports.agent import Agent
 from supercloud.ports.controller import (
     Acknowledged,
     CertificateAnswer,
@@ -50,6 +42,11 @@ from supercloud.wire.rpc import Peer, Transport
 _log = structlog.get_logger(__name__)
 _PROBE_S = 3.0
 _HELLO_S = 15.0
+#: An agent that was cut off is back in this, busy machine or not: it dials again every few seconds.
+_BACK_S = 20.0
+_TRIES = 3
+
+T = TypeVar("T")
 
 #: Told of a blanket that connected, with its agent; and of events that it reported.
 OnReady = Callable[[Id], Awaitable[None]]
@@ -63,39 +60,32 @@ class _Connection:
     hello: Hello
 
 
-class RoutedAgent:
-    """ports.agent.Agent of a blanket over whatever connection it has at the moment of each call."""
+class _Route:
+    """What RemoteAgent asks, over whatever connection a blanket has at the moment of each call.
+
+    Every method may be repeated, so a call whose connection ended in the middle is made again on the next:
+    an agent or a control plane that merely restarted fails no operation.
+    """
 
     def __init__(self, agents: Agents, blanket: Id) -> None:
         self._agents = agents
         self._blanket = blanket
 
-    @property
-    def instances(self) -> InstancesAgent:
-        return self._now.instances
-
-    @property
-    def volumes(self) -> VolumesAgent:
-        return self._now.volumes
-
-    @property
-    def overlay(self) -> OverlayAgent:
-        return self._now.overlay
-
-    @property
-    def migration(self) -> MigrationAgent:
-        return self._now.migration
-
-    @property
-    def streams(self) -> StreamsAgent:
-        return self._now.streams
-
-    async def report(self) -> BlanketReport:
-        return await self._now.report()
-
-    @property
-    def _now(self) -> RemoteAgent:
-        return self._agents.current(self._blanket)
+    async def call(self, method: str, value: object, takes: Any, gives: type[T], *, timeout_s: float) -> T:
+        """
+        Raises:
+            Unavailable: it is not connected, and was not a moment ago; or its connections end each time.
+            SupercloudError: what the agent answered.
+        """
+        tries = _TRIES
+        while True:
+            peer = await self._agents.peer(self._blanket)
+            try:
+                return await peer.call(method, value, takes, gives, timeout_s=timeout_s)
+            except Unavailable:
+                tries -= 1
+                if not peer.closed or not tries:
+                    raise
 
 
 class Agents:
@@ -107,6 +97,10 @@ class Agents:
         self._keys = keys
         self._connections: dict[Id, _Connection] = {}
         self._arrivals: dict[Id, asyncio.Event] = {}
+        #: Until when a blanket that left is expected back (monotonic). Of one that was not here yet
+        #: since we started, our own restart may be all that keeps it away.
+        self._expected: dict[Id, float] = {}
+        self._expected_first = time.monotonic() + _BACK_S
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_ready: list[OnReady] = []
         self.on_events: list[OnEvents] = []
@@ -114,20 +108,24 @@ class Agents:
     # ------------------------------------------------------------ asking
 
     def agent(self, blanket: Id) -> Agent:
-        """Its calls raise Unavailable while the blanket is not connected."""
-        return RoutedAgent(self, blanket)
+        """Its calls raise Unavailable while the blanket is not connected and was not a moment ago."""
+        return RemoteAgent(_Route(self, blanket))
 
-    def current(self, blanket: Id) -> RemoteAgent:
-        connection = self._connections.get(blanket)
-        if connection is None:
-            raise Unavailable(
-                f"the agent of blanket {blanket} is not connected",
-                hint="supercloud blanket show says since when",
-            )
-        return connection.agent
+    async def peer(self, blanket: Id) -> Peer:
+        """The connection of a blanket; one that is expected back is waited for.
+
+        Raises:
+            Unavailable: it has none.
+        """
+        if not self.is_connected(blanket):
+            now = time.monotonic()
+            until = self._expected.get(blanket, self._expected_first)
+            await self.wait_for(blanket, _BACK_S if blanket in self._connections else max(0.0, until - now))
+        return self._connections[blanket].peer
 
     def is_connected(self, blanket: Id) -> bool:
-        return blanket in self._connections
+        connection = self._connections.get(blanket)
+        return connection is not None and not connection.peer.closed
 
     @property
     def connected(self) -> frozenset[Id]:
@@ -142,12 +140,13 @@ class Agents:
         arrival = self._arrivals.setdefault(blanket, asyncio.Event())
         try:
             async with asyncio.timeout(timeout_s):
-                while blanket not in self._connections:
+                while not self.is_connected(blanket):
                     arrival.clear()
                     await arrival.wait()
         except TimeoutError as error:
             raise Unavailable(
-                f"the agent of blanket {blanket} did not connect in {timeout_s:.0f} s"
+                f"the agent of blanket {blanket} is not connected",
+                hint="supercloud blanket show says since when",
             ) from error
         return self.agent(blanket)
 
@@ -172,6 +171,7 @@ class Agents:
 
     async def drop(self, blanket: Id, reason: str) -> None:
         """End its connection, if there is one."""
+        self._expected[blanket] = 0.0
         connection = self._connections.pop(blanket, None)
         if connection is not None:
             await connection.peer.close(reason)
@@ -195,7 +195,7 @@ class Agents:
 
     async def _ready(self, blanket: Id) -> None:
         try:
-            report = await self.current(blanket).report()
+            report = await self.agent(blanket).report()
             await inbox.ready(self._store, blanket, report)
             for told in self.on_ready:
                 await told(blanket)
@@ -219,6 +219,7 @@ class Agents:
         connection = self._connections.get(blanket)
         if connection is not None and connection.peer is session.peer:
             del self._connections[blanket]
+            self._expected[blanket] = time.monotonic() + _BACK_S
             await inbox.unreachable(self._store, blanket)
             _log.info("agent.left", blanket=blanket)
 

@@ -10,7 +10,7 @@ import inspect
 import types
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
-from typing import Any, cast, get_type_hints
+from typing import Any, Protocol, TypeVar, cast, get_type_hints
 
 from supercloud.ports.agent import (
     Agent,
@@ -22,7 +22,9 @@ from supercloud.ports.agent import (
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
-from supercloud.wire.rpc import Handler, Peer
+from supercloud.wire.rpc import Handler
+
+T = TypeVar("T")
 
 #: Seconds to wait for an answer. What is not here takes `_USUAL_S`.
 _TIMEOUTS_S = {
@@ -54,7 +56,15 @@ def _methods(port: type) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def remote(port: type, group: str, peer: Peer) -> Any:
+class Caller(Protocol):
+    """Who carries a call to the other end: a connection, or what finds one for each call."""
+
+    async def call(
+        self, method: str, value: object, takes: Any, gives: type[T], *, timeout_s: float
+    ) -> T: ...
+
+
+def remote(port: type, group: str, peer: Caller) -> Any:
     """An object with the port's methods, each of which asks the other end."""
 
     def bind(name: str, takes: Any, gives: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -81,7 +91,7 @@ def handlers(port: type, group: str, implementation: object) -> dict[str, Handle
 class RemoteAgent:
     """ports.agent.Agent over a connection."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Caller) -> None:
         self._peer = peer
         self.instances = cast(InstancesAgent, remote(InstancesAgent, "instances", peer))
         self.volumes = cast(VolumesAgent, remote(VolumesAgent, "volumes", peer))
@@ -101,7 +111,7 @@ def agent_handlers(agent: Agent) -> dict[str, Handler]:
     return found
 
 
-def remote_controller(peer: Peer) -> Controller:
+def remote_controller(peer: Caller) -> Controller:
     """ports.controller.Controller over a connection."""
     return cast(Controller, remote(Controller, "controller", peer))
 

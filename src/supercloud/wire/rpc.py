@@ -120,6 +120,11 @@ class Peer:
     async def close(self, reason: str = "closed") -> None:
         await self._transport.close(reason)
 
+    @property
+    def closed(self) -> bool:
+        """Whether its connection ended: nothing that waits for an answer will get one."""
+        return self._closed is not None
+
     def _take(self, frame: str) -> None:
         if len(frame) > FRAME_BYTES:
             raise InvalidInput(f"a frame of {len(frame)} characters")
