@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
@@ -68,6 +70,8 @@ class SimulatedOptions:
     first_port: Annotated[int, Field(ge=1, le=65535)] = 1
     last_port: Annotated[int, Field(ge=1, le=65535)] = 65535
     confidentiality: Confidentiality = Confidentiality.PROCEDURAL
+    #: A directory that is given each machine's birth data, for whoever plays the machines.
+    births: Path | None = None
 
 
 @dataclass(slots=True)
@@ -169,6 +173,8 @@ class SimulatedPlatform:
         known = self._host.machines.pop(machine, None)
         if known is not None:
             known.end()
+        if self._options.births is not None:
+            (self._options.births / machine).unlink(missing_ok=True)
         await self._disturb("destroy", machine, "after")
 
     def blanket_endpoint(self, port: int) -> Endpoint:
@@ -231,12 +237,21 @@ class SimulatedPlatform:
         known = SimulatedMachine(spec, self._free_port(), self._guest())
         self._run(known)
         self._host.machines[spec.id] = known
+        self._bear(spec)
         try:
             await self._disturb("create", spec.id, "after")
         except asyncio.CancelledError:
             self._host.machines.pop(spec.id, None)
             raise
         return _report(known)
+
+    def _bear(self, spec: BlanketMachine) -> None:
+        """Whole or not at all, and for its owner's eyes only: it holds the secret to join with."""
+        if self._options.births is not None:
+            scratch = self._options.births / f".{spec.id}"
+            with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(spec.birth)
+            scratch.rename(scratch.with_name(spec.id))
 
     async def _change(
         self, method: str, machine: Id, effect: Callable[[SimulatedMachine], None], *, running: bool = False
