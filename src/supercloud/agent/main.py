@@ -1,4 +1,4 @@
-"""`python3 -m supercloud.agent`: the one place where the agent's drivers are picked."""
+"""The agent's life, over whatever drivers it is given: who it is, then the agent and its keeper's link."""
 
 from __future__ import annotations
 

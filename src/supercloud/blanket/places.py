@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,19 @@ class Places:
     run: Path = Path("/run/supercloud")
     data: Path = Path("/var/lib/supercloud")
 
-    def make(self) -> None:
-        """Make the directories below `run` and `data`, for root alone."""
-        for parent in (self.run, self.data):
-            parent.mkdir(parents=True, exist_ok=True)
-        for path in (self.keys, self.disks, self.seeds, self.qmp, self.consoles, self.transfers):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self.volumes, self.images):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def make(self, *, user: str | None = "libvirt-qemu") -> None:
+        """Make the directories below `run` and `data`.
+
+        QEMU runs as `user`: it may pass through those whose files it is given, and makes sockets in two.
+        """
+        self.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.consoles.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self.disks, self.seeds, self.qmp, self.transfers, self.volumes, self.images):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o711)
+        if user is not None:
+            for path in (self.qmp, self.transfers):
+                shutil.chown(path, user)
 
     @property
     def keys(self) -> Path:

@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pyroute2 import NetlinkError
 
+from supercloud.blanket import nft
 from supercloud.blanket.overlay import filter as packet_filter
 from supercloud.blanket.overlay.dhcp import Children, Settings
 from supercloud.blanket.overlay.plan import (
@@ -135,7 +136,7 @@ class LinuxOverlay:
         async with self._lock:
             devices = self._devices(instance)
             if devices:
-                await packet_filter.run(packet_filter.permit(devices, 0))
+                await nft.run(packet_filter.permit(devices, 0))
             await self._change(unplugged(self._known, instance))
             for device in devices:
                 await self._in_thread("port", self._wiring.unplug, device)
@@ -146,10 +147,10 @@ class LinuxOverlay:
         if not devices and seconds > 0:
             raise NotFound(f"instance {instance} has no port here")
         if devices:
-            await packet_filter.run(packet_filter.permit(devices, seconds))
+            await nft.run(packet_filter.permit(devices, seconds))
 
     async def grant_tcp(self, peer: Ipv4, port: Port, seconds: float) -> None:
-        await packet_filter.run(packet_filter.grant(peer, port, seconds))
+        await nft.run(packet_filter.grant(peer, port, seconds))
 
     # ------------------------------------------------------------ keys
 
@@ -187,7 +188,7 @@ class LinuxOverlay:
         """All parts, in the order in which each is safe without the next."""
         self._whole = False
         with _part("filter"):
-            await packet_filter.run(
+            await nft.run(
                 packet_filter.ruleset(wanted.filter, underlay=self._underlay, listen_port=self._listen_port)
             )
         self._plan = wanted
@@ -223,7 +224,7 @@ class LinuxOverlay:
     async def _filter(self, wanted: Plan) -> None:
         if (commands := packet_filter.change(self._plan.filter, wanted.filter)) is not None:
             with _part("filter"):
-                await packet_filter.run(commands)
+                await nft.run(commands)
 
     def _converge_tunnel(self) -> None:
         self._tunnel.converge(self._keys.private(), self._known.mesh.peers, time.time())

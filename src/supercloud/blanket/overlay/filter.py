@@ -14,8 +14,6 @@ end them. A change of the other sets and all rules is one transaction: no packet
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,7 +25,6 @@ from supercloud.blanket.overlay.plan import (
     TAP_PREFIX,
     Filter,
 )
-from supercloud.model.errors import Failed
 from supercloud.model.names import Ipv4, Port
 
 Json = dict[str, Any]
@@ -35,7 +32,6 @@ Element = tuple[str | int, ...]
 
 TABLE = "supercloud"
 PERMITTED, GRANTS = "permitted", "grants"
-_DEADLINE_S = 10.0
 _SETS: dict[str, tuple[str, list[str]]] = {
     "own": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
     "own_macs": ("bridge", ["ifname", "ether_addr"]),
@@ -107,31 +103,6 @@ def permit(devices: Iterable[str], seconds: float) -> Json:
 def grant(peer: Ipv4, port: Port, seconds: float) -> Json:
     """Let `peer` (a mesh address) connect to this TCP port of the blanket; 0: no longer."""
     return timed("inet", GRANTS, (peer, port), int(seconds))
-
-
-async def run(commands: Json) -> None:
-    """One transaction: all of it or nothing.
-
-    Raises:
-        Failed: with nft's own words.
-    """
-    process = await asyncio.create_subprocess_exec(
-        "nft",
-        "-j",
-        "-f",
-        "-",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_DEADLINE_S):
-            _, said = await process.communicate(json.dumps(commands).encode())
-    except TimeoutError as error:
-        process.kill()
-        raise Failed("nft did not answer") from error
-    if process.returncode:
-        raise Failed(f"nft: {said.decode(errors='replace').strip()[:300]}")
 
 
 # ---------------------------------------------------------------- rules
