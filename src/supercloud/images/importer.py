@@ -68,7 +68,7 @@ def check(path: Path, format: ImageFormat | None = None) -> Checked:
     given = ["-f", format.value] if format else []
     said = json.loads(_qemu_img(["info", "--output=json", *given, _plain(path)], _INFO_S, path))
     found = said.get("format")
-    if found not in ImageFormat:
+    if found not in list(ImageFormat):
         raise InvalidInput(
             f"{path.name} is {found}, which cannot be imported",
             hint=f"--format one of {', '.join(ImageFormat)}",
