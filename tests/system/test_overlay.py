@@ -86,7 +86,7 @@ def _another_init() -> bytes:
     theirs = (Path(image.__file__).parent / "recipe" / "blanket" / "init").read_text()
     last = "exec busybox switch_root /new /usr/lib/supercloud/boot"
     assert last in theirs
-    mounted = "busybox mkdir /new/check\nbusybox mount -t squashfs -o ro /dev/vdc /new/check\n"
+    mounted = "busybox mkdir /new/check\nbusybox mount -t squashfs -o ro /new/dev/vdc /new/check\n"
     archive = _Cpio()
     archive.add(
         "init", 0o100755, theirs.replace(last, f"{mounted}exec busybox switch_root /new /check/boot").encode()

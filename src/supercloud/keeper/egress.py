@@ -6,12 +6,10 @@ nobody else's process to be alive.
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from supercloud.model.errors import Failed
+from supercloud.blanket import nft
 from supercloud.model.names import Id
 
 FAMILY = "bridge"
@@ -51,20 +49,4 @@ async def permit(seconds: Mapping[Id, float]) -> None:
     Raises:
         Failed: with nft's own words.
     """
-    process = await asyncio.create_subprocess_exec(
-        "nft",
-        "-j",
-        "-f",
-        "-",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_NFT_S):
-            _, said = await process.communicate(json.dumps(transaction(seconds)).encode())
-    except TimeoutError as error:
-        process.kill()
-        raise Failed("nft did not answer") from error
-    if process.returncode:
-        raise Failed(f"nft: {said.decode(errors='replace').strip()[:300]}")
+    await nft.run(transaction(seconds), deadline_s=_NFT_S)
