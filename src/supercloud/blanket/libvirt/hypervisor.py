@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from xml.etree.ElementTree import ParseError
 
 import structlog
@@ -242,6 +242,8 @@ def run_state(found: Handle) -> RunState:
         if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_SHUTDOWN):
             return RunState.RUNNING
         if state in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED):
+            if reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:
+                return RunState.INCOMING  # nothing has arrived yet, or it has not booted yet
             if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION and is_receiving(found):
                 return RunState.INCOMING
             return RunState.PAUSED
@@ -254,9 +256,18 @@ def run_state(found: Handle) -> RunState:
 
 def is_receiving(found: Handle) -> bool:
     """Whether a domain paused "for migration" is the target: a source is so too while it hands over."""
+    return job(found) is None
+
+
+def job(found: Handle) -> dict[str, Any] | None:
+    """A domain's job statistics; None where it is the target of a migration, which libvirt has none for."""
     libvirt = bindings()
-    operation = found.jobStats().get("operation")
-    return bool(operation != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    try:
+        return dict(found.jobStats())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            raise
+        return None
 
 
 def _offers_kvm(handle: Handle) -> bool:

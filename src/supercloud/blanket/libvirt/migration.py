@@ -13,7 +13,7 @@ from typing import Any, Final
 from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
-from supercloud.blanket.libvirt.hypervisor import find, get
+from supercloud.blanket.libvirt.hypervisor import find, get, job
 from supercloud.blanket.places import Places
 from supercloud.model.errors import SupercloudError
 from supercloud.model.names import Id
@@ -94,7 +94,7 @@ class Migrating:
             if found is None:
                 return False, False, None
             try:
-                return True, _is_sending(found), _progress(found.jobStats())
+                return True, _is_sending(found), _progress(job(found) or {})
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
@@ -165,7 +165,7 @@ def _parameters(sockets: TransferSockets) -> dict[str, str]:
 
 def _is_sending(found: Handle) -> bool:
     libvirt = bindings()
-    stats = found.jobStats()
+    stats = job(found) or {}
     return bool(
         stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE
         and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import structlog
+
 from supercloud.model.errors import SupercloudError, Unavailable
 from supercloud.model.migration import Outcome, Source, Target, settle
 from supercloud.model.names import Id
@@ -15,6 +17,7 @@ from supercloud.services.sagas.world import World
 
 #: A side that does not answer is asked again after this; one that answers keeps us waiting itself.
 _AGAIN_S = 1.0
+_log = structlog.get_logger(__name__)
 #: A complete target changes no more unless it dies, so it need not be asked as long as the source runs.
 _COMPLETE_AGAIN_S = 5.0
 
@@ -46,7 +49,8 @@ class _Watch:
     async def ask_source(self) -> None:
         try:
             report = await self._world.agent(self._at_source).migration.source_status(self._ref)
-        except Unavailable:
+        except SupercloudError as error:
+            self._note_silence("source", error)
             await self._source_silent()
         else:
             await self.take(report)
@@ -78,7 +82,8 @@ class _Watch:
             await asyncio.sleep(_COMPLETE_AGAIN_S)
         try:
             report = await self._world.agent(self._at_target).migration.target_status(self._ref)
-        except Unavailable:
+        except SupercloudError as error:
+            self._note_silence("target", error)
             self.target = Target.UNKNOWN
             await asyncio.sleep(_AGAIN_S)
         else:
@@ -86,6 +91,11 @@ class _Watch:
             if report.target is Target.LOST:
                 self.reason = self.reason or f"the target's copy is gone: {report.reason}"
                 await asyncio.sleep(_AGAIN_S)  # a loss is no event to wait for; the source decides
+
+    def _note_silence(self, side: str, error: SupercloudError) -> None:
+        """A side that cannot say how it is, for whatever reason, is as unknown as one that is away."""
+        if not isinstance(error, Unavailable):
+            _log.warning("migration.side_unknown", operation=self._ref.operation, side=side, why=error.message)
 
     async def give_up(self) -> None:
         """Ask the source to end the transfer. What came of it is in its report."""
