@@ -17,7 +17,6 @@ TABLE = "supercloud"
 SET = "permitted"
 #: How many ports an instance may have. Those that it has not are permitted too, which permits nothing.
 PORTS = 4
-_NFT_S = 5.0
 
 
 def tap_of(instance: Id, index: int = 0) -> str:
@@ -49,4 +48,4 @@ async def permit(seconds: Mapping[Id, float]) -> None:
     Raises:
         Failed: with nft's own words.
     """
-    await nft.run(transaction(seconds), deadline_s=_NFT_S)
+    await nft.run(transaction(seconds))
