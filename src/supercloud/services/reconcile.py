@@ -94,11 +94,24 @@ class Reconciler:
         """Compare one connected blanket's instances and volumes with the store."""
         async with self._turns.setdefault(blanket, asyncio.Lock()):
             try:
-                for report in await self._parts.agents.agent(blanket).instances.list():
-                    await self._instance(blanket, report)
+                reports = await self._parts.agents.agent(blanket).instances.list()
+                expected = await self._expected(blanket)
+                for report in reports:
+                    if expected.get(report.instance) != _SHOWN.get(report.state, report.state):
+                        await self._instance(blanket, report)
                 await self._volumes(blanket)
             except SupercloudError as error:
                 _log.info("reconcile.blanket_failed", blanket=blanket, why=error.message)
+
+    async def _expected(self, blanket: Id) -> dict[Id, str]:
+        """The states of the instances whose right is held there: most are as reported, and need no more."""
+        async with self._parts.store.read() as session:
+            rows = await session.execute(
+                select(Instance.id, Instance.state)
+                .join(Right, Right.instance == Instance.id)
+                .where(Right.holder == blanket)
+            )
+            return {instance: state for instance, state in rows.all()}
 
     async def _instance(self, blanket: Id, report: InstanceReport) -> None:
         if await self._busy(report.instance):
