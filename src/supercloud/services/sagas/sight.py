@@ -56,7 +56,7 @@ class _Watch:
             await self.take(report)
 
     async def take(self, report: SourceReport) -> None:
-        self.source = report.source
+        self._source_is(report.source)
         self.process_gone = report.source is Source.GONE
         self.transfer_over = report.transfer_over
         self.reason = report.reason or self.reason
@@ -71,15 +71,23 @@ class _Watch:
         standing = await self._world.rights.standing(self._ref.instance)
         self.process_gone = False
         if standing.free_in_s == 0:
-            self.source, self.transfer_over = Source.GONE, True
+            self._source_is(Source.GONE)
+            self.transfer_over = True
             self.reason = "the source did not answer until its right was over"
         else:
             self.source = Source.UNKNOWN
         await asyncio.sleep(_AGAIN_S)
 
+    def _source_is(self, source: Source) -> None:
+        """Of a copy that was not complete before the source ended, its end says that it may be by now."""
+        if source is Source.GONE and self.source is not Source.GONE and self.target is not Target.COMPLETE:
+            self.target = Target.UNKNOWN
+        self.source = source
+
     async def ask_target(self) -> None:
         if self.target is Target.COMPLETE:
             await asyncio.sleep(_COMPLETE_AGAIN_S)
+        after_the_end = self.source is Source.GONE
         try:
             report = await self._world.agent(self._at_target).migration.target_status(self._ref)
         except SupercloudError as error:
@@ -87,15 +95,18 @@ class _Watch:
             self.target = Target.UNKNOWN
             await asyncio.sleep(_AGAIN_S)
         else:
-            self.target = report.target
-            if report.target is Target.LOST:
+            stale = self.source is Source.GONE and not after_the_end
+            self.target = Target.UNKNOWN if stale and report.target is not Target.COMPLETE else report.target
+            if self.target is Target.LOST:
                 self.reason = self.reason or f"the target's copy is gone: {report.reason}"
                 await asyncio.sleep(_AGAIN_S)  # a loss is no event to wait for; the source decides
 
     def _note_silence(self, side: str, error: SupercloudError) -> None:
         """A side that cannot say how it is, for whatever reason, is as unknown as one that is away."""
         if not isinstance(error, Unavailable):
-            _log.warning("migration.side_unknown", operation=self._ref.operation, side=side, why=error.message)
+            _log.warning(
+                "migration.side_unknown", operation=self._ref.operation, side=side, why=error.message
+            )
 
     async def give_up(self) -> None:
         """Ask the source to end the transfer. What came of it is in its report."""
