@@ -26,7 +26,7 @@ from supercloud.keeper.stops import Moment
 from supercloud.keeper.watchdog import Watchdog
 from supercloud.model.errors import Failed, SupercloudError
 from supercloud.wire.proxies import handlers, remote
-from supercloud.wire.rpc import Peer
+from supercloud.wire.rpc import Peer, Transport
 from supercloud.wire.stream import StreamTransport
 
 JOURNAL = Path("/var/lib/supercloud/journal/keeper.sqlite")
@@ -55,7 +55,11 @@ class Door:
             os.umask(before)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(StreamTransport(reader, writer), handlers(KeeperPort, "keeper", self._keeper))
+        await self.meet(StreamTransport(reader, writer))
+
+    async def meet(self, transport: Transport) -> None:
+        """One agent's connection, to its end."""
+        peer = Peer(transport, handlers(KeeperPort, "keeper", self._keeper))
         before, self._peer = self._peer, peer
         if before is not None:
             await before.close("another agent came")
