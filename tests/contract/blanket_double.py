@@ -12,14 +12,16 @@ import contextlib
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from supercloud import __version__
 from supercloud.agent.birth import Birth
 from supercloud.agent.channel import Channel
-from supercloud.agent.dial import Dialer, join
-from supercloud.agent.identity import Passport, Safe
+from supercloud.agent.dial import Dialer
+from supercloud.agent.identity import Safe
+from supercloud.agent.main import identify
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.migration import Source, Target
 from supercloud.model.right import Renewal, RunRight
@@ -90,6 +92,7 @@ class Double:
         self.next_key: str | None = None
         self.generation = 1
         self.copies: dict[str, a.VolumeReport] = {}
+        self.attached: dict[str, set[str]] = {}  # instance -> volumes plugged in while it ran
         self.images: dict[str, bytes] = {}
         self.boot_id = secrets.token_hex(16)
         self._task: asyncio.Task[None] | None = None
@@ -104,13 +107,7 @@ class Double:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        safe = Safe(self.site.folder / self.birth.blanket)
-        keys = safe.keys()
-        answer = safe.certificate()
-        if answer is None:
-            answer = await join(self.birth, keys)
-            safe.keep(answer)
-        self.passport = Passport(safe, keys, answer)
+        self.passport = await identify(self.birth, Safe(self.site.folder / self.birth.blanket))
         self.dialer = Dialer(self.birth.endpoint, self.passport)
         self.channel = Channel(
             dial=self.dialer.channel, handlers=lambda: agent_handlers(self), greet=self._greet
@@ -140,6 +137,7 @@ class Double:
         asked = Renewal(
             instance=right.instance, epoch=right.epoch, nonce=right.nonce, request=secrets.token_hex(16)
         )
+        await self.channel.connected()  # a call may come before the answer to our hello
         (answer,) = (await self.channel.renew(RenewRights(renewals=(asked,)))).answers
         assert answer.right is not None, answer.refused
         self.rights[right.instance] = answer.right
@@ -236,22 +234,27 @@ class _Volumes(_Part):
         self.double.copies.pop(request.copy, None)
 
     async def resize(self, request: a.ResizeVolume) -> a.VolumeReport:
-        (found,) = [copy for copy in self.double.copies.values() if copy.volume == request.volume]
-        return found
+        return self._changed(request.volume, size_bytes=request.size_bytes)
 
     async def snapshot(self, request: a.SnapshotVolume) -> a.VolumeReport:
-        (found,) = [copy for copy in self.double.copies.values() if copy.volume == request.volume]
-        return a.VolumeReport(
-            volume=found.volume,
-            copy=found.copy,
-            size_bytes=found.size_bytes,
-            allocated_bytes=0,
-            snapshots=(*found.snapshots, request.snapshot),
-        )
+        before = self._found(request.volume).snapshots
+        return self._changed(request.volume, snapshots=tuple(dict.fromkeys((*before, request.snapshot))))
 
-    async def attach(self, request: a.AttachVolume) -> None: ...
+    async def attach(self, request: a.AttachVolume) -> None:
+        assert self._found(request.disk.volume)
+        self.double.attached.setdefault(request.instance, set()).add(request.disk.volume)
 
-    async def detach(self, request: a.AttachVolume) -> None: ...
+    async def detach(self, request: a.AttachVolume) -> None:
+        self.double.attached.get(request.instance, set()).discard(request.disk.volume)
+
+    def _found(self, volume: str) -> a.VolumeReport:
+        (found,) = [copy for copy in self.double.copies.values() if copy.volume == volume]
+        return found
+
+    def _changed(self, volume: str, **values: Any) -> a.VolumeReport:
+        changed = replace(self._found(volume), **values)
+        self.double.copies[changed.copy] = changed
+        return changed
 
     async def list(self) -> list[a.VolumeReport]:
         return list(self.double.copies.values())

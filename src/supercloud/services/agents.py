@@ -118,10 +118,25 @@ class Agents:
             Unavailable: it has none.
         """
         if not self.is_connected(blanket):
-            now = time.monotonic()
-            until = self._expected.get(blanket, self._expected_first)
-            await self.wait_for(blanket, _BACK_S if blanket in self._connections else max(0.0, until - now))
+            await self.wait_for(blanket, self._back_in_s(blanket))
         return self._connections[blanket].peer
+
+    def is_expected(self, blanket: Id) -> bool:
+        """Whether it is connected, or was a moment ago: then asking it is worth the wait."""
+        return self._back_in_s(blanket) > 0
+
+    async def comes_back(self, blanket: Id) -> bool:
+        """Whether it is connected, once one that is expected back had its time."""
+        try:
+            await self.peer(blanket)
+        except Unavailable:
+            return False
+        return True
+
+    def _back_in_s(self, blanket: Id) -> float:
+        if blanket in self._connections:
+            return _BACK_S
+        return max(0.0, self._expected.get(blanket, self._expected_first) - time.monotonic())
 
     def is_connected(self, blanket: Id) -> bool:
         connection = self._connections.get(blanket)

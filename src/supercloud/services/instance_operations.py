@@ -83,7 +83,7 @@ class InstanceOperations:
             )
         if row is None:
             return
-        reachable = row.blanket is not None and self.parts.agents.is_connected(row.blanket)
+        reachable = row.blanket is not None and await self.parts.agents.comes_back(row.blanket)
         if not reachable and row.blanket is not None and not force:
             raise Unavailable("the blanket that holds its volume is not connected", hint="wait, or --force")
         if reachable and row.blanket is not None:

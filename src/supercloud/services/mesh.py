@@ -143,14 +143,18 @@ class Meshes:
         self._agents = agents
         self._turns: dict[Id, asyncio.Lock] = {}
 
-    async def spread(self, cloud: Id) -> tuple[Id, ...]:
-        """Apply to every connected blanket of `cloud`; those that did not take it."""
-        connected = [one for one in await self._blankets(cloud) if self._agents.is_connected(one)]
-        results = await asyncio.gather(*(self._try(one) for one in connected))
-        changed_keys = [one for one, report in zip(connected, results, strict=True) if report and report[1]]
-        if changed_keys:  # somebody's peers have to learn a key that it just reported
-            return await self.spread(cloud)
-        return tuple(one for one, report in zip(connected, results, strict=True) if report is None)
+    async def spread(self, cloud: Id, *, patient: bool = False) -> tuple[Id, ...]:
+        """Apply to every connected blanket of `cloud`; those that did not take it.
+
+        `patient`: to those as well that were connected a moment ago, and are expected back.
+        """
+        there = self._agents.is_expected if patient else self._agents.is_connected
+        asked = [one for one in await self._blankets(cloud) if there(one)]
+        results = await asyncio.gather(*(self._try(one) for one in asked))
+        if any(report and report[1] for report in results):
+            # Somebody's peers have to learn a key that it just reported.
+            return await self.spread(cloud, patient=patient)
+        return tuple(one for one, report in zip(asked, results, strict=True) if report is None)
 
     async def greet(self, blanket: Id) -> None:
         """A blanket connected: give it its overlay, and its key to the others."""

@@ -161,18 +161,18 @@ class StoreWorld:
         await self._parts.meshes.heard(blanket, report)
 
     async def blankets(self, cloud: Id) -> tuple[Id, ...]:
-        """The connected blankets of a cloud."""
+        """The cloud's blankets that are connected, or were a moment ago."""
         async with self._store.read() as session:
             rows = await session.scalars(
                 select(Blanket.id)
                 .where(Blanket.cloud == cloud, Blanket.revoked.is_(False))
                 .order_by(Blanket.id)
             )
-            return tuple(one for one in rows if self._parts.agents.is_connected(one))
+            return tuple(one for one in rows if self._parts.agents.is_expected(one))
 
     async def spread(self, cloud: Id) -> tuple[Id, ...]:
-        """Apply the cloud's meshes; the connected blankets that did not take theirs."""
-        return await self._parts.meshes.spread(cloud)
+        """Apply the cloud's meshes; those of `blankets` that did not take theirs."""
+        return await self._parts.meshes.spread(cloud, patient=True)
 
 
 async def _volume(session: AsyncSession, volume: Id) -> Volume:

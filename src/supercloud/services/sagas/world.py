@@ -100,7 +100,7 @@ class World(Protocol):
     # keys of a cloud's mesh
 
     async def blankets(self, cloud: Id) -> tuple[Id, ...]:
-        """The cloud's connected blankets."""
+        """The cloud's blankets that are connected, or were a moment ago."""
         ...
 
     async def keys_reported(self, blanket: Id, report: MeshReport) -> None:
@@ -108,5 +108,5 @@ class World(Protocol):
         ...
 
     async def spread(self, cloud: Id) -> tuple[Id, ...]:
-        """Apply the cloud's meshes; the connected blankets that did not take theirs."""
+        """Apply the cloud's meshes; those of `blankets` that did not take theirs."""
         ...
