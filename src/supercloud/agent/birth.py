@@ -23,6 +23,7 @@ class Birth:
     authority_pem: str
     secret: str = field(repr=False)  # single use: the join's proof
     wireguard_port: Port = 51820
+    debug_shell: bool = False  # heeded before the agent starts
 
 
 def read_birth(path: Path = BIRTH) -> Birth:

@@ -17,7 +17,7 @@ from supercloud.model.names import Id
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
 from supercloud.ports.durable import Saga
 from supercloud.ports.platform import BlanketMachine, MachineState, Platform
-from supercloud.services import mesh
+from supercloud.services import inbox, mesh
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
@@ -43,6 +43,8 @@ class BlanketOperations:
             await saga.step("join", lambda: self._joined(saga, blanket), type(None))
             await saga.progress("joining the mesh", done=0.9)
             await saga.step("mesh", lambda: self.parts.meshes.greet(blanket), type(None))
+            await saga.progress("looking what it can do", done=0.95)
+            await saga.step("report", lambda: self._reported(blanket), type(None))
         except SupercloudError as error:
             why = error.message
             await saga.progress("cleaning up")
@@ -94,6 +96,7 @@ class BlanketOperations:
             "authority_pem": token.authority_pem,
             "secret": token.secret,
             "wireguard_port": _WIREGUARD_PORT,
+            "debug_shell": row.wanted.get("debug_shell", False),
         }
         return json.dumps(said).encode()
 
@@ -116,6 +119,11 @@ class BlanketOperations:
             f"its agent did not join in {self.parts.settings.join_s:.0f} s",
             hint="supercloud blanket console shows what it does",
         )
+
+    async def _reported(self, blanket: Id) -> None:
+        """Only what is known to work can be used; its hypervisor's first look at itself takes a while."""
+        agent = await self.parts.agents.wait_for(blanket, self.parts.settings.join_s)
+        await inbox.ready(self.parts.store, blanket, await agent.report())
 
     async def _give_up(self, blanket: Id, why: str) -> None:
         _, platform = await self._find(blanket)

@@ -38,6 +38,7 @@ class Blankets:
             "vcpus": request.vcpus,
             "memory_mib": request.memory_mib,
             "disk_bytes": request.disk_bytes,
+            "debug_shell": request.debug_shell,
         }
         operations = self._parts.operations
         async with self._parts.store.write() as session:

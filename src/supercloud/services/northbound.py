@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from supercloud.model.names import (
     Cidr,
@@ -20,14 +22,24 @@ from supercloud.model.names import (
     Name,
     Port,
     SizeBytes,
+    Text,
     Vcpus,
 )
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind
 from supercloud.ports.platform import Confidentiality, Flavour
 
-#: An id or a name, as the user typed it.
-Ref = str
+#: How users name what exists: by its name, its id, or an image by its digest.
+Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9:-]{0,70}$")]
+#: Of a right's terms; what is sensible is for the cloud to say.
+Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+#: As QEMU and libvirt name them.
+CpuModel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+PlatformKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+OptionValue = Annotated[Text, Field(max_length=4096)]
+#: One line of an `authorized_keys` file.
+SshKey = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$", max_length=16384)]
 
 
 # ---------------------------------------------------------------- what is asked
@@ -38,17 +50,17 @@ class AddProvider:
     """A domain with its platform. `options` are the platform driver's, checked by it."""
 
     name: Name
-    kind: str
-    options: dict[str, str] = field(default_factory=dict)
+    kind: PlatformKind
+    options: Annotated[dict[OptionName, OptionValue], Field(max_length=64)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateCloud:
     name: Name
-    cpu_model: str | None = None  # the baseline of every instance; None: the project's default
-    right_length_s: float = 60.0
-    right_margin_s: float = 15.0
-    right_grace_s: float = 30.0
+    cpu_model: CpuModel | None = None  # the baseline of every instance; None: the project's default
+    right_length_s: Seconds = 60.0
+    right_margin_s: Seconds = 15.0
+    right_grace_s: Seconds = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +72,7 @@ class AddBlanket:
     vcpus: Vcpus = 2
     memory_mib: MemoryMib = 2048
     disk_bytes: SizeBytes = 20 << 30
+    debug_shell: bool = False  # root on its console, for whoever holds the platform too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +106,7 @@ class Publish:
     """`port` of the instance, reachable at `at` on the control plane's loopback (0: any free port)."""
 
     port: Port
-    at: int = 0
+    at: Annotated[int, Field(ge=0, le=65535)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +118,10 @@ class RunInstance:
     memory_mib: MemoryMib = 512
     vcpus: Vcpus = 1
     disk_bytes: SizeBytes | None = None  # None: as large as the image
-    networks: tuple[Ref, ...] = ()
-    publish: tuple[Publish, ...] = ()
-    user_data: str | None = None
-    ssh_keys: tuple[str, ...] = ()
+    networks: Annotated[tuple[Ref, ...], Field(max_length=64)] = ()
+    publish: Annotated[tuple[Publish, ...], Field(max_length=64)] = ()
+    user_data: Text | None = None
+    ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
     hold: bool = False  # run on while nobody can be reached (DESIGN: `hold` instead of `strict`)
 
 
@@ -259,7 +272,12 @@ class Northbound(Protocol):
 
     async def status(self) -> StatusView: ...
 
-    async def operations(self, *, open_only: bool = False) -> list[OperationView]: ...
+    async def operations(
+        self, *, open_only: bool = False, kind: str | None = None, limit: int = 1000
+    ) -> list[OperationView]:
+        """The newest `limit`."""
+        ...
+
     async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
         """With `wait_s`, answers when phase, share done or state changed, or after so long (at most 30 s)."""
         ...
