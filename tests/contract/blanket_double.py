@@ -94,6 +94,7 @@ class Double:
         self.copies: dict[str, a.VolumeReport] = {}
         self.attached: dict[str, set[str]] = {}  # instance -> volumes plugged in while it ran
         self.images: dict[str, bytes] = {}
+        self.received: list[str] = []  # operations that landed a migration here
         self.boot_id = secrets.token_hex(16)
         self._task: asyncio.Task[None] | None = None
 
@@ -299,6 +300,7 @@ class _Migration(_Part):
     async def receive(self, request: a.ReceiveInstance) -> a.Landing:
         double = self.double
         double.site.transfers[request.operation] = double
+        double.received.append(request.operation)
         double.states.setdefault(request.spec.id, a.RunState.INCOMING)
         return a.Landing(
             operation=request.operation, address="100.64.0.1", libvirt_port=1, memory_port=2, disk_port=3

@@ -41,15 +41,11 @@ Request = tuple[str, dict[str, Any]]
 @dataclass(frozen=True, kw_only=True)
 class Orders:
     database: str
-    folder: Path  # sockets of the key store and of the platform, images, the answer
+    folder: Path  # sockets of the key store and of the platform, images
     port: int  # that machines dial
+    answer: Path  # what it sees in the end, or the moment at which it dies
     requests: tuple[Request, ...]  # to make in this order; what is open is carried on anyway
     survived: frozenset[str] | None  # moments, or sides of all, of steps that do not kill it; None: none does
-
-    @property
-    def answer(self) -> Path:
-        """What it saw in the end, or the moment at which it died."""
-        return self.folder / "answer"
 
 
 class FarPlatform:

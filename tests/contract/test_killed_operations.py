@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,8 +13,10 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,14 @@ import pytest
 import structlog
 from blanket_double import Double, LivePlatform, Site
 from control_child import Orders, Request, run
+from sqlalchemy import select
 
 from supercloud.keystore.calls import handlers
 from supercloud.keystore.memory import memory_keystore
 from supercloud.keystore.server import listening
 from supercloud.keystore.store import OwnedKeyStore
 from supercloud.model.names import MIB
-from supercloud.ports.agent import StopMode
+from supercloud.ports.agent import RunState, StopMode
 from supercloud.ports.platform import Platform
 from supercloud.services.northbound import (
     AddBlanket,
@@ -38,6 +42,8 @@ from supercloud.services.northbound import (
     RegisterImage,
     RunInstance,
 )
+from supercloud.services.store.engine import Store
+from supercloud.services.store.tables import Operation
 from supercloud.wire.rpc import Peer
 from supercloud.wire.stream import StreamTransport
 
@@ -64,6 +70,23 @@ def quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@dataclass(frozen=True)
+class Child:
+    process: BaseProcess
+    answer: Path
+
+    async def ended(self) -> int | None:
+        """Its exit status."""
+        await asyncio.to_thread(self.process.join)
+        return self.process.exitcode
+
+    def seen(self) -> dict[str, Any]:
+        """What it saw before it ended in order."""
+        assert self.process.exitcode == 0
+        seen: dict[str, Any] = json.loads(self.answer.read_text())
+        return seen
+
+
 @dataclass
 class Victim:
     """A control plane that dies all the time, and what outlives it."""
@@ -74,28 +97,31 @@ class Victim:
     site: Site
     both_sides: bool
 
+    def start(self, *requests: Request, survived: frozenset[str] | None = None, port: int = 0) -> Child:
+        """A control plane that makes them one after the other."""
+        orders = Orders(
+            database=self.database,
+            folder=self.folder,
+            port=port or self.port,
+            answer=self.folder / f"answer-{port or self.port}",
+            requests=requests,
+            survived=survived,
+        )
+        process = _forking.Process(target=run, args=(orders,), daemon=True)
+        process.start()
+        return Child(process, orders.answer)
+
     async def ask(self, *requests: Request, killed: bool = False) -> dict[str, Any]:
-        """Make them one after the other; what is seen once everything has ended."""
+        """What is seen once everything has ended."""
         survived = [] if self.both_sides else ["before"]
         while True:
-            orders = Orders(
-                database=self.database,
-                folder=self.folder,
-                port=self.port,
-                requests=requests,
-                survived=frozenset(survived) if killed else None,
-            )
-            process = _forking.Process(target=run, args=(orders,), daemon=True)
-            process.start()
-            await asyncio.to_thread(process.join)
-            if process.exitcode != -signal.SIGKILL:
+            child = self.start(*requests, survived=frozenset(survived) if killed else None)
+            if await child.ended() != -signal.SIGKILL:
                 break
-            survived.append(orders.answer.read_text())
+            survived.append(child.answer.read_text())
             requests = ()
-        assert process.exitcode == 0
         assert len(survived) > 1 or not killed, "it has steps, so it died"
-        seen: dict[str, Any] = json.loads(orders.answer.read_text())
-        return seen
+        return child.seen()
 
     async def killed(self, name: str, **given: Any) -> dict[str, Any]:
         """Ask for an operation and kill it at every moment; it has to succeed all the same."""
@@ -203,3 +229,82 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert not south.copies and not south.states
     seen = await victim.killed("remove_blanket", ref="north")
     assert set(seen["blankets"]) == {"south"} and list(victim.site.machines) == [south.birth.blanket]
+
+
+# ---------------------------------------------------------------- two controllers
+
+
+@asynccontextmanager
+async def address(at: int, *controllers: int) -> AsyncIterator[None]:
+    """What stands before several controllers: leads each connection to the first one that listens."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for port in controllers:
+            with contextlib.suppress(OSError):
+                there, to = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(_copy(reader, to), _copy(there, writer))
+                return
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", at):
+        yield
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def _until_transfer(database: str) -> None:
+    store = await Store.open(database)
+    phase = select(Operation.phase).where(Operation.kind == "instance.migrate")
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                async with store.read() as session:
+                    if await session.scalar(phase) == "transfer":
+                        return
+                await asyncio.sleep(0.05)  # another process moves it on
+    finally:
+        await store.close()
+
+
+async def _until_listening(port: int) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(OSError):
+                (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_what_a_dead_controller_left_another_carries_on(victim: Victim) -> None:
+    run_it = RunInstance(name="web", cloud="c", image="debian", on="north", networks=("lan",))
+    seen = await victim.ask(
+        ("add_blanket", {"request": AddBlanket(name="north", cloud="c", provider="p")}),
+        ("run_instance", {"request": run_it}),
+    )
+    instance = seen["instances"]["web"]["id"]
+    north, south = victim.machine("north"), victim.machine("south")
+    victim.site.hold_transfers = True
+    ports = _free_port(), _free_port()
+    async with address(victim.port, *ports):
+        first = victim.start(("migrate_instance", {"ref": "web", "to": "south"}), port=ports[0])
+        await _until_transfer(victim.database)
+        second = victim.start(port=ports[1])
+        await _until_listening(ports[1])
+        assert first.process.is_alive() and len(south.received) == 1
+        first.process.kill()
+        await first.ended()
+        north.states[instance], south.states[instance] = RunState.DEFINED, RunState.PAUSED  # it arrived
+        north.rights.pop(instance)
+        assert await second.ended() == 0
+    seen = second.seen()
+    assert seen["operations"][0]["state"] == "succeeded", seen["operations"][0]["error"]
+    assert victim.site.running(instance) == ["south"] and len(south.received) == 1
+    shown = seen["instances"]["web"]
+    assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "south", 2)

@@ -1,0 +1,84 @@
+"""A store over its life: made, opened again, upgraded, newer than us, opened twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from supercloud.model.errors import Conflict, InvalidInput, Unavailable
+from supercloud.services.store import schema
+from supercloud.services.store.engine import Store
+from supercloud.services.store.tables import Base
+
+pytestmark = pytest.mark.contract
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    return list(compare_metadata(context, Base.metadata))
+
+
+async def test_the_migrations_make_exactly_the_tables(store: Store) -> None:
+    async with store.engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+
+
+async def test_each_revision_follows_one_other_and_is_reached_from_the_first(database_url: str) -> None:
+    folder = Path(schema.__file__).with_name("migrations")
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    revisions = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    assert len(revisions) == len(list((folder / "versions").glob("*.py")))
+    for revision in revisions:
+        store = await Store.open(database_url, migrate=False)
+        try:
+            await schema.upgrade(store.engine, revision)
+            async with store.read() as session:
+                assert await session.scalar(text("SELECT version_num FROM alembic_version")) == revision
+        finally:
+            await store.close()
+
+
+async def test_a_newer_store_is_left_alone(database_url: str) -> None:
+    store = await Store.open(database_url)
+    async with store.write() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+    await store.close()
+    with pytest.raises(Conflict, match=r"newer supercloud.*later"):
+        await Store.open(database_url)
+
+
+async def test_one_sqlite_has_one_controller(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'supercloud.db'}"
+    first = await Store.open(url)
+    try:
+        with pytest.raises(Conflict, match="another control plane uses") as refused:
+            await Store.open(url)
+        assert refused.value.hint is not None and "PostgreSQL" in refused.value.hint
+    finally:
+        await first.close()
+    await (await Store.open(url)).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("nonsense", InvalidInput),
+        ("mysql://localhost/x", InvalidInput),
+        ("sqlite://", InvalidInput),
+        ("postgresql://nobody@/none?host=/nonexistent", Unavailable),
+        ("postgresql://nobody@127.0.0.1:1/none", Unavailable),
+    ],
+)
+async def test_a_bad_url_is_one_line(url: str, error: type[Exception]) -> None:
+    with pytest.raises(error) as refused:
+        await Store.open(url)
+    assert "\n" not in str(refused.value)
