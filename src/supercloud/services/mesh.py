@@ -146,15 +146,19 @@ class Meshes:
     async def spread(self, cloud: Id, *, patient: bool = False) -> tuple[Id, ...]:
         """Apply to every connected blanket of `cloud`; those that did not take it.
 
-        `patient`: to those as well that were connected a moment ago, and are expected back.
+        `patient`: to those as well that were connected a moment ago, and are expected back; those that only
+        their peers hear have not taken it.
         """
         there = self._agents.is_expected if patient else self._agents.is_connected
-        asked = [one for one in await self._blankets(cloud) if there(one)]
+        blankets = await self._blankets(cloud)
+        asked = [one for one in blankets if there(one)]
         results = await asyncio.gather(*(self._try(one) for one in asked))
         if any(report and report[1] for report in results):
             # Somebody's peers have to learn a key that it just reported.
             return await self.spread(cloud, patient=patient)
-        return tuple(one for one, report in zip(asked, results, strict=True) if report is None)
+        took = {one for one, report in zip(asked, results, strict=True) if report}
+        heard = {peer for report in results if report for peer in report[0].alive} if patient else set()
+        return tuple(one for one in blankets if one not in took and (one in asked or one in heard))
 
     async def greet(self, blanket: Id) -> None:
         """A blanket connected: give it its overlay, and its key to the others."""
@@ -169,14 +173,17 @@ class Meshes:
             if row is None:
                 return
             await changed(session, row.cloud)
-            found = await locations(session, row.cloud, instance)
         blankets = [one for one in await self._blankets(row.cloud) if self._agents.is_connected(one)]
-        await asyncio.gather(*(self._locate(one, found) for one in blankets))
+        await asyncio.gather(*(self._locate(one, row.cloud, instance) for one in blankets))
 
-    async def _locate(self, blanket: Id, found: Sequence[Location]) -> None:
+    async def _locate(self, blanket: Id, cloud: Id, instance: Id) -> None:
+        """In its turn: a whole mesh that was read before and arrived after would take the location away."""
         try:
-            for location in found:
-                await self._agents.agent(blanket).overlay.locate(location)
+            async with self._turn(blanket):
+                async with self._store.read() as session:
+                    found = await locations(session, cloud, instance)
+                for location in found:
+                    await self._agents.agent(blanket).overlay.locate(location)
         except SupercloudError as error:  # it gets the whole mesh when it is back
             _log.info("mesh.locate_failed", blanket=blanket, why=error.message)
 
@@ -192,7 +199,7 @@ class Meshes:
 
         Raises: what the agent answers; Unavailable.
         """
-        async with self._turns.setdefault(blanket, asyncio.Lock()):
+        async with self._turn(blanket):
             async with self._store.read() as session:
                 mesh = await wanted(session, blanket)
             report = await self._agents.agent(blanket).overlay.apply(mesh)
@@ -211,6 +218,9 @@ class Meshes:
                 row.keys, row.announcement = keys, said
                 await changed(session, row.cloud)
             return new, row.cloud
+
+    def _turn(self, blanket: Id) -> asyncio.Lock:
+        return self._turns.setdefault(blanket, asyncio.Lock())
 
     async def _blankets(self, cloud: Id) -> list[Id]:
         async with self._store.read() as session:

@@ -18,7 +18,8 @@ _PAUSE_S = 3.0
 async def rotate(saga: Saga, world: World, *, cloud: Id) -> None:
     """
     Raises:
-        Unavailable: a connected blanket did not take its peers' next keys; nobody switched.
+        Unavailable: a blanket in the mesh, connected or not, did not take its peers' next keys, so nobody
+            switched.
     """
     await saga.progress("making next keys", done=0.1)
     await saga.step("prepare", lambda: _prepare(world, cloud), type(None))
@@ -29,7 +30,10 @@ async def rotate(saga: Saga, world: World, *, cloud: Id) -> None:
             break
         await saga.sleep(_PAUSE_S)
     else:
-        raise Unavailable("a blanket did not take its peers' next keys, so that nobody uses them yet")
+        raise Unavailable(
+            f"blanket {missing[0]} did not take its peers' next keys, so that nobody uses them yet",
+            hint="have it connect, or remove it",
+        )
     await saga.progress("switching", done=0.7)
     await saga.step("switch", lambda: _switch(world, cloud), type(None))
     await saga.step("retire", lambda: world.spread(cloud), tuple[Id, ...])

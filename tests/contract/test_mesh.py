@@ -1,0 +1,161 @@
+"""Who is told what of a cloud's mesh, in which order: on SQLite and PostgreSQL, over agents that take notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from supercloud.model.names import new_id
+from supercloud.ports.agent import Location, Mesh, MeshReport
+from supercloud.services.mesh import Meshes
+from supercloud.services.store import tables
+from supercloud.services.store.engine import Store
+
+pytestmark = pytest.mark.contract
+
+
+@dataclass
+class Overlay:
+    """`free`: whether a mesh that came in is answered."""
+
+    key: str
+    heard: list[str] = field(default_factory=list)
+    alive: tuple[str, ...] = ()
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    came_in: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def apply(self, mesh: Mesh) -> MeshReport:
+        self.came_in.set()
+        await self.free.wait()
+        self.heard.append("mesh")
+        return MeshReport(generation=mesh.generation, key=self.key, alive=self.alive)
+
+    async def locate(self, location: Location) -> None:
+        self.heard.append(f"{location.name} at {location.epoch}")
+
+
+class Agents:
+    """The registry, of agents that have only an overlay."""
+
+    def __init__(self) -> None:
+        self.overlays: dict[str, Overlay] = {}
+
+    def is_connected(self, blanket: str) -> bool:
+        return blanket in self.overlays
+
+    is_expected = is_connected
+
+    def agent(self, blanket: str) -> Any:
+        @dataclass
+        class Agent:
+            overlay: Overlay
+
+        return Agent(self.overlays[blanket])
+
+
+@dataclass
+class Bench:
+    meshes: Meshes
+    agents: Agents
+    cloud: str
+    instance: str
+    north: str
+    south: str
+
+
+@pytest.fixture
+async def bench(store: Store) -> AsyncIterator[Bench]:
+    """A cloud of two blankets, an instance in the first; only the first's agent is there."""
+    cloud, provider, image, network, instance, north, south = (new_id() for _ in range(7))
+    times = {"length_s": 60, "margin_s": 15, "grace_s": 30}
+    rows = [
+        [
+            tables.Cloud(id=cloud, name="c", cpu_model="m", created_at=0, **times),
+            tables.Provider(id=provider, name="p", kind="k", options={}, declaration={}, created_at=0),
+            tables.Image(id=image, name="i", digest="d", size_bytes=1, virtual_bytes=1, created_at=0),
+        ],
+        [
+            tables.Blanket(
+                id=blanket,
+                cloud=cloud,
+                provider=provider,
+                name=f"b{number}",
+                state="ready",
+                wanted={},
+                mesh_address=f"100.64.0.{number}",
+                keys=[f"key {number}"],
+                created_at=0,
+            )
+            for number, blanket in enumerate((north, south), 1)
+        ]
+        + [
+            tables.Network(
+                id=network,
+                cloud=cloud,
+                name="n",
+                vni=1,
+                cidr="10.1.0.0/24",
+                gateway="10.1.0.1",
+                created_at=0,
+            )
+        ],
+        [
+            tables.PeerLink(low=min(north, south), high=max(north, south), cloud=cloud, port=20000),
+            tables.Instance(
+                id=instance,
+                cloud=cloud,
+                name="web",
+                state="running",
+                blanket=north,
+                image=image,
+                vcpus=1,
+                memory_mib=1,
+                ssh_keys=[],
+                created_at=0,
+            ),
+            tables.Right(instance=instance, cloud=cloud, epoch=7, holder=north, renew_every_s=10, **times),
+        ],
+        [
+            tables.NicRow(
+                instance=instance,
+                network=network,
+                cloud=cloud,
+                position=0,
+                mac="52:54:00:00:00:01",
+                ip="10.1.0.2",
+            )
+        ],
+    ]
+    for together in rows:
+        async with store.write() as session:
+            session.add_all(together)
+    agents = Agents()
+    agents.overlays[north] = Overlay("key 1")
+    yield Bench(Meshes(store, agents), agents, cloud, instance, north, south)  # type: ignore[arg-type]
+
+
+async def test_a_location_waits_for_a_mesh_that_was_read_before_it(bench: Bench) -> None:
+    overlay = bench.agents.overlays[bench.north]
+    applying = asyncio.create_task(bench.meshes.apply(bench.north))
+    await overlay.came_in.wait()
+    locating = asyncio.create_task(bench.meshes.locate(bench.instance))
+    await asyncio.wait([locating], timeout=0.5)
+    assert overlay.heard == [], "told first, and then wiped out by what was read before"
+    overlay.free.set()
+    await asyncio.gather(applying, locating)
+    assert overlay.heard == ["mesh", "web at 7"]
+
+
+async def test_whom_only_its_peers_hear_holds_up_a_rotation(bench: Bench) -> None:
+    overlay = bench.agents.overlays[bench.north]
+    overlay.free.set()
+    assert await bench.meshes.spread(bench.cloud, patient=True) == (), "it is dead: nothing to lose"
+    overlay.alive = (bench.south,)
+    assert await bench.meshes.spread(bench.cloud, patient=True) == (bench.south,)
+    bench.agents.overlays[bench.south] = Overlay("key 2")
+    bench.agents.overlays[bench.south].free.set()
+    assert await bench.meshes.spread(bench.cloud, patient=True) == ()
