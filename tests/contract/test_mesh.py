@@ -1,4 +1,4 @@
-"""Who is told what of a cloud's mesh, in which order: on SQLite and PostgreSQL, over agents that take notes."""
+"""Who is told what of a cloud's mesh and when: on SQLite and PostgreSQL, over agents that only note."""
 
 from __future__ import annotations
 
