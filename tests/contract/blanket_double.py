@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class Double:
         self.attached: dict[str, set[str]] = {}  # instance -> volumes plugged in while it ran
         self.images: dict[str, bytes] = {}
         self.received: list[str] = []  # operations that landed a migration here
+        self.version = __version__
+        self.before_stream: Callable[[str], Awaitable[None]] | None = None  # told of a stream it has to dial
         self.boot_id = secrets.token_hex(16)
         self._task: asyncio.Task[None] | None = None
 
@@ -117,7 +120,7 @@ class Double:
 
     async def _greet(self) -> Hello:
         return Hello(
-            agent_version=__version__,
+            agent_version=self.version,
             boot_id=self.boot_id,
             connection=secrets.token_hex(16),
             epochs={instance: right.epoch for instance, right in self.rights.items()},
@@ -154,7 +157,7 @@ class Double:
         return a.BlanketReport(
             blanket=self.birth.blanket,
             flavour=Flavour.KVM,
-            agent_version=__version__,
+            agent_version=self.version,
             boot_id=self.boot_id,
             cpu_models=(),
             memory_mib=4096,
@@ -344,6 +347,8 @@ class _Streams(_Part):
     async def open(self, request: a.OpenStream) -> None:
         """Every port of every instance is an echo."""
         ready = asyncio.Event()
+        if self.double.before_stream is not None:
+            await self.double.before_stream(request.stream)
 
         async def echo() -> None:
             async with self.double.dialer.stream(request.stream) as wire:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -74,6 +75,8 @@ class DurableRuntime:
         """End; operations that run are left as a kill would leave them, and go on at the next launch."""
         if self._dbos is not None:
             await asyncio.to_thread(self._dbos.destroy, destroy_registry=True)
+            # It made its own executor, which is shut down by now, the loop's default.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
             self._dbos = None
 
     async def start(self, operation: str) -> None:

@@ -42,6 +42,7 @@ from supercloud.services.volumes import check_size
 
 _USER_DATA_BYTES = 64 << 10
 _NICS = 8
+_NETWORKS = f"at most {_NICS} networks, each once"
 
 
 class Instances:
@@ -74,9 +75,8 @@ class Instances:
 
     async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
         async with self._parts.store.read() as session:
-            row = await find_instance(session, ref, cloud)
-            (view,) = await instance_views.views(session, self._parts.rights, instance=row.id)
-            return view
+            owner = (await find_cloud(session, cloud)).id if cloud is not None else None
+            return await instance_views.view(session, self._parts.rights, ref, cloud=owner)
 
     async def start_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         row = await self._find(ref, cloud)
@@ -182,7 +182,7 @@ def _check(request: RunInstance) -> None:
     if request.user_data is not None and len(request.user_data.encode()) > _USER_DATA_BYTES:
         raise InvalidInput(f"user data is limited to {_USER_DATA_BYTES} bytes")
     if len(request.networks) > _NICS or len(set(request.networks)) != len(request.networks):
-        raise InvalidInput(f"at most {_NICS} networks, each once")
+        raise InvalidInput(_NETWORKS)
     if request.publish and not request.networks:
         raise InvalidInput("a published port needs a --network to reach the instance on")
     _check_ports(request.publish)
@@ -250,8 +250,11 @@ async def _insert(
         length_s=cloud.length_s, margin_s=cloud.margin_s, grace_s=cloud.grace_s, renew_every_s=RENEW_EVERY_S
     )
     SqlRights.create(session, identity, cloud=cloud.id, terms=terms, hold=request.hold)
-    for position, ref in enumerate(request.networks):
-        await plug(session, await find_network(session, ref, cloud.id), identity, position)
+    networks = [await find_network(session, ref, cloud.id) for ref in request.networks]
+    if len({network.id for network in networks}) != len(networks):
+        raise InvalidInput(_NETWORKS)
+    for position, network in enumerate(networks):
+        await plug(session, network, identity, position)
 
 
 def _whole_mib(size: int) -> int:
