@@ -2,28 +2,25 @@
 
 `python3 overlay_inside.py` prints one line `CHECK {...}` for each finding, then `DONE`. Each blanket is a
 process of its own in its namespace (`… blanket NAME`), driven over its standard input; each instance is a
-namespace whose device is joined to its port in a blanket by `… pump`. Kept free of test libraries: only what
-a blanket has is there.
+namespace whose device is joined to its port in a blanket by `overlay_guest.py pump`. Kept free of test
+libraries: only what a blanket has is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
-import os
-import select
 import socket
-import struct
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import overlay_guest
+from overlay_guest import MARKER, TCP_PORT
 from pydantic import TypeAdapter
-from pyroute2 import netns
 
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.model.errors import SupercloudError
@@ -31,7 +28,6 @@ from supercloud.ports.agent import Location, Mesh, MeshReport, Network, Peer
 
 RUN = Path("/run/overlay-check")
 WORLD = "203.0.113.10"
-TCP_PORT = 8080
 NETS = tuple(
     Network(
         id=f"{digit * 8}-0000-4000-8000-000000000000",
@@ -86,26 +82,10 @@ def _ms(begun: float) -> float:
 
 
 def blanket_id(name: str) -> str:
-    return {"one": "a", "two": "b", "three": "c"}[name] * 8 + "-0000-4000-8000-000000000000"
+    return {"one": "a", "two": "b", "three": "c", "four": "d"}[name] * 8 + "-0000-4000-8000-000000000000"
 
 
-# ---------------------------------------------------------------- an instance's cable
-
-
-def pump(blanket: str, tap: str, instance: str) -> None:
-    """What a hypervisor and a guest's network card do: frames between a port and a namespace's device."""
-    ends = []
-    for namespace, device in ((blanket, tap), (instance, "g0")):
-        netns.setns(namespace)
-        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(end, 0x400454CA, struct.pack("16sH22x", device.encode(), 0x0002 | 0x1000))  # TUNSETIFF
-        ends.append(end)
-    print("{}", flush=True)
-    other = {ends[0]: ends[1], ends[1]: ends[0]}
-    while True:
-        for ready in select.select(ends, [], [])[0]:
-            with contextlib.suppress(OSError):  # the other end is down for a moment
-                os.write(other[ready], os.read(ready, 65536))
+# ---------------------------------------------------------------- who is asked and told
 
 
 @dataclass
@@ -117,10 +97,11 @@ class Process:
     @classmethod
     async def start(cls, *arguments: str, namespace: str | None = None) -> Process:
         inside = ["ip", "netns", "exec", namespace] if namespace else []
+        program = __file__ if arguments[0] == "blanket" else overlay_guest.__file__
         process = await asyncio.create_subprocess_exec(
             *inside,
             sys.executable,
-            __file__,
+            program,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -145,6 +126,12 @@ class Process:
     async def kill(self) -> None:
         self.process.kill()
         await self.process.wait()
+
+    async def end(self) -> None:
+        """In order: its standard input ends."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await asyncio.wait_for(self.process.wait(), 60)
 
 
 # ---------------------------------------------------------------- the outside
@@ -180,6 +167,10 @@ class Blanket:
     @property
     def address(self) -> str:
         return f"100.64.0.{self.number}"
+
+    @property
+    def underlay(self) -> str:
+        return f"10.0.2.1{self.number}"
 
     async def start(self) -> float:
         self.child = await Process.start("blanket", self.name, namespace=self.name)
@@ -276,7 +267,7 @@ class Instance:
         return await connects(self.name, ip, port)
 
 
-async def connects(namespace: str, ip: str, port: int = TCP_PORT) -> bool:
+async def connects(namespace: str | None, ip: str, port: int = TCP_PORT) -> bool:
     code, _ = await sh("busybox", "nc", "-w", "2", ip, str(port), namespace=namespace, ok=False)
     return code == 0
 
@@ -285,9 +276,12 @@ async def connects(namespace: str, ip: str, port: int = TCP_PORT) -> bool:
 class Cloud:
     blankets: dict[str, Blanket]
     generation: int = 0
-    endpoints: bool = True
     locations: dict[str, Location] = field(default_factory=dict)
     networks: tuple[Network, ...] = NETS
+
+    def port(self, blanket: Blanket, other: Blanket) -> int:
+        """The VXLAN port of a pair."""
+        return 4700 + blanket.number + other.number
 
     def mesh(self, blanket: Blanket) -> Mesh:
         return Mesh(
@@ -299,9 +293,9 @@ class Cloud:
                 Peer(
                     blanket=other.id,
                     address=other.address,
-                    endpoint=f"10.0.2.1{other.number}:51820",
+                    endpoint=f"{other.underlay}:51820",
                     keys=other.keys,
-                    vxlan_port=4700 + blanket.number + other.number,
+                    vxlan_port=self.port(blanket, other),
                 )
                 for other in self.blankets.values()
                 if other is not blanket
@@ -318,7 +312,31 @@ class Cloud:
         return [(await one.call("locate", location))["ms"] for one in self.blankets.values()]
 
 
-async def underlay(blankets: list[Blanket]) -> None:
+class Scene:
+    """Three blankets of one cloud; erin is with alice at `one`, in one network with bob and dave."""
+
+    def __init__(self) -> None:
+        self.one, self.two, self.three = (
+            Blanket(name, number) for number, name in enumerate(("one", "two", "three"), 1)
+        )
+        self.all = [self.one, self.two, self.three]
+        self.cloud = Cloud({blanket.name: blanket for blanket in self.all})
+        red, blue = NETS
+        self.alice = Instance("alice", "1", red)
+        self.bob = Instance("bob", "2", red)
+        self.carol = Instance("carol", "3", blue)
+        self.dave = Instance("dave", "4", red)
+        self.erin = Instance("erin", "5", red)
+        self.at = (
+            (self.alice, self.one),
+            (self.bob, self.two),
+            (self.carol, self.one),
+            (self.dave, self.three),
+            (self.erin, self.one),
+        )
+
+
+async def underlay(*names: str) -> None:
     """One provider network 10.0.2.0/24 behind a router (this namespace) to `the world`."""
     for command in (
         "ip link add under type bridge",
@@ -329,88 +347,73 @@ async def underlay(blankets: list[Blanket]) -> None:
         "ip link set world up",
     ):
         await sh(*command.split())
-    for one in blankets:
+    for number, name in enumerate(names, 1):
         for command in (
-            f"ip netns add {one.name}",
-            f"ip link add u-{one.name} type veth peer name eth0 netns {one.name}",
-            f"ip link set u-{one.name} master under up",
-            f"ip -n {one.name} addr add 10.0.2.1{one.number}/24 dev eth0",
-            f"ip -n {one.name} link set eth0 up",
-            f"ip -n {one.name} link set lo up",
-            f"ip -n {one.name} route add default via 10.0.2.2",
+            f"ip netns add {name}",
+            f"ip link add u-{name} type veth peer name eth0 netns {name}",
+            f"ip link set u-{name} master under up",
         ):
             await sh(*command.split())
+        for command in (  # as the blanket's boot script does
+            "busybox sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1",
+            "busybox sysctl -q -w net.ipv4.conf.all.rp_filter=1",
+            f"ip addr add 10.0.2.1{number}/24 dev eth0",
+            "ip link set eth0 up",
+            "ip link set lo up",
+            "ip route add default via 10.0.2.2",
+        ):
+            await sh(*command.split(), namespace=name)
 
 
 class Capture:
-    """All that crosses the underlay between blankets, by (protocol, port)."""
+    """All that blankets send on the underlay: what it is, how long, and whether it can be read."""
 
-    def __init__(self) -> None:
-        self.seen: dict[str, int] = {}
-        self.clear = 0
-        self._sockets = []
-        for name in ("u-one", "u-two", "u-three"):
+    def __init__(self, blankets: list[Blanket]) -> None:
+        self.between: dict[str, int] = {}  # blankets, by what it is
+        self.inner = 0  # frames in the name of an instance or of the mesh
+        self.clear = 0  # frames with what instances said
+        self.fragments = 0
+        self.longest = 0
+        self._blankets = {socket.inet_aton(one.underlay) for one in blankets}
+        for blanket in blankets:
             one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-            one.bind((name, 0))
+            one.bind((f"u-{blanket.name}", 0))
+            one.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE: lose nothing
             one.setblocking(False)
-            self._sockets.append(one)
             asyncio.get_running_loop().add_reader(one, self._read, one)
 
     def _read(self, one: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                frame = one.recv(2048)
-                kind = int.from_bytes(frame[12:14], "big")
-                what = {0x0806: "arp", 0x86DD: "ipv6"}.get(kind, hex(kind))
-                if kind == 0x0800:
-                    between = all(address[:3] == b"\x0a\x00\x02" for address in (frame[26:30], frame[30:34]))
-                    ports = {int.from_bytes(frame[34:36], "big"), int.from_bytes(frame[36:38], "big")}
-                    wireguard = frame[23] == 17 and 51820 in ports
-                    what = "wireguard" if wireguard else f"ip {frame[23]} {sorted(ports)} inside={between}"
-                self.seen[what] = self.seen.get(what, 0) + 1
-                self.clear += b"IN-CLEAR-0123456789" in frame
+                frame, (_, _, direction, *_) = one.recvfrom(65536)
+                if direction != 4:  # PACKET_OUTGOING: on its way to the blanket
+                    self._look(frame)
+
+    def _look(self, frame: bytes) -> None:
+        kind = int.from_bytes(frame[12:14], "big")
+        self.clear += MARKER in frame
+        if kind != 0x0800:
+            self.between[hex(kind)] = self.between.get(hex(kind), 0) + 1
+            return
+        sender, receiver, protocol = frame[26:30], frame[30:34], frame[23]
+        self.longest = max(self.longest, len(frame) - 14)
+        self.fragments += bool(int.from_bytes(frame[20:22], "big") & 0x3FFF)
+        self.inner += sender[:2] in (b"\x0a\x47", b"\x0a\x48") or sender[:2] == b"\x64\x40"
+        if sender in self._blankets and receiver in self._blankets:
+            what = "wireguard" if protocol == 17 and _ports(frame, 34) == {51820} else f"protocol {protocol}"
+            if protocol == 1 and frame[51] == 17 and _ports(frame, 62) == {51820}:
+                what = "no wireguard here"  # ICMP, where the device was deleted
+            self.between[what] = self.between.get(what, 0) + 1
 
 
-async def responder(namespace: str, port: int = TCP_PORT) -> Process:
+def _ports(frame: bytes, at: int) -> set[int]:
+    return {int.from_bytes(frame[at : at + 2], "big"), int.from_bytes(frame[at + 2 : at + 4], "big")}
+
+
+async def responder(namespace: str | None, port: int = TCP_PORT) -> Process:
     child = await Process.start("serve", str(port), namespace=namespace)
     await child.line()
     return child
-
-
-async def serve(port: int) -> None:
-    """Gives back what it is sent."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "0.0.0.0", port)  # noqa: S104 - the filter is what is tried
-    print("{}", flush=True)
-    await server.serve_forever()
-
-
-async def talk(ip: str, port: int) -> None:
-    """One connection; numbered messages until standard input ends; says how it went."""
-    reader, writer = await asyncio.open_connection(ip, port)
-    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    print("{}", flush=True)
-    count, longest = 0, 0.0
-    try:
-        while not ended.done():
-            message = b"%08d IN-CLEAR-0123456789\n" % count
-            begun = time.monotonic()
-            writer.write(message)
-            if await asyncio.wait_for(reader.readexactly(len(message)), 20) != message:
-                raise OSError("another answer")
-            longest = max(longest, time.monotonic() - begun)
-            count += 1
-            await asyncio.sleep(0.02)
-        print(json.dumps({"kept": True, "count": count, "longest_ms": round(longest * 1000)}), flush=True)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-        print(json.dumps({"kept": False, "count": count, "why": repr(error)}), flush=True)
 
 
 async def until(what: Any, seconds: float = 20) -> bool:
@@ -423,19 +426,12 @@ async def until(what: Any, seconds: float = 20) -> bool:
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["blanket", name]:
-            asyncio.run(blanket_process(name))
-        case ["pump", blanket, tap, instance]:
-            pump(blanket, tap, instance)
-        case ["serve", port]:
-            asyncio.run(serve(int(port)))
-        case ["talk", ip, port]:
-            asyncio.run(talk(ip, int(port)))
-        case _:
-            from overlay_checks import all_checks
+    if sys.argv[1:2] == ["blanket"]:
+        asyncio.run(blanket_process(sys.argv[2]))
+    else:
+        from overlay_checks import all_checks
 
-            asyncio.run(all_checks())
+        asyncio.run(all_checks())
 
 
 if __name__ == "__main__":

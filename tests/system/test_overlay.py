@@ -19,9 +19,9 @@ from supercloud.images import blanket as image
 from supercloud.images.bundle import bundle_path
 from supercloud.images.initrd import _Cpio
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1900)]
 HERE = Path(__file__).parent
-DEADLINE_S = 600
+DEADLINE_S = 1800  # minutes on an idle machine
 _BOOT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/opt/supercloud/site:/check PYTHONDONTWRITEBYTECODE=1
 mount -t tmpfs run /run
@@ -41,7 +41,7 @@ def test_overlay_on_a_real_kernel(findings: list[dict[str, Any]]) -> None:
         print(json.dumps(found))
     failed = [found for found in findings if not found["ok"]]
     assert not failed, "\n".join(json.dumps(found) for found in failed)
-    assert len(findings) >= 60
+    assert len(findings) >= 158
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def _squash(directory: Path, into: Path) -> None:
     boot = directory / "boot"
     boot.write_text(_BOOT)
     boot.chmod(0o755)
-    for name in ("overlay_inside.py", "overlay_checks.py"):
-        (directory / name).write_bytes((HERE / name).read_bytes())
+    for name in HERE.glob("overlay_*.py"):
+        (directory / name.name).write_bytes(name.read_bytes())
     subprocess.run(
         ["mksquashfs", str(directory), str(into), "-quiet", "-no-progress"], check=True, timeout=60
     )
