@@ -7,6 +7,8 @@ else is dropped.
 
 `inet supercloud` guards the blanket itself (DHCP and DNS for instances; VXLAN from known peers and granted
 TCP ports on the mesh; WireGuard on the underlay) and routes nothing but instances' connections to the world.
+What carries instances' frames between blankets, WireGuard and VXLAN, is not tracked: two look-ups less for
+each packet, and no entry for each of their flows.
 
 `permitted` and `grants` have timeouts and are never flushed: an apply or a restarted agent cannot prolong or
 end them. A change of the other sets and all rules is one transaction: no packet sees a state between.
@@ -114,6 +116,8 @@ _CHAINS = (
     ("bridge", "from_peer", None, None, None),
     ("bridge", "crossing", "forward", 0, "accept"),
     ("bridge", "upwards", "input", 0, "accept"),
+    ("inet", "arriving", "prerouting", -300, "accept"),
+    ("inet", "leaving", "output", -300, "accept"),
     ("inet", "input", "input", 0, "drop"),
     ("inet", "from_mesh", None, None, None),
     ("inet", "from_bridge", None, None, None),
@@ -127,6 +131,7 @@ Rules = tuple[str, str, list[Rule]]
 
 _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
+_NOTRACK: Json = {"notrack": None}
 _COUNTED_DROP: Rule = [{"counter": None}, _DROP]
 
 
@@ -180,7 +185,24 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
     granted = _concat(_IP, _field("tcp", "dport"))
     to_gateway = _is(_concat(_meta("iifname"), _field("ip", "daddr")), "@gateways")
     out = _is(_meta("oifname"), underlay)
+    carrier = _is(_meta("l4proto"), "udp")
     return [
+        (
+            "inet",
+            "arriving",
+            [
+                [_in(MESH_DEVICE), carrier, _NOTRACK],
+                [below, _is(_field("udp", "dport"), listen_port), _NOTRACK],
+            ],
+        ),
+        (
+            "inet",
+            "leaving",
+            [
+                [_is(_meta("oifname"), MESH_DEVICE), carrier, _NOTRACK],
+                [out, _is(_field("udp", "sport"), listen_port), _NOTRACK],
+            ],
+        ),
         (
             "inet",
             "input",
@@ -200,7 +222,7 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
             [
                 # Not by connection tracking: a peer that left is silent at once.
                 [_is(from_peer, "@links"), _ACCEPT],
-                [_is(_meta("l4proto"), "udp"), *_COUNTED_DROP],
+                [carrier, *_COUNTED_DROP],
                 [_is(granted, f"@{GRANTS}"), _ACCEPT],
                 [known, _ACCEPT],
                 _COUNTED_DROP,

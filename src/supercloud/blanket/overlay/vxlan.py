@@ -145,6 +145,7 @@ class Wiring:
                 vxlan_group=link.remote,
                 vxlan_link=mesh,
                 vxlan_learning=0,
+                vxlan_udp_csum=0,  # WireGuard authenticates every byte already
             )
             links = self._links()
         self._port(links[link.device], bridge, _TOWARDS_PEER)
@@ -232,5 +233,6 @@ def _is_so(device: Any, link: Link, mesh: int) -> bool:
         data.get_attr("IFLA_VXLAN_GROUP"),
         data.get_attr("IFLA_VXLAN_LINK"),
         data.get_attr("IFLA_VXLAN_LEARNING"),
+        data.get_attr("IFLA_VXLAN_UDP_CSUM"),
     )
-    return tuple(said) == (link.vni, link.port, link.local, link.remote, mesh, 0)
+    return tuple(said) == (link.vni, link.port, link.local, link.remote, mesh, 0, 0)
