@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Path, Query
 
 from supercloud import __version__
 from supercloud.api import bytestreams, problems, things
+from supercloud.api.limits import BodyLimit
 from supercloud.model.names import Id
 from supercloud.services.northbound import Northbound, OperationView, StatusView
 
@@ -25,8 +26,10 @@ def create_app(control: Northbound) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         separate_input_output_schemas=False,
+        responses={"default": problems.DOCUMENTED},
     )
     problems.install(app)
+    app.add_middleware(BodyLimit, content_suffix="/content")
     app.include_router(_operations(control), prefix="/v1")
     for router in things.routers(control):
         app.include_router(router, prefix="/v1")
@@ -42,8 +45,12 @@ def _operations(control: Northbound) -> APIRouter:
         return await control.status()
 
     @router.get("/operations")
-    async def operations(open_only: bool = False) -> list[OperationView]:
-        return await control.operations(open_only=open_only)
+    async def operations(
+        open_only: bool = False,
+        kind: Annotated[str | None, Query(pattern=r"^[a-z.-]{1,64}$")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> list[OperationView]:
+        return await control.operations(open_only=open_only, kind=kind, limit=limit)
 
     @router.get("/operations/{operation}")
     async def operation(

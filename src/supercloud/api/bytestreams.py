@@ -9,6 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from supercloud.api.things import InCloud, RefPath
 from supercloud.model.errors import SupercloudError
+from supercloud.model.names import Port
 from supercloud.ports.agent import StreamKind
 from supercloud.services.northbound import Northbound, Stream
 
@@ -23,7 +24,7 @@ def router(control: Northbound) -> APIRouter:
 
     @found.websocket("/instances/{ref}/streams/{kind}")
     async def instance(
-        socket: WebSocket, ref: RefPath, kind: StreamKind, port: int | None = None, cloud: InCloud = None
+        socket: WebSocket, ref: RefPath, kind: StreamKind, port: Port | None = None, cloud: InCloud = None
     ) -> None:
         await socket.accept()
         try:

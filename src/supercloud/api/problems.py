@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError
 
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
+_DETAIL_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What every failure is answered with (RFC 9457, and two members of ours)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str  # one line for a person
+    code: str  # of model.errors, for a program
+    hint: str | None  # what to do about it
+
+
+#: For the API's description, which otherwise would promise FastAPI's own form of errors.
+DOCUMENTED: dict[str, Any] = {
+    "description": "What was wrong",
+    "content": {MEDIA_TYPE: {"schema": TypeAdapter(Problem).json_schema()}},
+}
 
 
 def problem(error: SupercloudError, status: int | None = None) -> JSONResponse:
     """The answer that carries `error`."""
     status = status or error.http_status
-    body = {
-        "type": f"urn:supercloud:error:{error.code}",
-        "title": error.code,
-        "status": status,
-        "detail": error.message,
-        "code": error.code,
-        "hint": error.hint,
-    }
-    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE)
+    body = Problem(
+        type=f"urn:supercloud:error:{error.code}",
+        title=error.code,
+        status=status,
+        detail=_sayable(error.message),
+        code=error.code,
+        hint=error.hint,
+    )
+    return JSONResponse(asdict(body), status_code=status, media_type=MEDIA_TYPE)
+
+
+def _sayable(text: str) -> str:
+    """A message may quote what was asked, which may be long and may have no form in UTF-8."""
+    return text[:_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def install(app: FastAPI) -> None:
@@ -38,6 +67,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return problem(InvalidInput("the request is not JSON"))
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return problem(InvalidInput(f"{where or 'the request'}: {first['msg']}"))
 

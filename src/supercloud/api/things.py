@@ -23,24 +23,34 @@ from supercloud.services.northbound import (
     Northbound,
     OperationView,
     ProviderView,
+    Ref,
     RegisterImage,
     RunInstance,
     VolumeView,
 )
 
-#: A name or an id, in a path.
-RefPath = Annotated[str, Path(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
+#: In a path.
+RefPath = Annotated[Ref, Path()]
 #: The cloud that tells two things of one name apart.
-InCloud = Annotated[str | None, Query(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
+InCloud = Annotated[Ref | None, Query()]
 
 _CREATED = status.HTTP_201_CREATED
 _ACCEPTED = status.HTTP_202_ACCEPTED
 _NO_CONTENT = status.HTTP_204_NO_CONTENT
 
 
+#: The bytes are streamed to the disk, so no model describes them.
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attach:
-    instance: str
+    instance: Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +70,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migrate:
-    to: str
+    to: Ref
 
 
 def routers(control: Northbound) -> list[APIRouter]:
@@ -155,7 +165,7 @@ def _images(control: Northbound) -> APIRouter:
     async def register(request: RegisterImage) -> ImageView:
         return await control.register_image(request)
 
-    @router.put("/{digest}/content")
+    @router.put("/{digest}/content", openapi_extra=_UPLOAD)
     async def upload(
         digest: Annotated[Digest, Path()],
         request: Request,

@@ -16,6 +16,8 @@ GIB = 1 << 30
 
 #: What a user calls a thing: a DNS label (RFC 1123), because instances answer to it in DNS.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+#: Free text that any database keeps: without NUL (PostgreSQL) and without lone surrogates (UTF-8).
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 #: What the program calls a thing, in the canonical form of a version 4 UUID.
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 #: `sha256:` and 64 hexadecimal digits.

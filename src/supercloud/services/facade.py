@@ -91,8 +91,10 @@ class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Insta
             operations_open=open_ones or 0,
         )
 
-    async def operations(self, *, open_only: bool = False) -> list[OperationView]:
-        return await self._parts.operations.views(open_only=open_only)
+    async def operations(
+        self, *, open_only: bool = False, kind: str | None = None, limit: int = 1000
+    ) -> list[OperationView]:
+        return await self._parts.operations.views(open_only=open_only, kind=kind, limit=limit)
 
     async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
         return await self._parts.operations.view(operation, wait_s=min(wait_s, 30.0))

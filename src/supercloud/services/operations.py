@@ -175,9 +175,11 @@ class Operations:
 
     # ------------------------------------------------------------ showing
 
-    async def views(self, *, open_only: bool) -> list[OperationView]:
-        """The newest thousand."""
-        query = select(Operation).order_by(Operation.created_at.desc()).limit(1000)
+    async def views(self, *, open_only: bool, kind: str | None, limit: int) -> list[OperationView]:
+        """The newest `limit`."""
+        query = select(Operation).order_by(Operation.created_at.desc()).limit(limit)
+        if kind is not None:
+            query = query.where(Operation.kind == kind)
         if open_only:
             query = query.where(Operation.ended_at.is_(None))
         async with self._store.read() as session:

@@ -1,0 +1,316 @@
+"""The northbound API over HTTP: who may speak, what a failure looks like, that what is promised is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from api_rig import HOST, Served, served
+from test_control_plane import DIGEST, IMAGE, World, furnish
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+
+from supercloud.api.limits import BODY_BYTES
+from supercloud.client.http import CONTROLLER_NAME
+from supercloud.model.names import MIB, new_id
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    (tmp_path / "machines").mkdir()
+    made = World(database_url, tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def api(world: World, tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(world, tmp_path / "h") as made:
+        yield made
+
+
+@pytest.fixture
+async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        base_url=f"https://{HOST}:{api.access.port}/v1",
+        verify=api.client().tls,
+        headers={"Host": CONTROLLER_NAME},
+        timeout=30,
+    ) as client:
+        client._transport = _Named(api.client().tls)  # the certificate names the controller, not its address
+        yield client
+
+
+class _Named(httpx.AsyncHTTPTransport):
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["sni_hostname"] = CONTROLLER_NAME
+        return await super().handle_async_request(request)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> str:
+    """It is a problem of that kind; what it says."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert (said["status"], said["code"]) == (status, code)
+    assert set(said) == {"type", "title", "status", "detail", "code", "hint"}
+    assert said["detail"] and "\n" not in said["detail"]
+    return str(said["detail"])
+
+
+async def ended(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 202, answer.text
+    operation = answer.json()
+    async with asyncio.timeout(40):
+        while operation["ended_at"] is None:
+            operation = (await http.get(f"/operations/{operation['id']}", params={"wait_s": 10})).json()
+    return dict(operation)
+
+
+async def test_a_life_over_http(api: Served, world: World, http: httpx.AsyncClient) -> None:
+    await furnish(api.bench, world.keys)
+    request = {"name": "n1", "cloud": "c", "provider": "p"}
+    assert (await ended(http, await http.post("/blankets", json=request)))["state"] == "succeeded"
+    run = {
+        "name": "web",
+        "cloud": "c",
+        "image": "debian",
+        "networks": ["lan"],
+        "ssh_keys": ["ssh-ed25519 AAAA"],
+        "user_data": "#cloud-config\n",
+    }
+    assert (await ended(http, await http.post("/instances", json=run)))["state"] == "succeeded"
+    shown = (await http.get("/instances/web")).json()
+    assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "n1", 1)
+    assert shown["right_left_s"] > 50
+    problem(await http.post("/instances", json=run), 409, "conflict")
+    problem(await http.delete("/clouds/c"), 409, "conflict")
+    assert (await ended(http, await http.delete("/instances/web", params={"force": True})))["error"] is None
+    assert (await http.get("/instances")).json() == []
+    kinds = [one["kind"] for one in (await http.get("/operations")).json()]
+    assert kinds == ["instance.remove", "instance.run", "blanket.add"], "the newest first"
+    assert len((await http.get("/operations", params={"kind": "instance.run"})).json()) == 1
+    assert len((await http.get("/operations", params={"limit": 2})).json()) == 2
+    assert (await http.delete("/networks/lan")).status_code == 204
+
+
+async def test_answers_are_as_described(api: Served, world: World, http: httpx.AsyncClient) -> None:
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("n1")
+    await api.bench.run(on="n1")
+    described = (await http.get("/openapi.json")).json()
+    assert described["openapi"].startswith("3.1")
+    read = [path for path, item in described["paths"].items() if "get" in item and "{" not in path]
+    assert len(read) == 9
+    for path in read:
+        answer = await http.get(path.removeprefix("/v1"))
+        wanted = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema_rs.validate({**wanted, "components": described["components"]}, answer.json())
+        assert answer.json(), f"{path} was tried with something in it"
+    for path, item in described["paths"].items():
+        for operation in item.values():
+            assert "application/problem+json" in operation["responses"]["default"]["content"], path
+
+
+_REFUSED = [
+    ("GET", "/clouds/nowhere", None, 404, "not-found"),
+    ("GET", "/nothing", None, 404, "not-found"),
+    ("PATCH", "/clouds", None, 405, "invalid-input"),
+    ("GET", f"/operations/{new_id()}", None, 404, "not-found"),
+    ("GET", "/operations/7", None, 422, "invalid-input"),
+    ("GET", "/clouds/UPPER", None, 422, "invalid-input"),
+    ("GET", "/clouds/%00", None, 422, "invalid-input"),
+    ("GET", "/clouds/..%2fstatus", None, 404, "not-found"),
+    ("GET", "/instances?cloud=%00", None, 422, "invalid-input"),
+    ("POST", "/clouds", b"", 422, "invalid-input"),
+    ("POST", "/clouds", b"{", 422, "invalid-input"),
+    ("POST", "/clouds", b"\xff\xfe", 422, "invalid-input"),
+    ("POST", "/clouds", b"[" * 100_000, 400, "invalid-input"),
+    ("POST", "/clouds", b'{"name": "a", "right_length_s": NaN}', 422, "invalid-input"),
+    ("POST", "/clouds", b'{"name": "a", "right_length_s": 1e999}', 422, "invalid-input"),
+    ("POST", "/clouds", b'{"name": "a\\n"}', 422, "invalid-input"),
+    ("POST", "/clouds", b'{"name": "a", "cpu_model": "x\\u0000"}', 422, "invalid-input"),
+    ("POST", "/clouds", b'{"name": "\\ud800"}', 422, "invalid-input"),
+    ("POST", "/providers", b'{"name": "q", "kind": "x", "options": {"\\ud800": ""}}', 422, "invalid-input"),
+    ("POST", "/providers", b'{"name": "q", "kind": "Main frame"}', 422, "invalid-input"),
+    ("POST", "/networks", b'{"name": "a", "cloud": "c", "cidr": "10.9.0.7/24"}', 422, "invalid-input"),
+    ("POST", "/networks", b'{"name": "a", "cloud": "c", "cidr": "8.8.8.0/24"}', 422, "invalid-input"),
+    ("POST", "/networks", b'{"name": "a", "cloud": "c", "cidr": "999.1.1.1/99"}', 422, "invalid-input"),
+    ("POST", "/volumes", b'{"name": "a", "cloud": "c", "size_bytes": 1}', 422, "invalid-input"),
+    ("POST", "/volumes", b'{"name": "a", "cloud": "c", "size_bytes": 1e30}', 422, "invalid-input"),
+    ("PUT", "/images/sha256:" + "0" * 64 + "/content", b"x", 404, "not-found"),
+    ("PUT", "/images/sha256:0/content", b"x", 422, "invalid-input"),
+]
+
+
+async def test_what_cannot_be_is_refused_in_one_form(http: httpx.AsyncClient) -> None:
+    async def everything() -> list[Any]:
+        return [(await http.get(kind)).json() for kind in ("/clouds", "/providers", "/networks", "/volumes")]
+
+    await http.post("/clouds", json={"name": "c"})
+    before = await everything()
+    for method, path, body, status, code in _REFUSED:
+        headers = {"Content-Type": "application/json"}
+        answer = await http.request(method, path, content=body, headers=headers)
+        try:
+            problem(answer, status, code)
+        except AssertionError as error:
+            raise AssertionError(f"{method} {path} {body!r:.80}") from error
+    assert await everything() == before
+
+
+async def test_user_data_has_a_limit(api: Served, world: World, http: httpx.AsyncClient) -> None:
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("n1")
+    run = {"name": "web", "cloud": "c", "image": "debian", "ssh_keys": []}
+    for data, status in (("x" * (64 << 10) + "y", 422), ("é" * (33 << 10), 422), ("a\0b", 422)):
+        problem(await http.post("/instances", json={**run, "user_data": data}), status, "invalid-input")
+    answer = await http.post("/instances", content=b"x" * (BODY_BYTES + 1))
+    assert "at most" in problem(answer, 413, "invalid-input")
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    with contextlib.suppress(httpx.NetworkError):  # the server may close while the client still sends
+        problem(await http.post("/instances", content=endless()), 413, "invalid-input")
+    assert (await http.get("/instances")).json() == [] == (await http.get("/volumes")).json()
+    fits = {**run, "user_data": "x" * (64 << 10)}
+    assert (await ended(http, await http.post("/instances", json=fits)))["state"] == "succeeded"
+
+
+async def test_uploads_go_on_where_they_ended(api: Served, world: World, http: httpx.AsyncClient) -> None:
+    request = {"name": "debian", "digest": DIGEST, "size_bytes": len(IMAGE), "virtual_bytes": 64 * MIB}
+    assert (await http.post("/images", json=request)).json()["present_bytes"] == 0
+    content = f"/images/{DIGEST}/content"
+    assert (await http.put(content, content=IMAGE[:1000])).json()["present_bytes"] == 1000
+    assert (await http.post("/images", json=request)).json()["present_bytes"] == 1000
+    problem(await http.put(content, content=IMAGE, params={"offset": 5}), 409, "conflict")
+    problem(await http.put(content, content=IMAGE[1000:] + b"more", params={"offset": 1000}), 422, "invalid-input")
+    here = (await http.get("/images/debian")).json()["present_bytes"]
+    rest = await http.put(content, content=IMAGE[here:], params={"offset": here})
+    assert rest.status_code == 200 and rest.json()["complete"], rest.text
+    other = {**request, "name": "broken", "digest": "sha256:" + "1" * 64}
+    assert (await http.post("/images", json=other)).status_code == 201
+    problem(await http.put(f"/images/{other['digest']}/content", content=IMAGE), 422, "invalid-input")
+    assert (await http.get("/images/broken")).json()["present_bytes"] == 0
+    assert (await http.delete("/images/broken")).status_code == 204
+    left = [path.name for path in (world.folder / "images").iterdir()]
+    assert left == [DIGEST.removeprefix("sha256:")]
+
+
+async def test_nobody_but_operators_speaks(api: Served, world: World) -> None:
+    await furnish(api.bench, world.keys)
+    north = await api.bench.blanket("north")
+    blanket = _context(api)
+    passport = north.passport
+    key, certificate = api.home / "blanket-key.pem", api.home / "blanket.pem"
+    key.write_text(passport.keys.identity.to_pem())
+    certificate.write_text(passport.certificate_pem)
+    blanket.load_cert_chain(certificate, key)
+    for context in (blanket, _context(api)):
+        with pytest.raises(OSError):
+            assert await asyncio.to_thread(_speaks, api.access.port, context)
+    operator = api.client().tls
+    assert await asyncio.to_thread(_speaks, api.access.port, operator)
+    operator.minimum_version = operator.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        await asyncio.to_thread(_speaks, api.access.port, operator)
+
+
+def _context(api: Served) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(api.access.authority)
+    return context
+
+
+def _speaks(port: int, context: ssl.SSLContext) -> bytes:
+    """The answer to a request. Raises OSError where none comes."""
+    with (
+        socket.create_connection((HOST, port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=CONTROLLER_NAME) as wrapped,
+    ):
+        wrapped.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = wrapped.recv(100)
+        if not answer:
+            raise ConnectionResetError("closed without an answer")
+        assert answer.startswith(b"HTTP/1.1 200")
+        return answer
+
+
+_NO_HTTP = [
+    b"\x00" * 100,
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000,
+    b"GET /" + b"a" * 1_000_000,
+    b"POST /v1/clouds HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"POST /v1/clouds HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /v1/status HTTP/9.9\r\n\r\n",
+]
+
+
+async def test_no_bytes_end_the_listener(api: Served) -> None:
+    for data in _NO_HTTP:
+        reader, writer = await asyncio.open_connection(
+            HOST, api.access.port, ssl=api.client().tls, server_hostname=CONTROLLER_NAME
+        )
+        writer.write(data)
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(2):
+                await reader.read(1000)
+        writer.close()
+    assert await asyncio.to_thread(_speaks, api.access.port, api.client().tls)
+
+
+async def test_streams_carry_bytes_or_say_why_not(api: Served, world: World) -> None:
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("n1")
+    await api.bench.run(on="n1")
+    client = api.client()
+
+    def opened(path: str, **query: object) -> Any:
+        return connect(
+            client.stream_uri(path, **query),
+            ssl=client.tls,
+            server_hostname=CONTROLLER_NAME,
+            compression=None,
+        )
+
+    async with opened("/instances/web/streams/tcp", port=22) as stream:
+        await stream.send(b"ping" * 1000)
+        got = b""
+        async with asyncio.timeout(10):
+            while len(got) < 4000:
+                got += await stream.recv()
+        assert got == b"ping" * 1000
+    for path, query, said in (
+        ("/instances/nobody/streams/console", {}, "not-found"),
+        ("/instances/web/streams/console", {"port": 5}, "invalid-input"),
+        ("/instances/web/streams/tcp", {}, "invalid-input"),
+    ):
+        with pytest.raises(ConnectionClosedError) as closed:
+            async with opened(path, **query) as stream:
+                await stream.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 4000
+        assert closed.value.rcvd.reason.startswith(said)
+    for path, query in (
+        ("/instances/web/streams/memory", {}),
+        ("/instances/web/streams/tcp", {"port": 70000}),
+        ("/instances/a%00b/streams/console", {}),
+    ):
+        with pytest.raises(Exception):  # noqa: B017 - refused at the handshake, whichever way
+            async with opened(path, **query) as stream:
+                await stream.recv()
+    assert (await asyncio.to_thread(client.get, "/status"))["instances_running"] == 1
