@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, Parameter
 
 from supercloud import __version__
 
@@ -26,6 +30,8 @@ _COMMANDS = {
     "demo": ("demo:demo", "Two domains, one cloud, live migrations under load: on real VMs"),
     "bench": ("bench:bench", "Measure: migration, api, footprint"),
 }
+_INTERRUPTED, _PIPE_CLOSED, _TERMINATED = 130, 141, 143  # as shells count ends by SIGINT, SIGPIPE, SIGTERM
+_TRACE = "SUPERCLOUD_TRACE"
 
 
 def build() -> App:
@@ -35,6 +41,7 @@ def build() -> App:
         version=__version__,
         help="One cloud that belongs to its user, spread over clouds that belong to others.",
         help_epilogue="First steps: supercloud up; supercloud doctor; supercloud demo",
+        default_parameter=Parameter(negative_iterable=()),
         result_action="return_value",
     )
     for name, (where, help_text) in _COMMANDS.items():
@@ -45,17 +52,57 @@ def build() -> App:
 
 def main() -> None:
     """The console script. Exit status: 0, or that of the error (see model.errors), or 130 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that scratch files are removed
+    sys.exit(run(None))
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """One command (None: of this process's own arguments); its exit status. What is wrong is one line."""
     from supercloud.cli.output import print_error
     from supercloud.model.errors import SupercloudError
 
     try:
-        result = build()(exit_on_error=True)
+        result = _called(arguments)
     except SupercloudError as error:
         print_error(error)
-        sys.exit(error.exit_status)
+        return error.exit_status
     except KeyboardInterrupt:
-        sys.exit(130)
+        return _INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; nobody is there to be told
-        sys.exit(141)
-    sys.exit(result if isinstance(result, int) else 0)
+        # The reader of our output left. Nobody is there to be told, nor anything to be flushed to at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    return result if isinstance(result, int) else 0
+
+
+def _called(arguments: Sequence[str] | None) -> Any:
+    """
+    Raises:
+        SupercloudError: whatever went wrong.
+    """
+    from supercloud.model.errors import Failed, InvalidInput, SupercloudError
+
+    try:
+        return build()(arguments, exit_on_error=False, print_error=False)
+    except (SupercloudError, BrokenPipeError):
+        raise
+    except CycloptsError as error:
+        raise InvalidInput(_usage(error), hint=_help_of(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Failed(f"{where}{error.strerror or error}") from error
+    except Exception as error:
+        if os.environ.get(_TRACE):
+            raise
+        raise Failed(f"a bug: {type(error).__name__}: {error}", hint=f"{_TRACE}=1 shows where") from error
+
+
+def _usage(error: CycloptsError) -> str:
+    try:
+        return " ".join(str(error).split())
+    except ImportError as missing:  # it looks at every command for one of a similar name
+        return str(missing)
+
+
+def _help_of(error: CycloptsError) -> str:
+    return " ".join(("supercloud", *(error.command_chain or ()), "--help"))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from supercloud.cli.sizes import format_size
 from supercloud.model.errors import SupercloudError
 
 
@@ -32,8 +35,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output
     if not rows:
         sys.stderr.write("(none)\n")
         return
-    table = [[column.upper().replace("_", " ") for column in columns]]
-    table += [[_cell(row.get(column)) for column in columns] for row in rows]
+    table = [[_title(column).upper() for column in columns]]
+    table += [[_value(column, row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
     for line in table:
         sys.stdout.write(
@@ -47,9 +50,22 @@ def print_thing(thing: Mapping[str, Any], output: Format) -> None:
     if output is Format.JSON:
         print_json(thing)
         return
-    width = max(map(len, thing), default=0)
+    width = max((len(_title(key)) for key in thing), default=0)
     for key, value in thing.items():
-        sys.stdout.write(f"{key.replace('_', ' ').ljust(width)}  {_cell(value)}\n")
+        sys.stdout.write(f"{_title(key).ljust(width)}  {_value(key, value)}\n")
+
+
+def _title(key: str) -> str:
+    return key.removesuffix("_bytes").removesuffix("_at").replace("_", " ")
+
+
+def _value(key: str, value: object) -> str:
+    """A number of bytes or a moment is written as people do."""
+    if isinstance(value, (int, float)) and key.endswith("_bytes"):
+        return format_size(value)
+    if isinstance(value, (int, float)) and key.endswith("_at"):
+        return datetime.fromtimestamp(value).astimezone().isoformat(sep=" ", timespec="seconds")
+    return _cell(value)
 
 
 def _cell(value: object) -> str:
@@ -63,14 +79,18 @@ def _cell(value: object) -> str:
         return ",".join(_cell(item) for item in value)
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_cell(item)}" for key, item in value.items())
-    # A name may hold what a hostile guest or image chose: keep control characters off the terminal.
-    return "".join(char if char.isprintable() else "?" for char in str(value))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """A name may hold what a hostile guest or image chose: keep control characters off the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def print_error(error: SupercloudError) -> None:
     """One line that says what happened and what to do."""
     hint = f" ({error.hint})" if error.hint else ""
-    sys.stderr.write(f"supercloud: {error.message}{hint}\n")
+    sys.stderr.write(printable(f"supercloud: {error.message}{hint}") + "\n")
 
 
 class Bar(Protocol):
@@ -78,31 +98,26 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Bar]:
-    """A bar with time left on a terminal; a line for each new phase elsewhere; nothing when `quiet`."""
+def progress(title: str, *, quiet: bool = False, usual_s: float | None = None) -> Iterator[Bar]:
+    """A bar with time left on a terminal; a line now and then elsewhere; nothing when `quiet`.
+
+    `usual_s` is how long the like took before: the time left is told from it until `done` tells it better.
+    """
     if quiet:
         yield lambda phase, done: None
         return
     if not sys.stderr.isatty():
-        yield _Lines(title)
+        yield _Lines(title, usual_s)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _left_column(usual_s),
         console=Console(stderr=True),
         transient=True,
     ) as shown:
@@ -111,7 +126,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Bar]:
         def update(phase: str, done: float | None) -> None:
             shown.update(
                 task,
-                description=f"{title}: {phase}",
+                description=f"{title}: {phase}" if phase else title,
                 total=None if done is None else 1.0,
                 completed=0 if done is None else done,
             )
@@ -119,12 +134,45 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Bar]:
         yield update
 
 
+def _left_column(usual_s: float | None) -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            done = task.completed if task.total else None
+            return Text(time_left(task.elapsed or 0.0, done, usual_s))
+
+    return Left()
+
+
+def time_left(elapsed_s: float, done: float | None, usual_s: float | None) -> str:
+    """In words; nothing where nobody can tell."""
+    if done:
+        left_s = elapsed_s * (1 - done) / done
+    elif usual_s is not None and elapsed_s < usual_s:
+        left_s = usual_s - elapsed_s
+    else:
+        return "" if usual_s is None else f"usually takes {usual_s:.0f} s"
+    return f"{left_s:.0f} s left"
+
+
 class _Lines:
-    def __init__(self, title: str) -> None:
+    """One for each phase, and every few seconds within one."""
+
+    _EVERY_S = 5.0
+
+    def __init__(self, title: str, usual_s: float | None) -> None:
         self._title = title
-        self._phase = ""
+        self._usual_s = usual_s
+        self._phase: str | None = None
+        self._began = self._said = time.monotonic()
 
     def __call__(self, phase: str, done: float | None) -> None:
-        if phase != self._phase:
-            self._phase = phase
-            sys.stderr.write(f"{self._title}: {phase}\n")
+        now = time.monotonic()
+        if phase == self._phase and now - self._said < self._EVERY_S:
+            return
+        self._phase, self._said = phase, now
+        left = time_left(now - self._began, done, self._usual_s)
+        share = f" {done:.0%}" if done is not None else ""
+        sys.stderr.write(f"{self._title}{': ' if phase else ''}{phase}{share}{', ' if left else ''}{left}\n")

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import re
+import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from supercloud.cli.output import Format, print_rows, print_thing, progress
+from supercloud.cli.output import Bar, Format, print_json, print_rows, print_thing, progress
 from supercloud.client import Client, Place
+from supercloud.model.errors import SupercloudError, Unavailable
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _check_name(_: Any, value: Any) -> None:
+    """Here already, so that an odd name becomes part of no path and no other program's arguments."""
+    for one in [value] if isinstance(value, str) else value or ():
+        if not _NAME.fullmatch(one):
+            raise ValueError(f"{one!r} is not a name: up to 63 lower-case letters, digits and inner hyphens")
+
+
+#: A name (or the id) of something that exists, or the name that something gets.
+Name = Annotated[str, Parameter(validator=_check_name)]
+#: As `Name`, where it may be left out, or where there may be several.
+OptionalName = Annotated[str | None, Parameter(validator=_check_name)]
+Names = Annotated[list[str] | None, Parameter(validator=_check_name)]
 
 Output = Annotated[Format, Parameter(name=["--output", "-o"], help="table or json")]
-Cloud = Annotated[str | None, Parameter(name=["--cloud", "-c"], help="the cloud, where a name is in several")]
+Cloud = Annotated[
+    str | None,
+    Parameter(
+        name=["--cloud", "-c"], validator=_check_name, help="the cloud, where a name is in several of them"
+    ),
+]
 Wait = Annotated[bool, Parameter(name="--wait", negative="--no-wait", help="wait for the operation to end")]
+
+#: So many past operations of a kind say how long one takes.
+_HISTORY = 9
 
 
 def connect() -> Client:
@@ -39,20 +67,50 @@ def finish(
     """
     if not wait:
         print_thing(operation, output)
+        _say_how_to_follow(operation)
         return None
-    with progress(title, quiet=output is Format.JSON) as watch:
-        try:
-            ended = client.wait(operation, watch)
-        except KeyboardInterrupt:
-            watch("cancelling", None)
-            client = connect()  # the interrupted request's answer may still be on the old connection
-            ended = client.wait(client.post(f"/operations/{operation['id']}/cancel"), watch)
+    try:
+        with progress(title, quiet=output is Format.JSON, usual_s=_usual_s(client, operation)) as bar:
+            ended = _follow(client, operation, bar)
+    except (KeyboardInterrupt, Unavailable):
+        _say_how_to_follow(operation)
+        raise
     if output is Format.JSON:
         print_thing(ended, output)
     return ended
 
 
-def said(text: str, output: Format) -> None:
-    """A word for a person that it is done; JSON has its own."""
+def _follow(client: Client, operation: Mapping[str, Any], bar: Bar) -> dict[str, Any]:
+    try:
+        return client.wait(operation, bar)
+    except KeyboardInterrupt:
+        bar("cancelling", None)
+        client = connect()  # the interrupted request's answer may still be on the old connection
+        return client.wait(client.post(f"/operations/{operation['id']}/cancel"), bar)
+
+
+def _say_how_to_follow(operation: Mapping[str, Any]) -> None:
+    """It is durable: it goes on whoever watches."""
+    identity = operation["id"]
+    sys.stderr.write(
+        f"it goes on by itself; supercloud operation wait {identity} follows it, "
+        f"supercloud operation cancel {identity} gives it up\n"
+    )
+
+
+def _usual_s(client: Client, operation: Mapping[str, Any]) -> float | None:
+    """Seconds that operations of this kind took of late, to tell the time left by."""
+    try:
+        past = client.get("/operations", kind=operation["kind"], limit=_HISTORY)
+    except SupercloudError:
+        return None
+    took = [one["ended_at"] - one["created_at"] for one in past if one["state"] == "succeeded"]
+    return statistics.median(took) if took else None
+
+
+def said(text: str, output: Format, **facts: object) -> None:
+    """That it is done: a word for a person, or, where nothing else was printed, `facts` as JSON."""
     if output is Format.TABLE:
         print(text)
+    elif facts:
+        print_json(facts)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_FORM = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_FORM = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
@@ -24,9 +24,19 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def format_size(size: float) -> str:
+    """As a person would write it: at most one decimal, in the greatest unit that fits."""
+    for unit, factor in reversed(_UNITS.items()):
+        if abs(size) >= factor and unit:
+            return f"{size / factor:.1f}".removesuffix(".0") + unit
+    return f"{size:.0f}"
+
+
 def _convert(_: Any, tokens: Sequence[Any]) -> int:
     return parse_size(tokens[0].value)
 
 
+_OPTION = Parameter(converter=_convert, n_tokens=1, show_default=format_size, metavar="SIZE")
 #: A size option, in bytes.
-Size = Annotated[int, Parameter(converter=_convert, n_tokens=1)]
+Size = Annotated[int, _OPTION]
+OptionalSize = Annotated[int | None, _OPTION]

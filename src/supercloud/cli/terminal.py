@@ -114,11 +114,12 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
         os.close(wake)
 
 
-def ssh(name: str, *, user: str, command: Sequence[str], cloud: str | None) -> int:
+def ssh(client: Client, name: str, *, user: str, command: Sequence[str], cloud: str | None) -> int:
     """Run ssh with ourselves as its ProxyCommand; its exit status.
 
-    The host key is checked against a name that is the instance's own, not an address that others reuse.
+    The host key is checked against the instance's id: addresses and names are reused by others.
     """
+    identity = client.get(f"/instances/{name}", cloud=cloud)["id"]
     in_cloud = ["--cloud", cloud] if cloud else []
     # ssh hands this to a shell: every word is quoted.
     proxy = shlex.join([sys.executable, "-m", "supercloud.cli", "vm", "proxy", name, "22", *in_cloud])
@@ -127,10 +128,13 @@ def ssh(name: str, *, user: str, command: Sequence[str], cloud: str | None) -> i
         "-o",
         f"ProxyCommand={proxy}",
         "-o",
-        f"HostKeyAlias={name}.{cloud or 'cloud'}.supercloud",
+        f"HostKeyAlias={identity}.supercloud",
         "-o",
         "StrictHostKeyChecking=accept-new",
-        f"{user}@{name}",
+        "-l",
+        user,
+        "--",
+        name,
         *command,
     ]
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,8 @@ from supercloud.model.errors import Failed, OutcomeUnknown, Unavailable, error_f
 CONTROLLER_NAME = "controller.supercloud"
 _TIMEOUT_S = 60.0
 _WAIT_S = 10
+_AWAY_S = 30.0
+_LOOK_EVERY_S = 0.5
 _CHUNK = 1 << 20
 OPEN_STATES = ("pending", "running", "cancelling")
 
@@ -53,13 +56,24 @@ class Client:
     def wait(self, operation: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
         """Follow an operation to its end, telling `watch` of each phase.
 
+        It is durable, so a control plane that is restarted meanwhile is waited for, up to `_AWAY_S`.
+
         Raises:
             SupercloudError: what the operation failed with.
+            Unavailable: the control plane stays away; the operation goes on when it is back.
         """
         seen = dict(operation)
+        answered = time.monotonic()
         while seen["state"] in OPEN_STATES:
             watch(seen["phase"], seen["done"])
-            seen = self.get(f"/operations/{seen['id']}", wait_s=_WAIT_S)
+            try:
+                seen = self.get(f"/operations/{seen['id']}", wait_s=_WAIT_S)
+                answered = time.monotonic()
+            except Unavailable:
+                if time.monotonic() - answered > _WAIT_S + _AWAY_S:
+                    raise
+                watch("the control plane is away", seen["done"])
+                time.sleep(_LOOK_EVERY_S)  # whether it is back has no event
         if seen["error"]:
             problem = seen["error"]
             raise error_from(problem["code"], problem["message"], problem.get("hint"))
@@ -71,7 +85,7 @@ class Client:
             content.seek(offset)
             return self._ask(
                 "PUT",
-                f"/images/{quote(digest, safe='')}/content",
+                f"/images/{digest}/content",
                 {"offset": offset},
                 body=_Watched(content, watch),
                 kind="application/octet-stream",
@@ -80,7 +94,7 @@ class Client:
 
     def stream_uri(self, path: str, **query: object) -> str:
         """Where `websockets` connects for a stream of bytes."""
-        return f"wss://{self.access.host}:{self.access.port}/v1{path}{_query(query)}"
+        return f"wss://{self.access.host}:{self.access.port}{_target(path, query)}"
 
     def _ask(
         self,
@@ -99,7 +113,7 @@ class Client:
             headers["Content-Length"] = str(length)
         connection = self._open()
         try:
-            connection.request(method, f"/v1{path}{_query(query)}", body=body, headers=headers)
+            connection.request(method, _target(path, query), body=body, headers=headers)
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -163,6 +177,7 @@ class _Watched:
         return data
 
 
-def _query(query: Mapping[str, object]) -> str:
+def _target(path: str, query: Mapping[str, object]) -> str:
+    """Whatever a name in `path` holds, it stays in the path, and the path is ASCII."""
     given = {key: value for key, value in query.items() if value is not None}
-    return "?" + urlencode(given) if given else ""
+    return f"/v1{quote(path, safe='/:')}" + ("?" + urlencode(given) if given else "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from cyclopts import App
 
 from supercloud.cli.output import Format
-from supercloud.cli.session import Cloud, Output, Wait, connect, finish, said
+from supercloud.cli.session import Cloud, Name, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
 from supercloud.model.names import GIB, MIB
+from supercloud.ports.platform import Flavour
 
 app = App(name="blanket", help="Hypervisors of your own, on providers' platforms.")
 _COLUMNS = ("name", "cloud", "provider", "state", "flavour", "connected", "confidentiality", "instances")
@@ -17,21 +18,33 @@ _COLUMNS = ("name", "cloud", "provider", "state", "flavour", "connected", "confi
 
 @app.command
 def add(
-    name: str,
+    name: Name,
     /,
     *,
-    cloud: str,
-    provider: str,
-    flavour: str = "kvm",
+    cloud: Name,
+    provider: Name,
+    flavour: Flavour = Flavour.KVM,
     vcpus: int = 2,
     memory: Size = 2 * GIB,
     disk: Size = 20 * GIB,
+    debug_shell: bool = False,
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
     """Rent a VM from a provider's platform and make it a blanket of a cloud.
 
     Example: supercloud blanket add n1 --cloud mine --provider north --memory 2G
+
+    Parameters
+    ----------
+    name: What to call it.
+    cloud: The cloud that it becomes part of.
+    provider: The domain whose platform runs it.
+    flavour: Its hypervisor; live migration needs the same one at both ends.
+    vcpus: Virtual CPUs of the whole blanket.
+    memory: Memory of the whole blanket; instances take theirs from it.
+    disk: Disk for images and volumes; it grows as it is used.
+    debug_shell: Root on its console, for you and for whoever runs the platform: to look for faults.
     """
     client = connect()
     operation = client.post(
@@ -40,10 +53,11 @@ def add(
             "name": name,
             "cloud": cloud,
             "provider": provider,
-            "flavour": flavour,
+            "flavour": flavour.value,
             "vcpus": vcpus,
             "memory_mib": memory // MIB,
             "disk_bytes": disk,
+            "debug_shell": debug_shell,
         },
     )
     if finish(client, operation, f"blanket {name}", output, wait=wait):
@@ -52,19 +66,25 @@ def add(
 
 @app.command
 def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """List blankets."""
+    """List blankets.
+
+    Example: supercloud blanket ls --cloud mine
+    """
     print_list("/blankets", _COLUMNS, output, cloud=cloud)
 
 
 @app.command
-def show(name: str, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one."""
+def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """Show one: its state, whether its agent is connected, what its platform promises.
+
+    Example: supercloud blanket show n1 -o json
+    """
     print_one(f"/blankets/{name}", output, cloud=cloud)
 
 
 @app.command
 def rm(
-    name: str,
+    name: Name,
     /,
     *,
     cloud: Cloud = None,
@@ -72,15 +92,26 @@ def rm(
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
-    """End a blanket's VM and delete its disk; with --force even while instances are in it."""
+    """End a blanket's VM and delete its disk.
+
+    Example: supercloud blanket rm n1
+
+    Parameters
+    ----------
+    force: Even while instances are in it.
+    """
     client = connect()
     operation = client.delete(f"/blankets/{name}", cloud=cloud, force=str(force).lower())
-    finish(client, operation, f"removing {name}", output, wait=wait)
+    if finish(client, operation, f"removing {name}", output, wait=wait):
+        said(f"blanket {name} removed", output)
 
 
 @app.command
-def console(name: str, /, *, cloud: Cloud = None) -> None:
-    """The blanket's serial console. Ctrl-] leaves it."""
+def console(name: Name, /, *, cloud: Cloud = None) -> None:
+    """The blanket's serial console. Ctrl-] leaves it.
+
+    Example: supercloud blanket console n1
+    """
     from supercloud.cli.terminal import attach
 
     attach(connect(), f"/blankets/{name}/console", cloud=cloud)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App
 
 from supercloud.cli.output import Format, print_thing
-from supercloud.cli.session import Output, Wait, connect, finish, said
+from supercloud.cli.session import Name, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 
@@ -15,7 +15,7 @@ _COLUMNS = ("name", "cpu_model", "right_length_s", "right_margin_s", "blankets",
 
 @app.command
 def create(
-    name: str,
+    name: Name,
     /,
     *,
     cpu_model: str | None = None,
@@ -30,6 +30,7 @@ def create(
 
     Parameters
     ----------
+    name: What to call it.
     cpu_model: The baseline CPU of every instance; instances migrate between blankets that have it.
     right_length: Seconds that a run right lasts; a control plane may be away for nearly that long.
     right_margin: Seconds beyond that before the right may move to another blanket.
@@ -52,25 +53,39 @@ def create(
 
 @app.command
 def ls(*, output: Output = Format.TABLE) -> None:
-    """List clouds."""
+    """List clouds.
+
+    Example: supercloud cloud ls
+    """
     print_list("/clouds", _COLUMNS, output)
 
 
 @app.command
-def show(name: str, /, *, output: Output = Format.TABLE) -> None:
-    """Show one."""
+def show(name: Name, /, *, output: Output = Format.TABLE) -> None:
+    """Show one, with the terms of its run rights.
+
+    Example: supercloud cloud show mine -o json
+    """
     print_one(f"/clouds/{name}", output)
 
 
 @app.command
-def rotate_keys(name: str, /, *, wait: Wait = True, output: Output = Format.TABLE) -> None:
-    """Change the WireGuard key of every blanket, one after another, losing no connection."""
+def rotate_keys(name: Name, /, *, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Change the WireGuard key of every blanket, one after another, losing no connection.
+
+    Example: supercloud cloud rotate-keys mine
+    """
     client = connect()
-    finish(client, client.post(f"/clouds/{name}/rotate-keys"), f"rotating keys of {name}", output, wait=wait)
+    operation = client.post(f"/clouds/{name}/rotate-keys")
+    if finish(client, operation, f"rotating keys of {name}", output, wait=wait):
+        said(f"every blanket of {name} has a new key", output)
 
 
 @app.command
-def rm(name: str, /, *, output: Output = Format.TABLE) -> None:
-    """Remove one that has nothing in it any more."""
+def rm(name: Name, /, *, output: Output = Format.TABLE) -> None:
+    """Remove one that has nothing in it any more.
+
+    Example: supercloud cloud rm mine
+    """
     connect().delete(f"/clouds/{name}")
-    said(f"cloud {name} removed", output)
+    said(f"cloud {name} removed", output, removed=name)

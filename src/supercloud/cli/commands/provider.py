@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from supercloud.cli.output import Format, print_thing
-from supercloud.cli.session import Output, connect, said
+from supercloud.cli.session import Name, Output, connect, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.model.errors import InvalidInput
@@ -18,7 +18,7 @@ _COLUMNS = ("name", "kind", "accelerator", "nesting", "confidentiality", "blanke
 
 @app.command
 def add(
-    name: str,
+    name: Name,
     /,
     *,
     kind: str = "qemu",
@@ -28,6 +28,11 @@ def add(
     """Add a domain with its platform.
 
     Example: supercloud provider add north --kind qemu
+
+    Parameters
+    ----------
+    name: What to call it.
+    kind: Of its platform: qemu, or simulated for trying things out.
     """
     options = dict(_pair(text) for text in option or [])
     provider = connect().post("/providers", {"name": name, "kind": kind, "options": options})
@@ -45,18 +50,27 @@ def _pair(text: str) -> tuple[str, str]:
 
 @app.command
 def ls(*, output: Output = Format.TABLE) -> None:
-    """List providers."""
+    """List providers.
+
+    Example: supercloud provider ls
+    """
     print_list("/providers", _COLUMNS, output)
 
 
 @app.command
-def show(name: str, /, *, output: Output = Format.TABLE) -> None:
-    """Show one, with what its platform declares of itself."""
+def show(name: Name, /, *, output: Output = Format.TABLE) -> None:
+    """Show one, with what its platform declares of itself.
+
+    Example: supercloud provider show north
+    """
     print_one(f"/providers/{name}", output)
 
 
 @app.command
-def rm(name: str, /, *, output: Output = Format.TABLE) -> None:
-    """Remove one that has no blankets."""
+def rm(name: Name, /, *, output: Output = Format.TABLE) -> None:
+    """Remove one that has no blankets.
+
+    Example: supercloud provider rm north
+    """
     connect().delete(f"/providers/{name}")
-    said(f"provider {name} removed", output)
+    said(f"provider {name} removed", output, removed=name)

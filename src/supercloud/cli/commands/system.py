@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from supercloud.cli.control import ControlPlane
 from supercloud.cli.output import Format, print_json, print_rows, print_thing, progress
 from supercloud.cli.session import Output, connect, said
-from supercloud.client import Place
+from supercloud.client import Client, Place
 from supercloud.model.errors import Conflict, InvalidInput
+
+_WATCH_EVERY_S = 1.0
+_CLEAR = "\x1b[H\x1b[2J"  # the terminal's screen, cursor at its top
 
 
 def up(*, api_port: int | None = None, agents_port: int | None = None, output: Output = Format.TABLE) -> None:
@@ -21,6 +28,11 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
     State is kept in $SUPERCLOUD_HOME. $SUPERCLOUD_DATABASE names a PostgreSQL database instead of SQLite.
 
     Example: supercloud up
+
+    Parameters
+    ----------
+    api_port: Where the API listens on this machine's loopback; kept from then on.
+    agents_port: Where blankets dial in; can be chosen at the first start only.
     """
     control = ControlPlane(Place.default())
     with progress("control plane", quiet=output is Format.JSON) as bar:
@@ -32,14 +44,36 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
 
 
 def down(*, output: Output = Format.TABLE) -> None:
-    """End the control plane and the key store. Blankets and instances run on."""
+    """End the control plane and the key store. Blankets and instances run on.
+
+    Example: supercloud down
+    """
     ended = ControlPlane(Place.default()).down()
-    said("the control plane is down; instances run on" if ended else "nothing was running", output)
+    said(
+        "the control plane is down; instances run on" if ended else "nothing was running", output, ended=ended
+    )
 
 
-def status(*, output: Output = Format.TABLE) -> None:
-    """What runs, and how long the run right of each instance lasts."""
+def status(
+    *,
+    watch: Annotated[bool, Parameter(negative="", help="show it anew every second, until Ctrl-C")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """What runs, and how long the run right of each instance lasts.
+
+    Example: supercloud status --watch
+    """
     client = connect()
+    _print_status(client, output)
+    while watch:
+        time.sleep(_WATCH_EVERY_S)
+        if output is Format.TABLE:
+            sys.stdout.write(_CLEAR if sys.stdout.isatty() else "\n")
+        _print_status(client, output)
+        sys.stdout.flush()
+
+
+def _print_status(client: Client, output: Format) -> None:
     found = client.get("/status")
     instances = client.get("/instances")
     if output is Format.JSON:
@@ -61,7 +95,12 @@ def backup(file: Path, /, *, output: Output = Format.TABLE) -> None:
     with progress("backup", quiet=output is Format.JSON) as bar:
         bar("writing", None)
         ControlPlane(Place.default()).archive("backup", file.absolute())
-    said(f"written to {file}; back the key store up as well (see the guide, recovery)", output)
+    said(
+        f"written to {file}; back the key store up as well (see the guide, recovery)",
+        output,
+        file=str(file),
+        size_bytes=file.stat().st_size,
+    )
 
 
 def restore(file: Path, /, *, output: Output = Format.TABLE) -> None:
@@ -77,13 +116,15 @@ def restore(file: Path, /, *, output: Output = Format.TABLE) -> None:
     with progress("restore", quiet=output is Format.JSON) as bar:
         bar("reading", None)
         control.archive("restore", file.absolute())
-    said("restored; supercloud up starts it", output)
+    said("restored; supercloud up starts it", output, restored=str(file))
 
 
 def doctor(*, output: Output = Format.TABLE) -> int:
     """What this machine can do and why, and the commands that install what is missing.
 
     Exit status 1 if something needed is missing.
+
+    Example: supercloud doctor -o json
     """
     from supercloud.platforms.doctor import Verdict, examine
 

@@ -8,10 +8,20 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from supercloud.cli.output import Format
-from supercloud.cli.session import Cloud, Output, Wait, connect, finish, said
+from supercloud.cli.session import (
+    Cloud,
+    Name,
+    Names,
+    OptionalName,
+    Output,
+    Wait,
+    connect,
+    finish,
+    said,
+)
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
-from supercloud.cli.sizes import Size
+from supercloud.cli.sizes import OptionalSize, Size
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import MIB
 
@@ -22,16 +32,16 @@ _USER_DATA_BYTES = 64 << 10
 
 @app.command
 def run(
-    name: str,
+    name: Name,
     /,
     *,
-    cloud: str,
-    image: str,
-    on: str | None = None,
+    cloud: Name,
+    image: Name,
+    on: OptionalName = None,
     memory: Size = 512 * MIB,
     vcpus: int = 1,
-    disk: Size | None = None,
-    network: list[str] | None = None,
+    disk: OptionalSize = None,
+    network: Names = None,
     publish: Annotated[list[str] | None, Parameter(help="[PORT_HERE:]PORT of the instance")] = None,
     user_data: Annotated[Path | None, Parameter(help="cloud-init user-data")] = None,
     ssh_key: Annotated[list[Path] | None, Parameter(help="public key files")] = None,
@@ -45,6 +55,14 @@ def run(
 
     Parameters
     ----------
+    name: What to call it; it answers to this name in its networks' DNS.
+    cloud: The cloud that it belongs to.
+    image: What it boots.
+    on: The blanket to start in; by default the connected one with the fewest instances.
+    memory: Its memory.
+    vcpus: Its virtual CPUs.
+    disk: Size of its boot volume; by default the image's own.
+    network: Its networks, in the order of its interfaces.
     hold: Run on while nobody can be reached; failing over then needs proof that the old copy is dead.
     """
     client = connect()
@@ -94,31 +112,41 @@ def _default_keys() -> list[Path]:
 
 @app.command
 def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """List instances."""
+    """List instances.
+
+    Example: supercloud vm ls --cloud mine
+    """
     print_list("/instances", _COLUMNS, output, cloud=cloud)
 
 
 @app.command
-def show(name: str, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one: where it runs, its epoch, how long its right lasts."""
+def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """Show one: where it runs, its epoch, how long its right lasts.
+
+    Example: supercloud vm show web -o json
+    """
     print_one(f"/instances/{name}", output, cloud=cloud)
 
 
 def _act(name: str, verb: str, *, cloud: str | None, wait: bool, output: Format, body: Any = None) -> None:
     client = connect()
     operation = client.post(f"/instances/{name}/{verb}", body, cloud=cloud)
-    finish(client, operation, f"{verb} {name}", output, wait=wait)
+    if finish(client, operation, f"{verb} {name}", output, wait=wait):
+        said(f"{verb} {name}: done", output)
 
 
 @app.command
-def start(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
-    """Start a stopped instance."""
+def start(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Start a stopped instance.
+
+    Example: supercloud vm start web
+    """
     _act(name, "start", cloud=cloud, wait=wait, output=output)
 
 
 @app.command
 def stop(
-    name: str,
+    name: Name,
     /,
     *,
     cloud: Cloud = None,
@@ -126,24 +154,38 @@ def stop(
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
-    """Shut an instance down; with --force, cut its power."""
+    """Shut an instance down.
+
+    Example: supercloud vm stop web
+
+    Parameters
+    ----------
+    force: Cut its power instead of asking the guest.
+    """
     mode = "destroy" if force else "shutdown"
     _act(name, "stop", cloud=cloud, wait=wait, output=output, body={"mode": mode})
 
 
 @app.command
-def reboot(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
-    """Ask the guest to reboot."""
+def reboot(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Ask the guest to reboot.
+
+    Example: supercloud vm reboot web
+    """
     _act(name, "reboot", cloud=cloud, wait=wait, output=output)
 
 
 @app.command
 def migrate(
-    name: str, /, *, to: str, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+    name: Name, /, *, to: Name, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:
     """Move a running instance to another blanket, live. Ctrl-C cancels while it still can be.
 
     Example: supercloud vm migrate web --to s1
+
+    Parameters
+    ----------
+    to: The blanket that it moves to.
     """
     client = connect()
     operation = client.post(f"/instances/{name}/migrate", {"to": to}, cloud=cloud)
@@ -157,7 +199,7 @@ def migrate(
 
 @app.command
 def rm(
-    name: str,
+    name: Name,
     /,
     *,
     cloud: Cloud = None,
@@ -165,23 +207,37 @@ def rm(
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
-    """Remove an instance and its boot volume; with --force even while it runs."""
+    """Remove an instance and its boot volume.
+
+    Example: supercloud vm rm web --force
+
+    Parameters
+    ----------
+    force: Even while it runs.
+    """
     client = connect()
     operation = client.delete(f"/instances/{name}", cloud=cloud, force=str(force).lower())
-    finish(client, operation, f"removing {name}", output, wait=wait)
+    if finish(client, operation, f"removing {name}", output, wait=wait):
+        said(f"instance {name} removed", output)
 
 
 @app.command
-def console(name: str, /, *, cloud: Cloud = None) -> None:
-    """The instance's serial console. Ctrl-] leaves it."""
+def console(name: Name, /, *, cloud: Cloud = None) -> None:
+    """The instance's serial console. Ctrl-] leaves it.
+
+    Example: supercloud vm console web
+    """
     from supercloud.cli.terminal import attach
 
     attach(connect(), f"/instances/{name}/streams/console", cloud=cloud)
 
 
 @app.command
-def logs(name: str, /, *, cloud: Cloud = None) -> None:
-    """What the instance's serial console said so far."""
+def logs(name: Name, /, *, cloud: Cloud = None) -> None:
+    """What the instance's serial console said so far.
+
+    Example: supercloud vm logs web
+    """
     from supercloud.cli.terminal import dump
 
     dump(connect(), f"/instances/{name}/streams/log", cloud=cloud)
@@ -189,7 +245,7 @@ def logs(name: str, /, *, cloud: Cloud = None) -> None:
 
 @app.command
 def ssh(
-    name: str,
+    name: Name,
     /,
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
     user: str = "root",
@@ -198,15 +254,23 @@ def ssh(
     """Open a shell in the instance with this machine's ssh, through the control plane.
 
     Example: supercloud vm ssh web -- uname -a
+
+    Parameters
+    ----------
+    command: What to run there instead of a shell.
+    user: Whom to log in as.
     """
     from supercloud.cli.terminal import ssh as run_ssh
 
-    return run_ssh(name, user=user, command=command, cloud=cloud)
+    return run_ssh(connect(), name, user=user, command=command, cloud=cloud)
 
 
 @app.command(show=False)
-def proxy(name: str, port: int, /, *, cloud: Cloud = None) -> None:
-    """Standard input and output to a TCP port of the instance (ssh's ProxyCommand)."""
+def proxy(name: Name, port: int, /, *, cloud: Cloud = None) -> None:
+    """Standard input and output to a TCP port of the instance (ssh's ProxyCommand).
+
+    Example: supercloud vm proxy web 22
+    """
     from supercloud.cli.terminal import pipe
 
     pipe(connect(), f"/instances/{name}/streams/tcp", port=port, cloud=cloud)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from cyclopts import App
 
 from supercloud.cli.output import Format, print_thing
-from supercloud.cli.session import Cloud, Output, Wait, connect, finish, said
+from supercloud.cli.session import Cloud, Name, OptionalName, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
-from supercloud.cli.sizes import Size
+from supercloud.cli.sizes import Size, format_size
 
 app = App(name="volume", help="Encrypted disks.")
 _COLUMNS = ("name", "cloud", "size_bytes", "instance", "blanket", "snapshots")
@@ -16,18 +16,26 @@ _COLUMNS = ("name", "cloud", "size_bytes", "instance", "blanket", "snapshots")
 
 @app.command
 def create(
-    name: str,
+    name: Name,
     /,
     *,
-    cloud: str,
+    cloud: Name,
     size: Size,
-    on: str | None = None,
-    image: str | None = None,
+    on: OptionalName = None,
+    image: OptionalName = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a volume.
 
     Example: supercloud volume create data --cloud mine --size 10G
+
+    Parameters
+    ----------
+    name: What to call it.
+    cloud: The cloud that it belongs to.
+    size: What a guest sees; on disk it takes what was written.
+    on: The blanket to make it in; by default where it is first attached.
+    image: Begin as a copy of this image instead of empty.
     """
     body = {"name": name, "cloud": cloud, "size_bytes": size, "on": on, "image": image}
     volume = connect().post("/volumes", body)
@@ -38,19 +46,25 @@ def create(
 
 @app.command
 def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """List volumes."""
+    """List volumes.
+
+    Example: supercloud volume ls --cloud mine
+    """
     print_list("/volumes", _COLUMNS, output, cloud=cloud)
 
 
 @app.command
-def show(name: str, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one."""
+def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """Show one: its size, who uses it, its snapshots.
+
+    Example: supercloud volume show data
+    """
     print_one(f"/volumes/{name}", output, cloud=cloud)
 
 
 @app.command
 def attach(
-    name: str, instance: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+    name: Name, instance: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:
     """Attach a volume to an instance, running or not.
 
@@ -58,20 +72,25 @@ def attach(
     """
     client = connect()
     operation = client.post(f"/volumes/{name}/attach", {"instance": instance}, cloud=cloud)
-    finish(client, operation, f"attaching {name}", output, wait=wait)
+    if finish(client, operation, f"attaching {name}", output, wait=wait):
+        said(f"volume {name} is attached to {instance}", output)
 
 
 @app.command
-def detach(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
-    """Detach a volume from its instance."""
+def detach(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Detach a volume from its instance.
+
+    Example: supercloud volume detach data
+    """
     client = connect()
     operation = client.post(f"/volumes/{name}/detach", cloud=cloud)
-    finish(client, operation, f"detaching {name}", output, wait=wait)
+    if finish(client, operation, f"detaching {name}", output, wait=wait):
+        said(f"volume {name} is detached", output)
 
 
 @app.command
 def resize(
-    name: str, size: Size, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+    name: Name, size: Size, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:
     """Grow a volume, in use or not.
 
@@ -79,21 +98,31 @@ def resize(
     """
     client = connect()
     operation = client.post(f"/volumes/{name}/resize", {"size_bytes": size}, cloud=cloud)
-    finish(client, operation, f"resizing {name}", output, wait=wait)
+    if finish(client, operation, f"resizing {name}", output, wait=wait):
+        said(f"volume {name} has {format_size(size)}", output)
 
 
 @app.command
 def snapshot(
-    name: str, snapshot: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+    name: Name, snapshot: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:
-    """Keep what is on the volume now under a name."""
+    """Keep what is on the volume now under a name.
+
+    Example: supercloud volume snapshot data before-upgrade
+    """
     client = connect()
     operation = client.post(f"/volumes/{name}/snapshot", {"snapshot": snapshot}, cloud=cloud)
-    finish(client, operation, f"snapshot of {name}", output, wait=wait)
+    if finish(client, operation, f"snapshot of {name}", output, wait=wait):
+        said(f"snapshot {snapshot} of volume {name} is kept", output)
 
 
 @app.command
-def rm(name: str, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
-    """Delete a volume that is attached nowhere, and its keys for good."""
+def rm(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Delete a volume that is attached nowhere, and its keys for good.
+
+    Example: supercloud volume rm data
+    """
     client = connect()
-    finish(client, client.delete(f"/volumes/{name}", cloud=cloud), f"removing {name}", output, wait=wait)
+    operation = client.delete(f"/volumes/{name}", cloud=cloud)
+    if finish(client, operation, f"removing {name}", output, wait=wait):
+        said(f"volume {name} removed", output)
