@@ -14,6 +14,7 @@ from supercloud.ports.durable import Saga
 from supercloud.services import mesh
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
+from supercloud.services.placement import Placement
 from supercloud.services.sagas.migrate import migrate
 from supercloud.services.sagas.start import end, start, stop
 from supercloud.services.sagas.world import World
@@ -26,10 +27,12 @@ class InstanceOperations:
     parts: Parts
     world: World
     volumes: VolumeOperations
+    placement: Placement
 
     async def start(self, saga: Saga, intent: Intent) -> dict[str, Any]:
         """Of `instance.run` too, whose rows are there already."""
         await start(saga, self.world, instance=intent["instance"], blanket=intent["blanket"])
+        await self.placement.follow(intent["instance"])
         return dict(intent)
 
     async def stop(self, saga: Saga, intent: Intent) -> dict[str, Any]:
