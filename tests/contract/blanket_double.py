@@ -22,8 +22,10 @@ from supercloud.agent.birth import Birth
 from supercloud.agent.channel import Channel
 from supercloud.agent.dial import Dialer
 from supercloud.agent.identity import Safe
+from supercloud.agent.images import ImageFetcher
 from supercloud.agent.main import identify
-from supercloud.model.errors import Conflict, NotFound
+from supercloud.agent.upgrade import AgentUpgrade
+from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.migration import Source, Target
 from supercloud.model.right import Renewal, RunRight
 from supercloud.platforms.simulated import SimulatedHost, SimulatedPlatform
@@ -85,6 +87,7 @@ class Double:
         self.overlay = _Overlay(self)
         self.migration = _Migration(self)
         self.streams = _Streams(self)
+        self.bundles = _Bundles(self)
         self.states: dict[str, a.RunState] = {}
         self.rights: dict[str, RunRight] = {}
         self.mesh: a.Mesh | None = None
@@ -104,6 +107,12 @@ class Double:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
+    def restart(self) -> None:
+        """The agent's process ends and starts again; instances run on."""
+        assert self._task is not None
+        self._task.cancel()
+        self.start()
+
     async def end(self) -> None:
         """As a machine's end: nothing is said to anybody."""
         if self._task is not None:
@@ -113,10 +122,19 @@ class Double:
     async def _run(self) -> None:
         self.passport = await identify(self.birth, Safe(self.site.folder / self.birth.blanket))
         self.dialer = Dialer(self.birth.endpoint, self.passport)
+        self.upgrade = AgentUpgrade(bundles=self.bundles, images=ImageFetcher(self.dialer))
         self.channel = Channel(
             dial=self.dialer.channel, handlers=lambda: agent_handlers(self), greet=self._greet
         )
-        await self.channel.run()
+        confirming = asyncio.create_task(self._confirm())
+        try:
+            await self.channel.run()
+        finally:
+            confirming.cancel()
+
+    async def _confirm(self) -> None:
+        await self.channel.connected()
+        await self.upgrade.welcomed()
 
     async def _greet(self) -> Hello:
         return Hello(
@@ -163,6 +181,7 @@ class Double:
             memory_mib=4096,
             memory_free_mib=4096,
             disk_free_bytes=1 << 40,
+            bundle=await self.upgrade.running(),
         )
 
 
@@ -341,6 +360,34 @@ class _Migration(_Part):
     async def release(self, request: a.OperationRef) -> None:
         if self.double.state(request.instance) is a.RunState.INCOMING:
             del self.double.states[request.instance]
+
+
+class _Bundles(_Part):
+    """ports.hypervisor.Bundles: what is mounted, and a restart of the agent."""
+
+    now: str | None = None
+    broken = False  # what is tried does not start
+    stuck = False  # what is switched to is never there
+    confirmed = 0
+
+    def path(self, digest: str) -> Path:
+        return self.double.site.folder / f"{self.double.birth.blanket}-{digest[7:20]}"
+
+    async def running(self) -> str | None:
+        return self.now
+
+    async def try_out(self, digest: str) -> None:
+        assert "sha256:" + hashlib.sha256(self.path(digest).read_bytes()).hexdigest() == digest
+        if self.broken:
+            raise Failed("python3: ModuleNotFoundError: No module named 'supercloud'")
+
+    async def switch(self, digest: str) -> None:
+        if not self.stuck:
+            self.now = digest
+            asyncio.get_running_loop().call_later(0.1, self.double.restart)
+
+    async def confirm(self) -> None:
+        self.confirmed += 1
 
 
 class _Streams(_Part):

@@ -31,6 +31,7 @@ from supercloud.services.facade import ControlPlane
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.store.engine import normal_url
 from supercloud.services.store.tables import VolumeCopy
+from supercloud.services.upgrades import OwnBundle
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tls import Credentials, server_context
 
@@ -106,6 +107,7 @@ async def _run(orders: Orders) -> None:
         agents_port=orders.port,
         blanket_image=lambda: "sha256:" + "0" * 64,
         database=normal_url(orders.database).get_backend_name(),
+        bundle=OwnBundle(lambda: orders.folder / "bundle"),
         join_s=30,
     )
     async with control_plane(

@@ -31,7 +31,7 @@ from supercloud.model.right import Renewal
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind
 from supercloud.ports.controller import RenewRights, Surrender
-from supercloud.services import backup, inbox
+from supercloud.services import backup, inbox, upgrades
 from supercloud.services.facade import ControlPlane
 from supercloud.services.northbound import (
     AddBlanket,
@@ -46,6 +46,7 @@ from supercloud.services.northbound import (
 )
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.store.engine import normal_url
+from supercloud.services.upgrades import OwnBundle
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tls import Credentials, server_context
 
@@ -103,6 +104,7 @@ class World:
             agents_port=self.port,
             blanket_image=lambda: "sha256:" + "0" * 64,
             database=normal_url(self.database).get_backend_name(),
+            bundle=OwnBundle(lambda: self.folder / "bundle"),
             join_s=30,
         )
         identity = IdentityKey.new()
@@ -471,6 +473,38 @@ async def _twice(control: ControlPlane) -> object:
     lan = await control.network("lan")
     request = RunInstance(name="x", cloud="c", image="debian", networks=("lan", lan.id))
     return await control.run_instance(request)
+
+
+async def test_an_agent_is_upgraded_while_its_instances_run(bench: Bench) -> None:
+    bundle = bench.site.folder.parent / "bundle"
+    bundle.write_bytes(secrets.token_bytes(300_000))
+    digest = "sha256:" + hashlib.sha256(bundle.read_bytes()).hexdigest()
+    north = await bench.blanket("north")
+    instance = await bench.run()
+    view = await bench.done(await bench.control.upgrade_blanket("north"))
+    assert view.result is not None and view.result["digest"] == digest
+    assert (north.bundles.now, north.bundles.confirmed) == (digest, 2)
+    assert bench.site.running(instance) == ["north"]
+    await north.renew(instance)
+    shown = await bench.control.instance("web")
+    assert (shown.state, shown.epoch) == (InstanceState.RUNNING, 1)
+    await bench.done(await bench.control.upgrade_blanket("north"))
+    assert north.bundles.confirmed == 2, "it runs that already, so nothing restarted"
+
+
+async def test_code_that_does_not_work_there_is_not_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.site.folder.parent / "bundle").write_bytes(b"x" * 4096)
+    north = await bench.blanket("north")
+    north.bundles.broken = True
+    view = await bench.done(await bench.control.upgrade_blanket("north"), OperationState.FAILED)
+    assert view.error is not None and "ModuleNotFoundError" in view.error["message"]
+    north.bundles.broken, north.bundles.stuck = False, True
+    monkeypatch.setattr(upgrades, "_BACK_S", 0.5)
+    view = await bench.done(await bench.control.upgrade_blanket("north"), OperationState.FAILED)
+    assert view.error is not None and "does not run the new code" in view.error["message"]
+    assert north.bundles.now is None and (await bench.control.blanket("north")).connected
 
 
 UNKNOWN: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {

@@ -207,6 +207,10 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in (root, data))
     assert (len(north.copies), len(south.copies)) == (0, 2)
 
+    (victim.folder / "bundle").write_bytes(IMAGE)
+    await victim.killed("upgrade_blanket", ref="south")
+    assert south.bundles.now == DIGEST and victim.site.running(instance) == ["south"]
+
     keys = north.key, south.key
     await victim.killed("rotate_keys", cloud="c")
     assert north.key != keys[0] and south.key != keys[1]

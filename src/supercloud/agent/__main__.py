@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from supercloud.agent.agent import Drivers
 from supercloud.agent.birth import Birth
 from supercloud.agent.main import configure_logs, serve
+from supercloud.blanket.bundles import MountedBundles
 from supercloud.blanket.forwards import SocketForwards
 from supercloud.blanket.keyring import Keyring
 from supercloud.blanket.libvirt.connection import Connection
@@ -17,6 +18,7 @@ from supercloud.blanket.libvirt.secrets import LibvirtSecrets
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.blanket.places import Places
 from supercloud.blanket.volumes import LuksVolumes
+from supercloud.keeper.link import SOCKET
 
 
 @asynccontextmanager
@@ -39,6 +41,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
                 console_log=places.console_log,
                 data=places.data,
                 cpu_models=hypervisor.cpu_models,
+                bundles=MountedBundles(data=places.data, run=places.run, keeper=SOCKET),
             )
     finally:
         await overlay.close()

@@ -24,6 +24,7 @@ from supercloud.agent.migration import Forwards, Migration
 from supercloud.agent.overlay import AgentOverlay
 from supercloud.agent.report import disk_free_bytes, memory_mib
 from supercloud.agent.streams import StreamDialer, Streams
+from supercloud.agent.upgrade import AgentUpgrade
 from supercloud.agent.volumes import AgentVolumes, Opener
 from supercloud.keeper.link import KeeperPort
 from supercloud.model.errors import NotFound, RightRefused, SupercloudError, Unavailable
@@ -32,6 +33,7 @@ from supercloud.ports.agent import BlanketReport
 from supercloud.ports.clock import HolderClock
 from supercloud.ports.controller import CertificateRequest, Events, Hello, Surrender
 from supercloud.ports.hypervisor import (
+    Bundles,
     Console,
     DiskHypervisor,
     Hypervisor,
@@ -68,6 +70,7 @@ class Drivers:
     console_log: Callable[[Id], Path]
     data: Path  # whose file system holds the volumes
     cpu_models: Callable[[], Awaitable[tuple[str, ...]]]
+    bundles: Bundles | None = None  # None: these programs cannot be upgraded in place
 
 
 class BlanketAgent:
@@ -115,11 +118,13 @@ class BlanketAgent:
             arrivals=arrivals,
             instances=self.instances,
         )
+        images = ImageFetcher(dialer)
+        self.upgrade = AgentUpgrade(bundles=drivers.bundles, images=images)
         self.volumes = AgentVolumes(
             volumes=drivers.volumes,
             hypervisor=drivers.hypervisor,
             disks=drivers.hypervisor,
-            images=ImageFetcher(dialer),
+            images=images,
             opener=Opener(self._blanket, passport.keys.sealing),
         )
         self.overlay = AgentOverlay(
@@ -147,6 +152,7 @@ class BlanketAgent:
             memory_mib=total_mib,
             memory_free_mib=free_mib,
             disk_free_bytes=disk_free_bytes(self._drivers.data),
+            bundle=await self.upgrade.running(),
         )
 
     async def _greeting(self) -> Hello:
@@ -171,6 +177,7 @@ class BlanketAgent:
             self._tell,
             self._surrender,
             self._renew_certificate,
+            self._confirm,
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -236,6 +243,10 @@ class BlanketAgent:
                     continue
                 await self._journal.surrendered(instance, epoch)
             await asyncio.sleep(_RETRY_S)
+
+    async def _confirm(self) -> None:
+        await self.channel.connected()
+        await self.upgrade.welcomed()
 
     async def _renew_certificate(self) -> None:
         while True:

@@ -28,7 +28,7 @@ from supercloud.model.errors import (
 from supercloud.model.names import Id
 from supercloud.ports.keystore import JoinAnswer, JoinRequest, RenewRequest
 from supercloud.services import inbox
-from supercloud.services.images import read_image
+from supercloud.services.images import image_file, read_image
 from supercloud.services.parts import Parts
 from supercloud.trust.certificates import Identity, Kind
 from supercloud.trust.tls import peer_identity
@@ -52,6 +52,7 @@ class AgentListener:
         self._streams = parts.streams
         self._keys = parts.keys
         self._images = parts.settings.images
+        self._bundle = parts.settings.bundle
         self._server: Server | None = None
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
@@ -147,7 +148,9 @@ class AgentListener:
             raise NotFound("not a digest")
         if not offset.isdigit() or len(offset) > 18:
             raise InvalidInput("not an offset")
-        async for chunk in read_image(self._images, digest, int(offset)):
+        bundle = self._bundle.path(digest) if self._bundle is not None else None
+        path = bundle or image_file(self._images, digest)
+        async for chunk in read_image(path, int(offset)):
             await connection.send(chunk)
         await connection.close()
 

@@ -26,6 +26,7 @@ from supercloud.controlplane.compose import DATABASE, control_plane, database_ur
 from supercloud.controlplane.credentials import OwnCertificate
 from supercloud.controlplane.listener import AgentListener
 from supercloud.images.blanket import BuiltImages
+from supercloud.images.bundle import bundle_path
 from supercloud.keystore.client import RemoteKeyStore
 from supercloud.model.errors import Conflict, InvalidInput, SupercloudError
 from supercloud.model.names import Id
@@ -35,6 +36,7 @@ from supercloud.services import backup
 from supercloud.services.agents import Agents
 from supercloud.services.parts import PlatformDrivers, Settings
 from supercloud.services.store.engine import Store, normal_url
+from supercloud.services.upgrades import OwnBundle
 from supercloud.trust.certificates import Kind, identity_of
 
 _log = structlog.get_logger(__name__)
@@ -166,6 +168,7 @@ async def _run(options: Options) -> None:
         images=options.images,
         agents_port=options.agents[1],
         blanket_image=images.current,
+        bundle=OwnBundle(bundle_path),
         database=normal_url(url).get_backend_name(),
     )
     keys = RemoteKeyStore(options.keystore)

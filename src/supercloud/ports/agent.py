@@ -440,6 +440,30 @@ class StreamsAgent(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- its own code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """The code of a blanket's programs, as one read-only image that is fetched like a base image."""
+
+    digest: Digest
+    size_bytes: SizeBytes
+
+
+class UpgradeAgent(Protocol):
+    """The one group that an agent may lack: one that was built to stay as it is, or is older than this."""
+
+    async def place(self, request: Bundle) -> None:
+        """Fetch it, and see that its programs start here. Nothing runs on it yet."""
+        ...
+
+    async def switch(self, request: Bundle) -> None:
+        """Restart keeper and agent on what was placed; instances run on. Returns before that happens: the
+        next agent's report says which bundle it runs. One that is not welcomed gives way to the former."""
+        ...
+
+
 # ---------------------------------------------------------------- all of them
 
 
@@ -453,6 +477,7 @@ class BlanketReport:
     memory_mib: int
     memory_free_mib: int
     disk_free_bytes: int
+    bundle: Digest | None = None  # the code that it runs; None where that is not known
 
 
 class Agent(Protocol):

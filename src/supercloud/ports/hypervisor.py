@@ -156,6 +156,30 @@ class Volumes(Protocol):
         ...
 
 
+class Bundles(Protocol):
+    """The code that this blanket's programs run from. Raises Failed."""
+
+    def path(self, digest: Digest) -> Path:
+        """Where a bundle has to be for the rest."""
+        ...
+
+    async def running(self) -> Digest | None:
+        """What programs that start now would run; None where it is not known."""
+        ...
+
+    async def try_out(self, digest: Digest) -> None:
+        """See that its programs start, without starting them."""
+        ...
+
+    async def switch(self, digest: Digest) -> None:
+        """Have keeper and agent restart on it, and on the former one again unless somebody confirms."""
+        ...
+
+    async def confirm(self) -> None:
+        """What runs now works; what is not needed any more is removed."""
+        ...
+
+
 class Overlay(Protocol):
     """WireGuard, VXLAN, bridges, DHCP, DNS and packet filter of this blanket."""
 

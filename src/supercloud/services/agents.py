@@ -18,7 +18,6 @@ import structlog
 from supercloud.model.errors import Denied, SupercloudError, Unavailable
 from supercloud.model.names import Id
 from supercloud.model.right import Cloned
-from supercloud.ports.agent import Agent
 from supercloud.ports.controller import (
     Acknowledged,
     CertificateAnswer,
@@ -107,7 +106,7 @@ class Agents:
 
     # ------------------------------------------------------------ asking
 
-    def agent(self, blanket: Id) -> Agent:
+    def agent(self, blanket: Id) -> RemoteAgent:
         """Its calls raise Unavailable while the blanket is not connected and was not a moment ago."""
         return RemoteAgent(_Route(self, blanket))
 
@@ -146,7 +145,7 @@ class Agents:
     def connected(self) -> frozenset[Id]:
         return frozenset(self._connections)
 
-    async def wait_for(self, blanket: Id, timeout_s: float) -> Agent:
+    async def wait_for(self, blanket: Id, timeout_s: float) -> RemoteAgent:
         """Its agent, once it has said hello.
 
         Raises:

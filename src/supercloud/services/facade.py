@@ -29,10 +29,12 @@ from supercloud.services.networks import Networks
 from supercloud.services.northbound import Northbound, OperationView, StatusView
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
+from supercloud.services.placement import Placement
 from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
+from supercloud.services.upgrades import UpgradeOperations, Upgrades
 from supercloud.services.volume_operations import VolumeOperations
 from supercloud.services.volumes import Volumes
 from supercloud.services.world import StoreWorld
@@ -40,7 +42,7 @@ from supercloud.services.world import StoreWorld
 _log = structlog.get_logger(__name__)
 
 
-class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Instances):
+class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances):
     """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
 
     def __init__(self, parts: Parts) -> None:
@@ -49,9 +51,10 @@ class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Insta
         self._started_at = time.time()
         self.world = StoreWorld(parts)
         self.reconciler = Reconciler(parts, self.world)
+        self._placement = Placement(parts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._register()
-        parts.agents.on_ready += [parts.meshes.greet, self.reconciler.blanket]
+        parts.agents.on_ready += [parts.meshes.greet, self.reconciler.blanket, self._placement.arrived]
         parts.agents.on_events.append(self._heard)
 
     async def start(self) -> None:
@@ -62,6 +65,7 @@ class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Insta
         self._later(self.reconciler.run())
 
     async def close(self) -> None:
+        await self._placement.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,10 +111,11 @@ class ControlPlane(Providers, Clouds, Blankets, Images, Networks, Volumes, Insta
     def _register(self) -> None:
         blankets = BlanketOperations(self._parts)
         volumes = VolumeOperations(self._parts, self.world)
-        instances = InstanceOperations(self._parts, self.world, volumes)
+        instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
         works = {
             "blanket.add": blankets.add,
             "blanket.remove": blankets.remove,
+            "blanket.upgrade": UpgradeOperations(self._parts).upgrade,
             "instance.run": instances.start,
             "instance.start": instances.start,
             "instance.stop": instances.stop,

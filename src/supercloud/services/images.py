@@ -146,21 +146,20 @@ class Images:
         )
 
 
-async def read_image(folder: Path, digest: Digest, offset: int) -> AsyncIterator[bytes]:
-    """The bytes of a complete image from `offset` on.
+async def read_image(path: Path, offset: int) -> AsyncIterator[bytes]:
+    """The bytes of a complete image's file from `offset` on.
 
     Raises:
         NotFound: it is not here.
         InvalidInput: `offset` is beyond its end.
     """
-    path = image_file(folder, digest)
     try:
         file = await asyncio.to_thread(path.open, "rb")
     except FileNotFoundError as error:
-        raise NotFound(f"image {digest} is not here") from error
+        raise NotFound(f"image {path.name} is not here") from error
     with file:
         if not 0 <= offset <= os.fstat(file.fileno()).st_size:
-            raise InvalidInput(f"{offset} is beyond the end of image {digest}")
+            raise InvalidInput(f"{offset} is beyond the end of image {path.name}")
         file.seek(offset)
         while chunk := await asyncio.to_thread(file.read, _CHUNK):
             yield chunk

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from supercloud.services.store.engine import Store
     from supercloud.services.store.rights import SqlRights
     from supercloud.services.streams import Streams
+    from supercloud.services.upgrades import OwnBundle
 
 #: (provider's id, kind, options) -> its driver.
 #: Raises: InvalidInput for an unknown kind or options that the driver does not take.
@@ -35,6 +36,8 @@ class Settings:
     blanket_image: Callable[[], Digest]
     database: str  # "sqlite" or "postgresql"
     cpu_model: str = "Westmere"  # a named baseline that every host of the last decade, and TCG, can give
+    #: The code for agents that are upgraded. None: there is none to give.
+    bundle: OwnBundle | None = None
     #: A blanket under emulation on a busy machine takes minutes, so that this is generous.
     join_s: float = 900.0
 

@@ -19,6 +19,7 @@ from supercloud.ports.agent import (
     MigrationAgent,
     OverlayAgent,
     StreamsAgent,
+    UpgradeAgent,
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _TIMEOUTS_S = {
     "volumes.place_image": 3600.0,
     "volumes.make": 120.0,
+    "upgrade.place": 900.0,
     "instances.start": 180.0,
     "instances.stop": 300.0,
 }
@@ -41,6 +43,7 @@ _GROUPS: dict[str, type] = {
     "overlay": OverlayAgent,
     "migration": MigrationAgent,
     "streams": StreamsAgent,
+    "upgrade": UpgradeAgent,
 }
 
 
@@ -98,6 +101,7 @@ class RemoteAgent:
         self.overlay = cast(OverlayAgent, remote(OverlayAgent, "overlay", peer))
         self.migration = cast(MigrationAgent, remote(MigrationAgent, "migration", peer))
         self.streams = cast(StreamsAgent, remote(StreamsAgent, "streams", peer))
+        self.upgrade = cast(UpgradeAgent, remote(UpgradeAgent, "upgrade", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)
@@ -107,7 +111,8 @@ def agent_handlers(agent: Agent) -> dict[str, Handler]:
     """What the agent's end of the connection answers."""
     found = {"agent.report": Handler(None, BlanketReport, agent.report)}
     for group, port in _GROUPS.items():
-        found |= handlers(port, group, getattr(agent, group))
+        if (part := getattr(agent, group, None)) is not None:  # what it lacks is refused as unknown
+            found |= handlers(port, group, part)
     return found
 
 
