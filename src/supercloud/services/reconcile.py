@@ -57,7 +57,7 @@ class Reconciler:
             await asyncio.sleep(_EVERY_S)
 
     async def _all(self) -> None:
-        await asyncio.gather(*(self.blanket(one) for one in self._parts.agents.connected))
+        await asyncio.gather(*(self.blanket(one) for one in sorted(self._parts.agents.connected)))
 
     async def _lost_blankets(self) -> None:
         """On SQLite this controller is the only one, so what is not connected here is not connected."""
@@ -111,7 +111,7 @@ class Reconciler:
                 .join(Right, Right.instance == Instance.id)
                 .where(Right.holder == blanket)
             )
-            return {instance: state for instance, state in rows.all()}
+            return dict(list(rows.all()))
 
     async def _instance(self, blanket: Id, report: InstanceReport) -> None:
         if await self._busy(report.instance):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar, cast
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import BindParameter, ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -23,6 +24,7 @@ from supercloud.services.store.tables import (
 )
 
 T = TypeVar("T", bound=Base)
+R = TypeVar("R")
 
 
 class _Named(Protocol):
@@ -31,14 +33,23 @@ class _Named(Protocol):
     cloud: InstrumentedAttribute[str]
 
 
+def named(table: type[Base], ref: Ref | BindParameter[str]) -> ColumnElement[bool]:
+    """Whether a row is what `ref` says."""
+    has = cast(_Named, table)
+    return or_(has.id == ref, has.name == ref)
+
+
 async def _one(session: AsyncSession, table: type[T], ref: Ref, *conditions: ColumnElement[bool]) -> T:
-    named = cast(_Named, table)
-    found = list(
-        await session.scalars(
-            select(table).where(or_(named.id == ref, named.name == ref), *conditions).limit(2)
-        )
-    )
-    word = table.__name__.lower()
+    found = await session.scalars(select(table).where(named(table, ref), *conditions).limit(2))
+    return the_one(found.all(), table.__name__.lower(), ref)
+
+
+def the_one(found: Sequence[R], word: str, ref: Ref) -> R:
+    """Of at most two things that `ref` means, the only one.
+
+    Raises:
+        NotFound; Conflict where a name means several things.
+    """
     if not found:
         raise NotFound(
             f"there is no {word} {ref}",
