@@ -155,6 +155,10 @@ def _blankets(control: Northbound) -> APIRouter:
     async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
         return await control.remove_blanket(ref, cloud=cloud, force=force)
 
+    @router.post("/{ref}/upgrade", status_code=_ACCEPTED)
+    async def upgrade(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.upgrade_blanket(ref, cloud=cloud)
+
     return router
 
 

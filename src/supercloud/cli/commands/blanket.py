@@ -107,6 +107,25 @@ def rm(
 
 
 @app.command
+def upgrade(
+    name: Name,
+    /,
+    *,
+    cloud: Cloud = None,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring a blanket's agent and keeper to the control plane's version; its instances run on.
+
+    Example: supercloud blanket upgrade n1
+    """
+    client = connect()
+    operation = client.post(f"/blankets/{name}/upgrade", cloud=cloud)
+    if finish(client, operation, f"upgrading {name}", output, wait=wait):
+        said(f"blanket {name} runs this version", output)
+
+
+@app.command
 def console(name: Name, /, *, cloud: Cloud = None) -> None:
     """The blanket's serial console. Ctrl-] leaves it.
 
