@@ -28,6 +28,7 @@ from supercloud.model.names import Id
 from supercloud.model.right import RunRight
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import (
+    InstanceRef,
     OperationRef,
     ReceiveInstance,
     SendInstance,
@@ -66,21 +67,25 @@ class Trip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """How the transfer ended. `switch_ms`: from both sides seen ready to the guest going on."""
+    """How the transfer ended. `switch_ms`: from both sides seen ready to the guest going on; of that,
+    `commit_ms` is the store's. `round_trip_ms`: a small question to the target's agent, right after.
+    """
 
     verdict: Verdict
     reason: str = ""
     resumed: bool = False
     downtime_ms: float | None = None
     switch_ms: float | None = None
+    commit_ms: float | None = None
+    round_trip_ms: float | None = None
 
 
 async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict[str, Any]:
     """Move a running instance to blanket `target`.
 
     Returns:
-        {"from", "to", "total_s", "downtime_ms", "switch_ms", "memory_lost"}; the times are None where a
-        restarted controller cannot know them.
+        {"from", "to", "total_s", "downtime_ms", "switch_ms", "commit_ms", "round_trip_ms", "memory_lost"};
+        the times are None where a restarted controller cannot know them.
 
     Raises:
         Refused: it does not run, or is there already.
@@ -113,6 +118,8 @@ async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict
         "total_s": asyncio.get_running_loop().time() - began if moved.switch_ms is not None else None,
         "downtime_ms": moved.downtime_ms,
         "switch_ms": moved.switch_ms,
+        "commit_ms": moved.commit_ms,
+        "round_trip_ms": moved.round_trip_ms,
         "memory_lost": memory_lost,
     }
 
@@ -187,13 +194,17 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
             _log.info("migration.waits_for_right", operation=trip.operation, why=error.message)
             await asyncio.sleep(_AGAIN_S)  # the right runs out by the store's clock, which tells nobody
             continue
+        decided = loop.time()
         resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(world, trip, decision)
+        over = loop.time()
         return Moved(
             verdict=decision.verdict,
             reason=sight.reason,
             resumed=resumed,
             downtime_ms=sight.downtime_ms,
-            switch_ms=(loop.time() - began) * 1000,
+            switch_ms=(over - began) * 1000,
+            commit_ms=(decided - began) * 1000,
+            round_trip_ms=await _round_trip_ms(world, trip) if resumed else None,
         )
 
 
@@ -223,6 +234,16 @@ async def _resume_at_once(world: World, trip: Trip, decision: Decision) -> bool:
         if isinstance(failure, BaseException) and not isinstance(failure, SupercloudError):
             raise failure
     return not isinstance(resumed, BaseException)
+
+
+async def _round_trip_ms(world: World, trip: Trip) -> float | None:
+    """None if the agent cannot say; the guest runs by now, so this delays nobody."""
+    began = asyncio.get_running_loop().time()
+    try:
+        await world.agent(trip.target).instances.inspect(InstanceRef(instance=trip.instance))
+    except SupercloudError:
+        return None
+    return (asyncio.get_running_loop().time() - began) * 1000
 
 
 # ---------------------------------------------------------------- after it
