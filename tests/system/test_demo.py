@@ -24,7 +24,7 @@ def test_the_client_lost_nothing_over_one_connection(estate: Estate) -> None:
 
 
 def test_the_observer_never_saw_two_copies(estate: Estate) -> None:
-    """By the RESUME and STOP events of every QEMU, even if the blankets' clocks erred as far as they could."""
+    """By the RESUME and STOP events of every QEMU in every blanket."""
     assert estate.report["max_copies"] == 1
 
 
