@@ -16,11 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from supercloud.model.errors import Unavailable
 from supercloud.model.names import Id
 from supercloud.observer.timeline import Copies, Fact, count_copies
 
 _PING_EVERY_S = 0.5
 _LINE_BYTES = 4096
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,18 @@ class Port:
         self._waiting: list[tuple[Id, bool, float]] = []  # facts that came before the first pong
         self.facts: list[Fact] = []
 
-    async def follow(self) -> None:
-        """Until cancelled or the port closes (the blanket's machine ended: nothing of it runs any more).
+    async def open(self) -> Streams:
+        """Raises: Unavailable, since an observer that sees nothing must not look like a clean record."""
+        try:
+            return await _connect(self._path)
+        except OSError as error:
+            raise Unavailable(
+                f"the observer's port of blanket {self._blanket} cannot be opened: {error}"
+            ) from error
 
-        Raises:
-            OSError: the port cannot be opened.
-        """
-        reader, writer = await _connect(self._path)
+    async def follow(self, streams: Streams) -> None:
+        """Until cancelled or the port closes (the blanket's machine ended: nothing of it runs any more)."""
+        reader, writer = streams
         pinging = asyncio.create_task(self._ping(writer))
         try:
             while line := await reader.readline():
@@ -121,7 +129,8 @@ class Observer:
         self._following: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Observer:
-        self._following = [asyncio.create_task(port.follow()) for port in self._ports]
+        opened = [(port, await port.open()) for port in self._ports]
+        self._following = [asyncio.create_task(port.follow(streams)) for port, streams in opened]
         return self
 
     async def __aexit__(self, *_: object) -> None:

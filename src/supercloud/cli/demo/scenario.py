@@ -259,7 +259,9 @@ class Demo:
             yield blanket["id"], provider["id"], home
 
     def _observer_ports(self) -> dict[str, Path]:
-        return {blanket: home / blanket / "observer.sock" for blanket, _, home in self._machines()}
+        return {
+            blanket: home / "machines" / blanket / "observer.sock" for blanket, _, home in self._machines()
+        }
 
     def _link(self, blanket: str, *, up: bool) -> None:
         from supercloud.cli.demo.cable import set_link
