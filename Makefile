@@ -45,7 +45,7 @@ system: setup ## The tests on real QEMU, libvirt, kernels and guests
 test: check unit ## Every check and test
 
 bench: setup ## Measure; writes JSON and docs/benchmarks.md
-	$(BIN)/supercloud bench all
+	$(BIN)/supercloud bench all --write-docs docs/benchmarks.md
 
 faults: setup ## The full matrix of faults on real VMs; resumable
 	$(BIN)/python -m tests.system.faults

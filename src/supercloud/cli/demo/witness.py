@@ -38,6 +38,10 @@ class Witness:
         """Of each instance, how many copies ran at once so far."""
         return self._observer.copies()
 
+    def facts(self) -> list[Fact]:
+        """All that the QEMUs said so far."""
+        return self._observer.facts()
+
     def running(self, instance: Id) -> frozenset[Id]:
         """The blankets whose QEMU of `instance` runs now, by its own word."""
         last: dict[Id, Fact] = {}

@@ -1,0 +1,54 @@
+"""Asking an HTTP API over and over, and the times that its answers took."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from supercloud.client import Access, Client
+
+_CONNECT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Somewhere to ask, and what: `path(chosen)` is the path for one of the instances."""
+
+    access: Access
+    list_path: str
+    show_path: Callable[[str], str]
+
+
+def latencies_ms(target: Target, paths: Sequence[str]) -> list[float]:
+    """One request after another over one connection."""
+    client = Client(target.access)
+    client.get(paths[0])  # connects
+    return [_timed_ms(client, path) for path in paths]
+
+
+def requests_per_s(target: Target, names: Sequence[str], *, connections: int, seconds: float) -> float:
+    """How many shows of random instances are answered over several connections, each always busy."""
+    ready = threading.Barrier(connections, timeout=_CONNECT_S)
+
+    def ask(seed: int) -> int:
+        client, choose = Client(target.access), random.Random(seed)  # noqa: S311 - the same choice each run
+        client.get(target.show_path(names[0]))  # connects
+        ready.wait()
+        end, count = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end:
+            client.get(target.show_path(choose.choice(names)))
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(connections) as pool:
+        return sum(pool.map(ask, range(connections))) / seconds
+
+
+def _timed_ms(client: Client, path: str) -> float:
+    began = time.perf_counter()
+    client.get(path)
+    return (time.perf_counter() - began) * 1000

@@ -1,0 +1,183 @@
+"""What the benches print and write: each measure beside its aim, or a peer or limit of the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from supercloud import __version__
+from supercloud.cli.bench import migration
+from supercloud.model.errors import InvalidInput
+
+_BEGIN, _END = "<!-- results: {name} -->", "<!-- end of results: {name} -->"
+CONTROL_PLANE_AIM_MB, AGENT_AIM_MB, CLI_START_AIM_S = 150.0, 60.0, 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """`aim`: at most so much, in the same unit. `beside`: what the value is to be compared with."""
+
+    what: str
+    value: float | None
+    unit: str = ""
+    aim: float | None = None
+    beside: str = ""
+
+    @property
+    def held(self) -> str:
+        if self.aim is None or self.value is None:
+            return "-"
+        return "yes" if self.value <= self.aim else "NO"
+
+    @property
+    def shown(self) -> str:
+        return "not measured" if self.value is None else f"{self.value:g} {self.unit}".strip()
+
+    def text(self) -> str:
+        """For a terminal."""
+        notes = (
+            [f"at most {self.aim:g} {self.unit}".strip() + f": {self.held}"] if self.aim is not None else []
+        )
+        notes += [self.beside] if self.beside else []
+        return f"{self.what}: {self.shown}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def lines(name: str, found: Mapping[str, Any]) -> list[Line]:
+    """The table of one bench's JSON."""
+    return _LINES[name](found)
+
+
+def _api(found: Mapping[str, Any]) -> list[Line]:
+    limit = f"{found['limit_requests_per_s']:g} of a listener that does nothing"
+    return [
+        Line(what="show, requests per second", value=found["requests_per_s"], beside=limit),
+        Line(what="of that limit", value=found["requests_ratio"]),
+        _latency("list", found),
+        _latency("show", found),
+        Line(
+            what="command line, start",
+            value=found["cli_start_s"],
+            unit="s",
+            aim=CLI_START_AIM_S,
+            beside=f"{found['limit_cli_start_s']:g} s of an empty Python",
+        ),
+        Line(what="command line, `vm show`", value=found["cli_show_s"], unit="s"),
+    ]
+
+
+def _latency(what: str, found: Mapping[str, Any]) -> Line:
+    limit = found[f"limit_{what}_p99_ms"]
+    return Line(
+        what=f"{what} of {found['instances']} instances, 99th percentile",
+        value=found[f"{what}_p99_ms"],
+        unit="ms",
+        beside=f"{limit:g} ms of as many fixed bytes",
+    )
+
+
+def _footprint(found: Mapping[str, Any]) -> list[Line]:
+    fresh = f"{found['fresh_control_plane_rss_mb']:g} MB just started"
+    return [
+        Line(
+            what=f"control plane with {found['instances']} instances",
+            value=found["control_plane_rss_mb"],
+            unit="MB",
+            aim=CONTROL_PLANE_AIM_MB,
+            beside=fresh,
+        ),
+        Line(
+            what="agent",
+            value=found["agent_rss_mb"],
+            unit="MB",
+            aim=AGENT_AIM_MB,
+            beside=found["agent_where"],
+        ),
+        Line(what="key store", value=found["keystore_rss_mb"], unit="MB"),
+    ]
+
+
+def _migration(found: Mapping[str, Any]) -> list[Line]:
+    allowed = found["round_trip_plus_commit_ms"] * migration.ADDED_DOWNTIME_AIM
+    return [
+        Line(
+            what="total time, ours / `virsh migrate`",
+            value=found["total_ratio"],
+            aim=migration.TOTAL_RATIO_AIM,
+            beside="virsh's target was prepared beforehand",
+        ),
+        Line(
+            what="the same, preparation counted on both sides",
+            value=found["total_ratio_prepared"],
+        ),
+        Line(what="downtime, ours / `virsh migrate`", value=found["downtime_ratio"]),
+        Line(
+            what="downtime that we add",
+            value=found["added_downtime_ms"],
+            unit="ms",
+            aim=round(allowed, 1),
+            beside=f"aim: 3 x (round trip + commit), {found['round_trip_plus_commit_ms']:g} ms",
+        ),
+    ]
+
+
+_LINES = {"api": _api, "footprint": _footprint, "migration": _migration}
+
+
+def table(rows: Sequence[Line]) -> str:
+    """In Markdown."""
+    text = ["| measured | value | aim: at most | held | beside |", "|---|---|---|---|---|"]
+    for row in rows:
+        aim = "-" if row.aim is None else f"{row.aim:g} {row.unit}".strip()
+        text.append(f"| {row.what} | {row.shown} | {aim} | {row.held} | {row.beside or '-'} |")
+    return "\n".join(text)
+
+
+def write_docs(path: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Put a bench's latest results between its marks in `path`.
+
+    Raises:
+        InvalidInput: the file cannot be read, or has no such marks.
+    """
+    begin, end = _BEGIN.format(name=name), _END.format(name=name)
+    try:
+        before = path.read_text()
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}") from error
+    section = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not section.search(before):
+        raise InvalidInput(f"{path} has no section for {name}", hint=f"it begins with {begin}")
+    body = "\n".join(
+        [
+            begin,
+            f"{_circumstances()}\n",
+            table(lines(name, found)),
+            "\n<details><summary>JSON</summary>\n\n```json",
+            json.dumps(found, indent=1),
+            "```\n</details>",
+            end,
+        ]
+    )
+    path.write_text(section.sub(lambda _: body, before))
+
+
+def _circumstances() -> str:
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    load = os.getloadavg()[0]
+    return (
+        f"{day}, supercloud {__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs"
+        f" ({_processor()}), load average {load:.1f} at the end."
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,106 @@
+"""`supercloud bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from supercloud.cli.output import Bar, Format, print_json, progress
+from supercloud.cli.session import Output
+
+
+class Bench(StrEnum):
+    """What to measure."""
+
+    MIGRATION = "migration"
+    API = "api"
+    FOOTPRINT = "footprint"
+    ALL = "all"
+
+
+Count = Annotated[int, Parameter(validator=Number(gte=1, lte=100_000))]
+
+
+def bench(
+    name: Bench,
+    /,
+    *,
+    instances: Count = 1000,
+    times: Count = 5,
+    write_docs: Path | None = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Measure this machine's supercloud, each time beside a peer or a limit measured in the same run.
+
+    Everything runs under a control plane of the bench's own, of which nothing stays. `migration` boots two
+    blankets and takes about half an hour under emulation; `api` and `footprint` take a few minutes.
+
+    Example: supercloud bench api
+
+    Example: supercloud bench migration --times 3 -o json
+
+    Example: supercloud bench all --write-docs docs/benchmarks.md
+
+    Parameters
+    ----------
+    name: migration, api, footprint or all.
+    instances: How many run on simulated machines while the API and memory are measured.
+    times: How often each way migrates.
+    write_docs: A Markdown file whose marked sections are to hold the results.
+    """
+    wanted = [one for one in Bench if name in (one, Bench.ALL) and one is not Bench.ALL]
+    found: dict[str, dict[str, Any]] = {}
+    with progress("bench", quiet=False) as bar:
+        if Bench.MIGRATION in wanted:
+            found |= _migration(times, bar)
+        if Bench.API in wanted or Bench.FOOTPRINT in wanted:
+            found |= _on_estate(wanted, instances, bar, found)
+    _print(found if name is Bench.ALL else {str(name): found[name]}, output, alone=name is not Bench.ALL)
+    if write_docs is not None:
+        from supercloud.cli.bench import report
+
+        for one in wanted:
+            report.write_docs(write_docs, one, found[one])
+
+
+def _migration(times: int, bar: Bar) -> dict[str, dict[str, Any]]:
+    from supercloud.cli.bench import migration
+    from supercloud.cli.bench.pair import pair
+
+    with pair(bar) as found:
+        return {str(Bench.MIGRATION): migration.measure(found, times=times, bar=bar).public()}
+
+
+def _on_estate(
+    wanted: Sequence[Bench], instances: int, bar: Bar, before: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The API first, so that memory is what is resident after a load."""
+    from supercloud.cli.bench import api, footprint
+    from supercloud.cli.bench.estate import estate
+
+    found: dict[str, dict[str, Any]] = {}
+    with estate(instances, bar) as made:
+        if Bench.API in wanted:
+            found[str(Bench.API)] = api.measure(made, bar).public()
+        if Bench.FOOTPRINT in wanted:
+            in_blankets = before.get(str(Bench.MIGRATION), {}).get("agent_rss_mb", {})
+            found[str(Bench.FOOTPRINT)] = footprint.measure(made, in_blankets).public()
+    return found
+
+
+def _print(found: dict[str, dict[str, Any]], output: Format, *, alone: bool) -> None:
+    if output is Format.JSON:
+        print_json(next(iter(found.values())) if alone else found)
+        return
+    from supercloud.cli.bench import report
+
+    for name, values in found.items():
+        sys.stdout.write(f"{name}\n")
+        for line in report.lines(name, values):
+            sys.stdout.write(f"  {line.text()}\n")

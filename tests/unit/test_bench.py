@@ -1,0 +1,218 @@
+"""The benches' arithmetic, and what they make of others' words."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supercloud.blanket.domain_xml import domain
+from supercloud.blanket.places import Places
+from supercloud.cli.bench import report
+from supercloud.cli.bench.migration import MigrationResult, Move, downtime_ms, uncertain_s
+from supercloud.cli.bench.statistics import median, percentile, ratio
+from supercloud.cli.bench.twin import MAC, NAME, TAP, twin_of
+from supercloud.model.errors import Failed, InvalidInput
+from supercloud.model.names import new_id
+from supercloud.observer.timeline import Fact
+from supercloud.ports.agent import Disk, InstanceSpec, Nic
+from supercloud.ports.hypervisor import VolumeSource
+from supercloud.ports.platform import Flavour
+
+pytestmark = pytest.mark.unit
+
+_SAMPLES = st.lists(st.floats(min_value=0, max_value=1e9), min_size=1, max_size=200)
+
+
+# ---------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(1, 1.0), (50, 50.0), (99, 99.0), (99.5, 100.0), (100, 100.0)]
+)
+def test_percentile_is_the_nearest_rank(percent: float, expected: float) -> None:
+    assert percentile([float(one) for one in range(100, 0, -1)], percent) == expected
+
+
+@given(_SAMPLES, st.floats(min_value=0.1, max_value=100))
+def test_a_percentile_is_a_sample_that_enough_do_not_exceed(samples: list[float], percent: float) -> None:
+    found = percentile(samples, percent)
+    assert found in samples
+    assert sum(one <= found for one in samples) >= percent / 100 * len(samples)
+    assert sum(one < found for one in samples) < percent / 100 * len(samples)
+
+
+def test_statistics_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="samples"):
+        median([])
+    for percent in (0, 101):
+        with pytest.raises(ValueError, match="percentage"):
+            percentile([1.0], percent)
+
+
+def test_a_ratio_is_of_medians() -> None:
+    assert ratio([1.0, 2.0, 300.0], [4.0, 4.0, 4.0, 0.0]) == 0.5
+
+
+# ---------------------------------------------------------------- migration
+
+
+def _move(by: str, total_s: float, downtime: float, **more: float) -> Move:
+    return Move(
+        by=by,
+        source="n1",
+        target="s1",
+        total_s=total_s,
+        downtime_ms=downtime,
+        clocks_uncertain_ms=1.0,
+        **more,
+    )
+
+
+def test_migration_compares_medians_with_and_without_preparation() -> None:
+    plain = [_move("virsh", total, down, prepare_s=2.0) for total, down in ((8, 100), (10, 120), (30, 90))]
+    ours = [
+        _move("supercloud", total, down, commit_ms=commit, round_trip_ms=trip)
+        for total, down, commit, trip in ((12, 150, 5, 10), (11, 160, 6, 20), (9, 170, 30, 40))
+    ]
+    said = MigrationResult((*plain, *ours)).public()
+    assert (said["total_ratio"], said["total_ratio_prepared"]) == (1.1, round(11 / 12, 3))
+    assert (said["downtime_ratio"], said["added_downtime_ms"]) == (1.6, 60)
+    assert said["round_trip_plus_commit_ms"] == 26
+    assert [one["by"] for one in said["runs"]] == ["virsh"] * 3 + ["supercloud"] * 3
+    assert said["runs"][0]["prepare_s"] == 2.0 and "commit_ms" not in said["runs"][0]
+    assert "prepare_s" not in said["runs"][3]
+
+
+def _facts(*seen: tuple[float, str, bool]) -> list[Fact]:
+    return [
+        Fact(at_s=at, uncertain_s=0.002, blanket=blanket, instance="guest", running=running)
+        for at, blanket, running in seen
+    ]
+
+
+def test_downtime_is_from_the_sources_stop_to_the_targets_resume() -> None:
+    facts = _facts(
+        (0.0, "n", True), (10.0, "n", False), (10.25, "s", True), (20.0, "s", False), (20.5, "n", True)
+    )
+    there = downtime_ms(facts, "guest", source="n", target="s", since_s=5.0)
+    back = downtime_ms(facts, "guest", source="s", target="n", since_s=15.0)
+    assert (there, back) == (pytest.approx(250), pytest.approx(500))
+    assert uncertain_s(facts, "guest") == 0.004 and uncertain_s(facts, "other") == 0
+
+
+def test_downtime_is_not_known_before_the_target_went_on() -> None:
+    facts = _facts((0.0, "n", True), (10.0, "n", False))
+    assert downtime_ms(facts, "guest", source="n", target="s", since_s=5.0) is None
+    late = _facts((0.0, "s", True), (1.0, "s", False), (2.0, "n", True), (10.0, "n", False))
+    assert downtime_ms(late, "guest", source="n", target="s", since_s=5.0) is None, "an earlier visit"
+
+
+def test_two_copies_at_once_show_as_a_negative_downtime() -> None:
+    facts = _facts((0.0, "n", True), (9.0, "s", True), (10.0, "n", False))
+    assert downtime_ms(facts, "guest", source="n", target="s", since_s=5.0) == pytest.approx(-1000)
+
+
+# ---------------------------------------------------------------- the twin
+
+
+def _instance(places: Places) -> tuple[InstanceSpec, str]:
+    volume, base_secret = new_id(), new_id()
+    spec = InstanceSpec(
+        id=new_id(),
+        name="web",
+        cloud=new_id(),
+        vcpus=1,
+        memory_mib=256,
+        cpu_model="Westmere",
+        disks=(Disk(volume=volume, size_bytes=1 << 30, boot=True),),
+        nics=(Nic(network=new_id(), mac="02:00:00:00:00:01", ip="10.0.0.2"),),
+        user_data="#!/bin/sh\n",
+    )
+    source = VolumeSource(
+        volume=volume,
+        path=places.disk(volume),
+        secret=volume,
+        base_path=Path("/var/lib/supercloud/images/base.qcow2"),
+        base_secret=base_secret,
+    )
+    return spec, domain(spec, sources=lambda _: source, places=places, flavour=Flavour.KVM)
+
+
+def test_the_twin_has_everything_of_the_instance_but_what_makes_it_ours() -> None:
+    spec, xml = _instance(Places())
+    made = twin_of(xml, instance=spec.id, twin=(twin := new_id()), run="/run/b", data="/data/b")
+    root = ET.fromstring(made.xml)  # noqa: S314 - our own
+    assert (root.findtext("name"), root.findtext("uuid")) == (NAME, twin)
+    for ours in (spec.id, spec.disks[0].volume, "keeper", spec.nics[0].mac, "/bin/sh"):
+        assert ours in xml and ours not in made.xml, ours
+    arguments = [one.get("value") for one in root.iterfind("{*}commandline/{*}arg")]
+    assert arguments == [
+        "-chardev",
+        f"socket,id=sc-observer,path=/run/supercloud/qmp/{twin}.observer.sock,server=on,wait=off",
+        "-mon",
+        "chardev=sc-observer,mode=control",
+    ]
+    secrets = [one.get("uuid") for one in root.iterfind("devices/disk//secret")]
+    assert secrets == [twin, made.base_secret]
+    files = [one.get("file") for one in root.iterfind("devices/disk/source")]
+    assert files == [made.disk, made.seed] == ["/data/b/disk.qcow2", "/run/b/seed.iso"]
+    assert made.base == "/var/lib/supercloud/images/base.qcow2"
+    nic = root.find("devices/interface")
+    assert nic is not None and nic.find("mac") is not None and nic.find("target") is not None
+    assert (nic.find("mac").get("address"), nic.find("target").get("dev")) == (MAC, TAP)  # type: ignore[union-attr]
+    same = ("memory", "vcpu", "os/type", "cpu/model")
+    ours_root = ET.fromstring(xml)  # noqa: S314 - our own
+    assert [root.findtext(one) for one in same] == [ours_root.findtext(one) for one in same]
+
+
+def test_a_domain_of_another_make_has_no_twin() -> None:
+    with pytest.raises(Failed, match="not as expected"):
+        twin_of("<domain><name>x</name></domain>", instance=new_id(), twin=new_id(), run="/r", data="/d")
+
+
+# ---------------------------------------------------------------- the report
+
+_FOOTPRINT = {
+    "instances": 10,
+    "fresh_control_plane_rss_mb": 100.0,
+    "control_plane_rss_mb": 160.0,
+    "keystore_rss_mb": 50.0,
+    "agent_rss_mb": 60.0,
+    "agent_where": "here",
+}
+
+
+def test_an_aim_is_held_up_to_its_value_and_missed_above() -> None:
+    control_plane, agent, keystore = report.lines("footprint", _FOOTPRINT)
+    assert (control_plane.held, agent.held, keystore.held) == ("NO", "yes", "-")
+    assert replace(agent, value=None).held == "-"
+    assert "160 MB (at most 150 MB: NO; 100 MB just started)" in control_plane.text()
+
+
+def test_docs_get_the_latest_results_in_their_section_only(tmp_path: Path) -> None:
+    docs = tmp_path / "benchmarks.md"
+    marks = "<!-- results: footprint -->\nold\n<!-- end of results: footprint -->"
+    docs.write_text(f"before\n{marks}\nafter\n<!-- results: api -->\nkept\n<!-- end of results: api -->\n")
+    report.write_docs(docs, "footprint", _FOOTPRINT)
+    report.write_docs(docs, "footprint", {**_FOOTPRINT, "agent_where": r"a \1 backslash"})
+    text = docs.read_text()
+    assert text.startswith("before\n<!-- results: footprint -->\n") and "old" not in text
+    assert "\nafter\n<!-- results: api -->\nkept\n" in text
+    found = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    assert found["agent_where"] == r"a \1 backslash"
+    assert text.count("| agent | 60 MB |") == 1
+
+
+def test_docs_without_a_section_are_left_alone(tmp_path: Path) -> None:
+    docs = tmp_path / "other.md"
+    docs.write_text("mine\n")
+    for path in (docs, tmp_path / "missing.md"):
+        with pytest.raises(InvalidInput):
+            report.write_docs(path, "api", {})
+    assert docs.read_text() == "mine\n"
