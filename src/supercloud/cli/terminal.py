@@ -11,9 +11,10 @@ import termios
 import threading
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
 from supercloud.client import Client
@@ -39,14 +40,13 @@ def _opened(client: Client, path: str, **query: object) -> Iterator[ClientConnec
     except (OSError, InvalidHandshake) as error:
         raise Unavailable(f"no stream: {error}", hint="supercloud status") from error
     except ConnectionClosed as closed:
-        _raise_refused(closed)
+        _raise_refused(closed.rcvd)
 
 
-def _raise_refused(closed: ConnectionClosed) -> None:
-    received = closed.rcvd
+def _raise_refused(received: Close | None) -> None:
     if received is not None and received.code == _REFUSED:
         code, _, message = received.reason.partition(": ")
-        raise error_from(code, message) from closed
+        raise error_from(code, message)
 
 
 def _print_until_end(connection: ClientConnection, ended: int | None = None) -> None:
@@ -57,10 +57,11 @@ def _print_until_end(connection: ClientConnection, ended: int | None = None) -> 
             sys.stdout.buffer.flush()
     except ConnectionClosed as closed:
         if ended is None:
-            _raise_refused(closed)
+            _raise_refused(closed.rcvd)
     finally:
         if ended is not None:
-            os.write(ended, b"x")
+            with suppress(OSError):  # whoever waited has left by the detach key
+                os.write(ended, b"x")
 
 
 def dump(client: Client, path: str, **query: object) -> None:
@@ -99,19 +100,20 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
         while True:
             ready, _, _ = select.select([sys.stdin, wake], [], [])
             if wake in ready:
-                return
+                break
             data = os.read(sys.stdin.fileno(), 65536)
             if detach is not None and detach in data:
                 return
             if not data:
-                # Nothing more to send; what still comes is printed until the other end closes.
-                reader.join()
-                return
+                break  # nothing more to send
             connection.send(data)
     except ConnectionClosed:
-        return
+        pass  # the reader knows why
+    try:
+        reader.join()  # what still comes is printed until the other end closes
     finally:
         os.close(wake)
+    _raise_refused(connection.protocol.close_rcvd)
 
 
 def ssh(client: Client, name: str, *, user: str, command: Sequence[str], cloud: str | None) -> int:
