@@ -12,12 +12,13 @@ import threading
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
-from supercloud.client import Client
+from supercloud.client import Client, Place
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.errors import Unavailable, error_from
 
@@ -116,12 +117,21 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
     _raise_refused(connection.protocol.close_rcvd)
 
 
-def ssh(client: Client, name: str, *, user: str, command: Sequence[str], cloud: str | None) -> int:
+def ssh(
+    client: Client,
+    name: str,
+    *,
+    user: str,
+    identity: Path | None,
+    command: Sequence[str],
+    cloud: str | None,
+) -> int:
     """Run ssh with ourselves as its ProxyCommand; its exit status.
 
-    The host key is checked against the instance's id: addresses and names are reused by others.
+    The host key is checked against the instance's id, in a file of our own: addresses and names are reused by
+    others.
     """
-    identity = client.get(f"/instances/{name}", cloud=cloud)["id"]
+    instance = client.get(f"/instances/{name}", cloud=cloud)["id"]
     in_cloud = ["--cloud", cloud] if cloud else []
     # ssh hands this to a shell: every word is quoted.
     proxy = shlex.join([sys.executable, "-m", "supercloud.cli", "vm", "proxy", name, "22", *in_cloud])
@@ -130,11 +140,14 @@ def ssh(client: Client, name: str, *, user: str, command: Sequence[str], cloud: 
         "-o",
         f"ProxyCommand={proxy}",
         "-o",
-        f"HostKeyAlias={identity}.supercloud",
+        f"HostKeyAlias={instance}.supercloud",
+        "-o",
+        f"UserKnownHostsFile={Place.default().home / 'known_hosts'}",
         "-o",
         "StrictHostKeyChecking=accept-new",
         "-l",
         user,
+        *(["-i", str(identity)] if identity else []),
         "--",
         name,
         *command,

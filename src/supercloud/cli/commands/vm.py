@@ -249,6 +249,7 @@ def ssh(
     /,
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
     user: str = "root",
+    identity: Annotated[Path | None, Parameter(name=["--identity", "-i"])] = None,
     cloud: Cloud = None,
 ) -> int:
     """Open a shell in the instance with this machine's ssh, through the control plane.
@@ -259,10 +260,11 @@ def ssh(
     ----------
     command: What to run there instead of a shell.
     user: Whom to log in as.
+    identity: The private key's file, where it is not one that ssh offers by itself.
     """
     from supercloud.cli.terminal import ssh as run_ssh
 
-    return run_ssh(connect(), name, user=user, command=command, cloud=cloud)
+    return run_ssh(connect(), name, user=user, identity=identity, command=command, cloud=cloud)
 
 
 @app.command(show=False)
