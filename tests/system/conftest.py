@@ -44,12 +44,19 @@ class Estate:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=timeout_s,
-            env={**os.environ, "SUPERCLOUD_HOME": str(self.place.home)},
+            env=self.environment(),
         )
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SUPERCLOUD_HOME": str(self.place.home)}
 
 
 @pytest.fixture(scope="session")
 def estate() -> Iterator[Estate]:
+    """With $SUPERCLOUD_HOME set: what is up there, used and left. That is for trying one test by hand."""
+    if given := os.environ.get("SUPERCLOUD_HOME"):
+        yield Estate(place=Place(Path(given)), report={}, said="")
+        return
     home = Path(tempfile.mkdtemp(prefix="sc-"))  # short: a socket's path has at most 107 bytes
     empty = Estate(place=Place(home), report={}, said="")
     try:
