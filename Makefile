@@ -42,7 +42,7 @@ unit: packages $(STAMP) ## The tests that need no VM
 system: setup ## The tests on real QEMU, libvirt, kernels and guests
 	$(BIN)/pytest -m system
 
-test: check unit ## Every check and test
+test: check unit system ## Every check and test
 
 bench: setup ## Measure; writes JSON and docs/benchmarks.md
 	$(BIN)/supercloud bench all --write-docs docs/benchmarks.md
