@@ -34,18 +34,19 @@ _INTERRUPTED, _PIPE_CLOSED, _TERMINATED = 130, 141, 143  # as shells count ends 
 _TRACE = "SUPERCLOUD_TRACE"
 
 
-def build() -> App:
-    """The whole command line, nothing of it imported yet."""
+def build(arguments: Sequence[str]) -> App:
+    """The whole command line, nothing of it imported yet. The command that is asked for explains itself."""
     app = App(
         name="supercloud",
         version=__version__,
         help="One cloud that belongs to its user, spread over clouds that belong to others.",
         help_epilogue="First steps: supercloud up; supercloud doctor; supercloud demo",
-        default_parameter=Parameter(negative_iterable=()),
+        default_parameter=Parameter(negative_bool=(), negative_iterable=()),
         result_action="return_value",
     )
     for name, (where, help_text) in _COMMANDS.items():
-        app.command(f"supercloud.cli.commands.{where}", name=name, help=help_text)
+        own = None if name in arguments[:1] else help_text
+        app.command(f"supercloud.cli.commands.{where}", name=name, help=own)
     app.register_install_completion_command(name="--install-completion")
     return app
 
@@ -53,16 +54,17 @@ def build() -> App:
 def main() -> None:
     """The console script. Exit status: 0, or that of the error (see model.errors), or 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that scratch files are removed
-    sys.exit(run(None))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str] | None) -> int:
-    """One command (None: of this process's own arguments); its exit status. What is wrong is one line."""
+def run(arguments: Sequence[str]) -> int:
+    """One command; its exit status. What is wrong is one line on standard error."""
     from supercloud.cli.output import print_error
     from supercloud.model.errors import SupercloudError
 
     try:
         result = _called(arguments)
+        sys.stdout.flush()
     except SupercloudError as error:
         print_error(error)
         return error.exit_status
@@ -75,7 +77,7 @@ def run(arguments: Sequence[str] | None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _called(arguments: Sequence[str] | None) -> Any:
+def _called(arguments: Sequence[str]) -> Any:
     """
     Raises:
         SupercloudError: whatever went wrong.
@@ -83,7 +85,7 @@ def _called(arguments: Sequence[str] | None) -> Any:
     from supercloud.model.errors import Failed, InvalidInput, SupercloudError
 
     try:
-        return build()(arguments, exit_on_error=False, print_error=False)
+        return build(arguments)(arguments, exit_on_error=False, print_error=False)
     except (SupercloudError, BrokenPipeError):
         raise
     except CycloptsError as error:

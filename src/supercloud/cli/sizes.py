@@ -36,7 +36,6 @@ def _convert(_: Any, tokens: Sequence[Any]) -> int:
     return parse_size(tokens[0].value)
 
 
-_OPTION = Parameter(converter=_convert, n_tokens=1, show_default=format_size, metavar="SIZE")
 #: A size option, in bytes.
-Size = Annotated[int, _OPTION]
-OptionalSize = Annotated[int | None, _OPTION]
+Size = Annotated[int, Parameter(converter=_convert, n_tokens=1, show_default=format_size, metavar="SIZE")]
+OptionalSize = Annotated[int | None, Parameter(converter=_convert, n_tokens=1, metavar="SIZE")]

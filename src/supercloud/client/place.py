@@ -51,7 +51,7 @@ class Place:
         """
         try:
             return Access(**json.loads(self.access_file.read_text()))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise Unavailable(f"there is no control plane in {self.home}", hint="supercloud up") from error
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"{self.access_file} is broken", hint="supercloud up rewrites it") from error

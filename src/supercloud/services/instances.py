@@ -114,10 +114,10 @@ class Instances:
         row = await self._find(ref, cloud)
         async with self._parts.store.read() as session:
             target = await find_blanket(session, to, row.cloud)
-        await check_migration(self._parts, row, target)
-        return await self._begin_on_instance(
-            row, "instance.migrate", {"instance": row.id, "target": target.id}
-        )
+        intent = {"instance": row.id, "target": target.id}
+        if not await self._parts.operations.under_way(row.id, "instance.migrate", intent):
+            await check_migration(self._parts, row, target)
+        return await self._begin_on_instance(row, "instance.migrate", intent)
 
     async def open_stream(
         self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None

@@ -96,6 +96,15 @@ class Operations:
             return joined
         return row.id
 
+    async def under_way(self, key: Id, kind: str, intent: Intent) -> bool:
+        """Whether asking for this now would join an open operation.
+
+        Raises:
+            Conflict: as `record`.
+        """
+        async with self._store.read() as session:
+            return await _join(session, key, kind, intent) is not None
+
     async def started(self, operation: Id) -> OperationView:
         """After the transaction of `record`: hand it over, and show it."""
         if self._start is None:
