@@ -51,8 +51,7 @@ class AgentListener:
         self._agents = parts.agents
         self._streams = parts.streams
         self._keys = parts.keys
-        self._images = parts.settings.images
-        self._bundle = parts.settings.bundle
+        self._settings = parts.settings
         self._server: Server | None = None
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
@@ -148,8 +147,9 @@ class AgentListener:
             raise NotFound("not a digest")
         if not offset.isdigit() or len(offset) > 18:
             raise InvalidInput("not an offset")
-        bundle = self._bundle.path(digest) if self._bundle is not None else None
-        path = bundle or image_file(self._images, digest)
+        path, bundle = image_file(self._settings.images, digest), self._settings.bundle
+        if bundle is not None and not path.exists():
+            path = await bundle.path(digest) or path
         async for chunk in read_image(path, int(offset)):
             await connection.send(chunk)
         await connection.close()

@@ -34,19 +34,21 @@ class OwnBundle:
         self._find = find
         self._path: Path | None = None
         self._bundle: Bundle | None = None
+        self._turn = asyncio.Lock()
 
     async def current(self) -> Bundle:
-        if self._bundle is None:
-            self._path = await asyncio.to_thread(self._find)
-            self._bundle = await asyncio.to_thread(_measured, self._path)
-        return self._bundle
+        async with self._turn:
+            if self._bundle is None:
+                self._path = await asyncio.to_thread(self._find)
+                self._bundle = await asyncio.to_thread(_bundle_in, self._path)
+            return self._bundle
 
-    def path(self, digest: Digest) -> Path | None:
+    async def path(self, digest: Digest) -> Path | None:
         """Its file, if `digest` is its."""
-        return self._path if self._bundle is not None and self._bundle.digest == digest else None
+        return self._path if (await self.current()).digest == digest else None
 
 
-def _measured(path: Path) -> Bundle:
+def _bundle_in(path: Path) -> Bundle:
     with path.open("rb") as file:
         digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return Bundle(digest=digest, size_bytes=path.stat().st_size)
