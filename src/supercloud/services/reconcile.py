@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from supercloud.model.errors import Conflict, NotFound, SupercloudError
 from supercloud.model.names import Id
@@ -70,22 +70,30 @@ class Reconciler:
                     row.state, row.reason = BlanketState.UNREACHABLE, "its agent is not connected"
 
     async def expired(self) -> None:
-        """An instance whose right is over at a silent holder is fenced: it runs nowhere any more."""
+        """An instance whose right is over at a silent holder is fenced, and stopped if its right was given up:
+        it runs nowhere any more.
+        """
+        shown = (InstanceState.RUNNING, InstanceState.PAUSED)
         async with self._parts.store.read() as session:
             now = await self._parts.rights.now(session)
-            over = await session.scalars(
-                select(Instance.id)
+            rows = await session.execute(
+                select(Instance.id, Right.holder)
                 .join(Right, Right.instance == Instance.id)
                 .where(
-                    Instance.state.in_((InstanceState.RUNNING, InstanceState.PAUSED)),
-                    Right.holder.is_not(None),
-                    Right.hold.is_(False),
-                    Right.expires_at + Right.margin_s < now,
+                    Instance.state.in_(shown),
+                    or_(
+                        Right.holder.is_(None),
+                        and_(Right.hold.is_(False), Right.expires_at + Right.margin_s < now),
+                    ),
                 )
             )
-            instances = list(over)
-        for instance in instances:
-            if not await self._busy(instance):
+            over = [(instance, holder) for instance, holder in rows]
+        for instance, holder in over:
+            if await self._busy(instance):
+                continue
+            if holder is None:
+                await self._set(instance, InstanceState.STOPPED, "it ended by itself; its right was given up")
+            else:
                 await self._set(
                     instance, InstanceState.FENCED, "its right ran out at a blanket that is silent"
                 )
