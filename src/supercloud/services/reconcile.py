@@ -70,8 +70,9 @@ class Reconciler:
                     row.state, row.reason = BlanketState.UNREACHABLE, "its agent is not connected"
 
     async def expired(self) -> None:
-        """An instance whose right is over at a silent holder is fenced, and stopped if its right was given up:
-        it runs nowhere any more.
+        """Whose right is over at a silent holder is fenced, and whose right was given up is stopped.
+
+        Either runs nowhere any more.
         """
         shown = (InstanceState.RUNNING, InstanceState.PAUSED)
         async with self._parts.store.read() as session:
