@@ -17,8 +17,8 @@ from supercloud.model.errors import Conflict
 _ADVISORY_LOCK = 0x5C_0001
 
 
-async def upgrade(engine: AsyncEngine) -> None:
-    """Run what is missing, in one transaction.
+async def upgrade(engine: AsyncEngine, to: str = "head") -> None:
+    """Run what is missing up to the revision `to`, in one transaction.
 
     Raises:
         Conflict: the tables are newer than this program.
@@ -26,10 +26,10 @@ async def upgrade(engine: AsyncEngine) -> None:
     async with engine.execution_options(writes=True).begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(_upgrade, to)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, to: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.attributes["connection"] = connection
@@ -40,4 +40,4 @@ def _upgrade(connection: Connection) -> None:
             f"the database is of a newer supercloud (its schema is {current})",
             hint="run that version, or restore a backup made by this one",
         )
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
