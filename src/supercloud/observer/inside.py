@@ -1,6 +1,6 @@
 """In a blanket: tell, on a virtio-serial port, when each QEMU runs and stops.
 
-Lines of JSON out: {"instance", "running", "at_s"} and {"pong", "at_s"}; in: {"ping"}.
+Lines of JSON out: {"instance", "running", "at_s"} and {"pong", "running": [instances], "at_s"}; in: {"ping"}.
 `at_s` is CLOCK_MONOTONIC.
 """
 
@@ -86,9 +86,17 @@ class Witness:
         self._port = _Port(port, self._answer_pings)
         self._pending: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()
+        self._running: set[str] = set()
 
     def _tell(self, **line: object) -> None:
         self._port.put(json.dumps({**line, "at_s": time.monotonic()}).encode() + b"\n")
+
+    def _tell_running(self, instance: str, running: bool) -> None:
+        if running:
+            self._running.add(instance)
+        else:
+            self._running.discard(instance)
+        self._tell(instance=instance, running=running)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -108,7 +116,7 @@ class Witness:
                 ping = json.loads(line)["ping"]
             except (ValueError, KeyError, TypeError):
                 continue  # a fragment: the collector asks again
-            self._tell(pong=ping)
+            self._tell(pong=ping, running=sorted(self._running))
 
     def _follow(self, path: Path) -> None:
         instance = path.name.removesuffix(SUFFIX)
@@ -129,15 +137,15 @@ class Witness:
             pass  # it ended: told below
         finally:
             self._followed.discard(instance)
-            self._tell(instance=instance, running=False)
+            self._tell_running(instance, False)
 
     async def _relay(self, instance: str, monitor: QMPClient) -> None:
         async def events() -> None:
             with monitor.listener(_RUNS) as heard:
                 status = await monitor.execute("query-status")
-                self._tell(instance=instance, running=bool(isinstance(status, dict) and status["running"]))
+                self._tell_running(instance, bool(isinstance(status, dict) and status["running"]))
                 async for event in heard:
-                    self._tell(instance=instance, running=_RUNS[str(event["event"])])
+                    self._tell_running(instance, _RUNS[str(event["event"])])
 
         # A listener does not end with the connection; the run state does.
         relaying = asyncio.create_task(events())
