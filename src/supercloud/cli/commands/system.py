@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -126,18 +125,19 @@ def doctor(*, output: Output = Format.TABLE) -> int:
 
     Example: supercloud doctor -o json
     """
+    from supercloud.images.blanket import BuiltImages
+    from supercloud.images.cache import cache_directory
     from supercloud.platforms.doctor import Verdict, examine
 
+    home = Place.default().home
     with progress("looking", quiet=output is Format.JSON) as bar:
         bar("proving what KVM can do", None)
-        checks = asyncio.run(examine())
+        checks = asyncio.run(examine(BuiltImages(), state_dir=home, cache_dir=cache_directory()))
     if output is Format.JSON:
         print_json([asdict(check) for check in checks])
     else:
-        width = shutil.get_terminal_size().columns
         for check in checks:
-            line = f"{check.verdict.value:<5} {check.name}: {check.found}"
-            sys.stdout.write(line[: max(width, 80)] + "\n")
+            sys.stdout.write(f"{check.verdict.value:<5} {check.name}: {check.found}\n")
             if check.hint and check.verdict is not Verdict.OK:
                 sys.stdout.write(f"      {check.hint}\n")
     return int(any(check.verdict is Verdict.BAD for check in checks))
