@@ -13,7 +13,7 @@ import structlog
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.link import Grant, Happened, KeeperReport, Relay, RightReport
 from supercloud.keeper.monitors import Monitors
-from supercloud.keeper.rights import Action, Lost, Pause, Permit, Resume, Rights, Snapshot, Stop
+from supercloud.keeper.rights import Action, Lost, Pause, Permit, Resume, Rights, Seen, Snapshot, Stop
 from supercloud.keeper.stops import Moment
 from supercloud.model.errors import Failed, OutcomeUnknown, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
@@ -170,6 +170,14 @@ class Keeper:
     def guards(self) -> bool:
         """Whether any instance has a process here, so that somebody must go on watching."""
         return bool(self._monitors.seen())
+
+    def valid_s(self) -> float:
+        """How long everything that executes here may still do so; 0 where something may not."""
+        at, seen = self.moment(), self._monitors.seen()
+        if not self._rights.may_feed(at, seen):
+            return 0.0
+        runs = (instance for instance, shows in seen.items() if shows in (Seen.RUNNING, Seen.MUTE))
+        return min((self._rights.left_s(instance, at) for instance in runs), default=0.0)
 
     # ------------------------------------------------------------ the loop
 

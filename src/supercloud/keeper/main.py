@@ -101,11 +101,14 @@ async def keep(*, socket: Path = SOCKET, journal: Path = JOURNAL) -> None:
         waiting.cancel()
         if running.done():
             running.result()  # raises what ended it: the watchdog is then left armed
+        valid_s, guards = keeper.valid_s(), keeper.guards()
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
         # While an instance has a process the watchdog stays armed: the next keeper must come before it bites.
-        if watchdog is not None and not keeper.guards():
+        if watchdog is not None and guards:
+            watchdog.leave(valid_s)
+        elif watchdog is not None:
             watchdog.disarm()
 
 

@@ -212,6 +212,8 @@ class Demo:
         where = self._where()
         server = self._client().get(f"/instances/{SERVER}", cloud=CLOUD)
         with self._phase(f"domain {BLANKETS[where]} cut off, its run rights run out"):
+            if not witness.running(server["id"]):
+                raise Failed(f"the observer does not see {SERVER} run, so it could not see it fenced")
             self._link(where, up=False)
             try:
                 self._await(lambda: not witness.running(server["id"]), _BOOT_S, "the keeper to pause it")
