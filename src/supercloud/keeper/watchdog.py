@@ -12,7 +12,7 @@ from supercloud.model.errors import Failed
 _SETTIMEOUT = 0xC0045706  # _IOWR('W', 6, int), linux/watchdog.h
 #: A hung keeper ends within this; shorter than a right's margin by what clocks and reactions may take.
 TIMEOUT_S = 12
-#: A restarted keeper may take so much longer, if rights last so long: nobody sees this machine's stops meanwhile.
+#: A restarted keeper may be so much later, if rights last so long; meanwhile nobody watches the clocks.
 LEAVE_S = 30
 
 
