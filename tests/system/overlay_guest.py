@@ -72,8 +72,7 @@ def serve(port: int) -> None:
 
 def talk(ip: str, port: int) -> None:
     """One connection; numbered messages until standard input ends; says how it went."""
-    connection = socket.create_connection((ip, port), timeout=30)
-    connection.settimeout(60)
+    connection = socket.create_connection((ip, port), timeout=120)
     ready()
     count, longest = 0, 0.0
     try:
