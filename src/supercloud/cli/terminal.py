@@ -80,7 +80,7 @@ def pipe(client: Client, path: str, **query: object) -> None:
 def attach(client: Client, path: str, **query: object) -> None:
     """A terminal in raw mode on a stream; `DETACH` leaves it as it is."""
     with _opened(client, path, **query) as connection:
-        sys.stderr.write("connected; Ctrl-] leaves\r\n")
+        sys.stderr.write("Ctrl-] leaves\r\n")
         if not sys.stdin.isatty():
             _pump(connection, detach=DETACH)
             return

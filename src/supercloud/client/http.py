@@ -19,6 +19,8 @@ CONTROLLER_NAME = "controller.supercloud"
 _TIMEOUT_S = 60.0
 _WAIT_S = 10
 _AWAY_S = 30.0
+#: The other end closes a connection that idles for longer (api.listener); what is sent then may be lost.
+_IDLE_S = 5.0
 _LOOK_EVERY_S = 0.5
 _CHUNK = 1 << 20
 OPEN_STATES = ("pending", "running", "cancelling")
@@ -43,6 +45,7 @@ class Client:
             raise Unavailable(f"the operator's certificate cannot be read: {error}") from error
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPSConnection | None = None
+        self._used = 0.0
 
     def get(self, path: str, **query: object) -> Any:
         return self._ask("GET", path, query)
@@ -116,6 +119,7 @@ class Client:
             connection.request(method, _target(path, query), body=body, headers=headers)
             answer = connection.getresponse()
             text = answer.read()
+            self._used = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self._connection = None
             kind_of = Unavailable if method == "GET" else OutcomeUnknown
@@ -125,6 +129,9 @@ class Client:
         return self._take(answer.status, text)
 
     def _open(self) -> http.client.HTTPSConnection:
+        if self._connection is not None and time.monotonic() - self._used > _IDLE_S:
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
             connection = _Pinned(self.access, self.tls, self._timeout_s)
             try:

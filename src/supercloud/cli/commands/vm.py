@@ -247,7 +247,9 @@ def logs(name: Name, /, *, cloud: Cloud = None) -> None:
 def ssh(
     name: Name,
     /,
-    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *command: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="what to run there instead of a shell")
+    ],
     user: str = "root",
     identity: Annotated[Path | None, Parameter(name=["--identity", "-i"])] = None,
     cloud: Cloud = None,
@@ -258,7 +260,6 @@ def ssh(
 
     Parameters
     ----------
-    command: What to run there instead of a shell.
     user: Whom to log in as.
     identity: The private key's file, where it is not one that ssh offers by itself.
     """
