@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from supercloud.controlplane.compose import DATABASE
 from supercloud.model.errors import Conflict, InvalidInput, Unavailable
 from supercloud.services.store import schema
 from supercloud.services.store.engine import Store
@@ -37,6 +40,7 @@ async def test_each_revision_follows_one_other_and_is_reached_from_the_first(dat
     config.set_main_option("script_location", str(folder))
     revisions = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
     assert len(revisions) == len(list((folder / "versions").glob("*.py")))
+    assert schema.newest() == revisions[-1]
     for revision in revisions:
         store = await Store.open(database_url, migrate=False)
         try:
@@ -47,6 +51,25 @@ async def test_each_revision_follows_one_other_and_is_reached_from_the_first(dat
             await store.close()
 
 
+_OPEN = """
+import asyncio, sys
+from supercloud.services.store.engine import Store
+async def main():
+    await (await Store.open(sys.argv[1])).close()
+asyncio.run(main())
+print("alembic" in sys.modules)
+"""
+
+
+def test_only_migrating_loads_what_migrates(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'supercloud.db'}"
+    said = [
+        subprocess.run([sys.executable, "-c", _OPEN, url], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert said == ["True\n", "False\n"]
+
+
 async def test_a_newer_store_is_left_alone(database_url: str) -> None:
     store = await Store.open(database_url)
     async with store.write() as session:
@@ -54,6 +77,18 @@ async def test_a_newer_store_is_left_alone(database_url: str) -> None:
     await store.close()
     with pytest.raises(Conflict, match=r"newer supercloud.*later"):
         await Store.open(database_url)
+
+
+async def test_the_program_refuses_a_newer_store_in_one_line(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite:///{tmp_path / DATABASE}")
+    async with store.write() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+    await store.close()
+    argv = ["supercloud.controlplane", "--state", str(tmp_path), "--keystore", str(tmp_path / "none.sock")]
+    ended = subprocess.run([sys.executable, "-m", *argv], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (Conflict.exit_status, "")
+    assert ended.stderr.startswith("error: the database is of a newer supercloud")
+    assert ended.stderr.count("\n") == 1
 
 
 async def test_one_sqlite_has_one_controller(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,16 @@ def main() -> int:
     """Exit status as in model.errors; one line on stderr says what was wrong."""
     options = _parser().parse_args()
     _harden()
+    return _reported(lambda: options.run(options))
+
+
+def _reported(work: Callable[[], object]) -> int:
     try:
-        return int(options.run(options) or 0)
+        work()
     except SupercloudError as error:
         print(f"error: {error.message}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
         return error.exit_status
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +125,22 @@ def _serve(given: argparse.Namespace) -> None:
         raise InvalidInput("--state and --keystore are needed")
     given.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     options = Options(given.state.absolute(), given.keystore.absolute(), given.listen, given.agents)
+    _migrate_apart(database_url(options.state, os.environ.get(_DATABASE_VARIABLE)))
     asyncio.run(_run(options))
+
+
+def _migrate_apart(url: str) -> None:
+    """Bring the tables up to date in a child: what that loads would stay resident here for good."""
+    child = os.fork()
+    if child == 0:
+        os._exit(_reported(lambda: asyncio.run(_open_once(url))))
+    _, ended = os.waitpid(child, 0)
+    if ended:
+        raise SystemExit(os.waitstatus_to_exitcode(ended))
+
+
+async def _open_once(url: str) -> None:
+    await (await Store.open(url)).close()
 
 
 def _back_up(given: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ from supercloud.model.errors import Conflict, Exhausted, InvalidInput, Unavailab
 from supercloud.services.store import schema
 
 _BUSY_MS = 15_000
+#: Of each SQLite connection. The kernel caches the file anyway, and there are several connections.
+_CACHE_KIB = 256
 
 
 class Store:
@@ -171,6 +173,7 @@ def _prepare(engine: AsyncEngine) -> None:
             "synchronous=FULL",  # an answered right must survive a power cut
             "foreign_keys=ON",
             f"busy_timeout={_BUSY_MS}",
+            f"cache_size=-{_CACHE_KIB}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
