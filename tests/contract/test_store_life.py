@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,9 @@ async def test_the_program_refuses_a_newer_store_in_one_line(tmp_path: Path) -> 
         await session.execute(text("UPDATE alembic_version SET version_num = 'later'"))
     await store.close()
     argv = ["supercloud.controlplane", "--state", str(tmp_path), "--keystore", str(tmp_path / "none.sock")]
-    ended = subprocess.run([sys.executable, "-m", *argv], check=False, capture_output=True, text=True)
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", *argv], check=False, capture_output=True, text=True
+    )
     assert (ended.returncode, ended.stdout) == (Conflict.exit_status, "")
     assert ended.stderr.startswith("error: the database is of a newer supercloud")
     assert ended.stderr.count("\n") == 1
