@@ -272,3 +272,21 @@ async def test_after_a_restore_epochs_go_on_above_what_agents_report(bench: Benc
     assert (await bench.rights.standing(bench.instance)).record.epoch == 7
     bench.clock.ahead_s += TERMS.length_s + TERMS.margin_s + 1
     assert (await bench.rights.issue(bench.instance, to=new_id(), operation=new_id())).epoch == 8
+
+
+async def test_a_renewal_says_whether_a_migration_away_is_not_decided(bench: Bench) -> None:
+    a, b, operation = new_id(), new_id(), new_id()
+    right = await bench.rights.issue(bench.instance, to=a, operation=new_id())
+
+    async def again(right: RunRight) -> RunRight:
+        (answer,) = await bench.rights.renew(by=a, renewals=[ask(right)])
+        assert answer.right is not None
+        return answer.right
+
+    right = await again(right)
+    assert not right.contested
+    await bench.rights.open_migration(operation, instance=bench.instance, source=a, target=b)
+    right = await again(right)
+    assert right.contested
+    await bench.rights.abort(operation)
+    assert not (await again(right)).contested

@@ -232,6 +232,27 @@ def test_what_was_forgotten_does_not_come_back() -> None:
     rights.grant(right(epoch=2), moment(1))
 
 
+def test_what_was_sent_goes_on_only_once_the_store_says_that_no_migration_is_open() -> None:
+    """The target may have it by then: what it wrote here afterwards would be lost with a commit there."""
+    rights = keeper(moment(0))
+    rights.grant(right(), moment(0))
+    renewed(rights, moment(0), moment(0))
+    early = rights.due(moment(10))
+    rights.tick(moment(11), {INSTANCE: Seen.SENT})
+    assert not rights.may_run(INSTANCE, moment(11))
+    assert rights.tick(moment(12), {INSTANCE: Seen.RUNNING}) == [Pause(instance=INSTANCE, reason="sent")]
+    assert not rights.may_feed(moment(12), {INSTANCE: Seen.RUNNING})
+    # Asked before it was sent, when no migration was open yet: says nothing of now.
+    rights.answered(early, [RenewalAnswer(instance=INSTANCE, right=right(nonce="e" * 32))], moment(12))
+    assert not rights.may_run(INSTANCE, moment(12))
+    for second, contested in ((13, True), (15, False)):
+        (asked,) = rights.due(moment(second))
+        said = replace(right(nonce=f"{second:032x}"), contested=contested)
+        rights.answered([asked], [RenewalAnswer(instance=INSTANCE, right=said)], moment(second))
+        assert rights.may_run(INSTANCE, moment(second)) is not contested
+    assert Resume(instance=INSTANCE) in rights.tick(moment(15), {INSTANCE: Seen.PAUSED})
+
+
 def test_a_mute_process_counts_as_running() -> None:
     rights = keeper(moment(0))
     assert not rights.may_feed(moment(0), {INSTANCE: Seen.MUTE})

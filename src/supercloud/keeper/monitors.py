@@ -25,6 +25,8 @@ SUFFIX = ".keeper.sock"
 OBEY_S = 5.0
 _CONNECT_S = 5.0
 _EVENTS = {"RESUME", "STOP", "SHUTDOWN", "RESET"}
+#: QEMU's RunState, where nothing executes.
+_STOPPED = {"paused": Seen.PAUSED, "finish-migrate": Seen.SENT, "postmigrate": Seen.SENT}
 _log = structlog.get_logger(__name__)
 
 
@@ -101,10 +103,10 @@ class Monitor:
         if status["running"] or status["status"] == "suspended":  # a suspended guest can wake itself
             self._show(Seen.RUNNING)
         else:
-            self._show(Seen.PAUSED if status["status"] == "paused" else Seen.IDLE)
+            self._show(_STOPPED.get(str(status["status"]), Seen.IDLE))
 
     def _show(self, seen: Seen) -> None:
-        if seen in (Seen.PAUSED, Seen.IDLE):
+        if seen in (Seen.PAUSED, Seen.IDLE, Seen.SENT):
             self._stopped.set()
         else:
             self._stopped.clear()

@@ -34,6 +34,8 @@ class Lost(StrEnum):
 
 _NEVER_AGAIN = frozenset({Lost.REFUSED, Lost.CLONED})
 _RENEWABLE = frozenset({None, Lost.MACHINE_STOPPED})
+#: How often to ask whether what was sent may go on.
+_SENT_EVERY_S = 1.0
 #: Answers that say nothing about the right: the heartbeat counts as unanswered.
 _NO_ANSWER = frozenset({"unavailable", "outcome-unknown", "exhausted"})
 
@@ -43,7 +45,8 @@ class Seen(StrEnum):
 
     RUNNING = "running"
     PAUSED = "paused"
-    IDLE = "idle"  # has a process that executes nothing and must not be continued: receiving, sent, …
+    IDLE = "idle"  # has a process that executes nothing and must not be continued: receiving, …
+    SENT = "sent"  # the same, and all that it was has been sent to another blanket, which may have it by now
     MUTE = "mute"  # has a process that does not answer: taken as running
 
 
@@ -67,6 +70,9 @@ class Held:
     asked: Asked | None = None
     lost: Lost | None = None
     resumable: bool = False  # paused by the keeper, not by the owner: goes on with a new right
+    #: When it was seen sent: from then on what runs here may be committed elsewhere, so that it executes
+    #: nothing before the store has said, asked later than this, that no migration is open any more.
+    sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +161,7 @@ class Rights:
     def may_run(self, instance: Id, at: Moment) -> bool:
         """Whether it may execute now. `hold` outlasts its time, but neither a refusal nor a stop."""
         held = self._held.get(instance)
-        if held is None or held.lost is not None:
+        if held is None or held.lost is not None or held.sent_s is not None:
             return False
         if held.right.hold and held.renewed_s is not None:
             return True
@@ -173,7 +179,9 @@ class Rights:
         held = self._held.get(instance)
         if held is None:
             return "no-right"
-        return held.lost.value if held.lost is not None else "expired"
+        if held.lost is not None:
+            return held.lost.value
+        return "expired" if held.sent_s is None else "sent"
 
     def may_feed(self, at: Moment, seen: Mapping[Id, Seen]) -> bool:
         """Whether the watchdog may be fed: nothing executes here without a right."""
@@ -240,7 +248,8 @@ class Rights:
     def _is_due(self, held: Held, at: Moment) -> bool:
         if held.renewed_s is None or held.lost is Lost.MACHINE_STOPPED:
             return True
-        return at.boottime_s >= held.renewed_s + min(self._every_s, held.right.length_s / 3)
+        every_s = min(self._every_s, held.right.length_s / 3)
+        return at.boottime_s >= held.renewed_s + (every_s if held.sent_s is None else _SENT_EVERY_S)
 
     def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> bool:
         """Take the answers to `renewals`, in their order; whether any of them said anything of a right.
@@ -289,6 +298,9 @@ class Rights:
         self._look(at)
         actions: list[Action] = []
         for instance, shows in seen.items():
+            held = self._held.get(instance)
+            if shows is Seen.SENT and held is not None and held.sent_s is None:
+                self._held[instance] = replace(held, sent_s=at.boottime_s, resumable=True)
             actions += self._about(instance, shows, at)
         return actions + self._permits(at)
 
@@ -302,7 +314,7 @@ class Rights:
         reason = self.why_not(instance)
         if held is not None and at.boottime_s >= held.stop_s and not _keeps_memory(held):
             return [Stop(instance=instance, reason=reason)]
-        if shows in (Seen.PAUSED, Seen.IDLE):
+        if shows in (Seen.PAUSED, Seen.IDLE, Seen.SENT):
             return []
         if held is not None:
             self._held[instance] = replace(held, resumable=True)
@@ -358,8 +370,10 @@ def _renewed(held: Held, asked: Asked, right: RunRight) -> Held:
     if asked.at_s is None:  # only the nonce is of use: ask again, from now
         return replace(held, right=right, asked=None, renewed_s=None)
     deadline_s = asked.at_s + right.length_s
+    sent = held.sent_s is not None and (right.contested or asked.at_s <= held.sent_s)
     return replace(
         held,
+        sent_s=held.sent_s if sent else None,
         right=right,
         deadline_s=deadline_s,
         stop_s=max(held.stop_s if held.lost is None else 0.0, deadline_s + right.grace_s),

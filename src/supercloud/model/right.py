@@ -41,6 +41,8 @@ class RunRight:
     hold: bool = (
         False  # `hold`: run on while nobody can be reached (the owner's choice); never set on a refusal
     )
+    #: A migration away from here is not decided: what was handed over must not go on before it is.
+    contested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

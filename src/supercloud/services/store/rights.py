@@ -16,7 +16,7 @@ on above the highest epoch that an agent reports.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -115,7 +115,9 @@ class SqlRights:
                 .execution_options(populate_existing=True)
             )
             rows = {row.instance: row for row in found}
-            return [_renew(turn, rows.get(asked.instance), asked, by=by) for asked in renewals]
+            answers = [_renew(turn, rows.get(asked.instance), asked, by=by) for asked in renewals]
+            migrating = await _migrating(turn.session, rows)
+            return [_not_decided(one) if one.instance in migrating else one for one in answers]
 
     async def surrender(self, instance: Id, *, by: Id, epoch: Epoch) -> None:
         async with self._turn() as turn:
@@ -232,12 +234,18 @@ async def _contested(session: AsyncSession, operation: Id) -> tuple[MigrationRow
     return migration, row
 
 
-async def _refuse_second(session: AsyncSession, instance: Id) -> None:
-    other = await session.scalar(
-        select(MigrationRow.operation).where(
-            MigrationRow.instance == instance, MigrationRow.verdict == Verdict.OPEN
+async def _migrating(session: AsyncSession, instances: Iterable[Id]) -> dict[Id, Id]:
+    """The open migration of each of `instances` that has one."""
+    found = await session.execute(
+        select(MigrationRow.instance, MigrationRow.operation).where(
+            MigrationRow.instance.in_(instances), MigrationRow.verdict == Verdict.OPEN
         )
     )
+    return dict(list(found.all()))
+
+
+async def _refuse_second(session: AsyncSession, instance: Id) -> None:
+    other = (await _migrating(session, [instance])).get(instance)
     if other is not None:
         raise Conflict(f"instance {instance} is being migrated by operation {other}")
 
@@ -305,6 +313,10 @@ def _renew(turn: _Turn, row: Right | None, asked: Renewal, *, by: Id) -> Renewal
         return RenewalAnswer(instance=asked.instance, refused=refusal.code)
     row.unsure = False
     return RenewalAnswer(instance=asked.instance, right=_extend(turn, row, renewed))
+
+
+def _not_decided(answer: RenewalAnswer) -> RenewalAnswer:
+    return answer if answer.right is None else replace(answer, right=replace(answer.right, contested=True))
 
 
 def _stands(turn: _Turn, migration: MigrationRow, row: Right) -> Decision:
