@@ -25,6 +25,7 @@ from supercloud.model.errors import Unavailable, error_from
 #: Ctrl-], as telnet and virsh have it.
 DETACH = b"\x1d"
 _REFUSED = 4000
+_QUIET_S = 5.0
 
 
 @contextmanager
@@ -50,10 +51,18 @@ def _raise_refused(received: Close | None) -> None:
         raise error_from(code, message)
 
 
-def _print_until_end(connection: ClientConnection, ended: int | None = None) -> None:
+def _print_until_end(
+    connection: ClientConnection, ended: int | None = None, over: threading.Event | None = None
+) -> None:
+    """Until the other end closes, or is silent once our input is `over`: a WebSocket has no half-close."""
     try:
         while True:
-            data = connection.recv()
+            try:
+                data = connection.recv(None if over is None else _QUIET_S)
+            except TimeoutError:
+                if over is not None and over.is_set():
+                    return
+                continue
             sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode())
             sys.stdout.buffer.flush()
     except ConnectionClosed as closed:
@@ -95,7 +104,8 @@ def attach(client: Client, path: str, **query: object) -> None:
 
 def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
     wake, ended = os.pipe()
-    reader = threading.Thread(target=_print_until_end, args=(connection, ended), daemon=True)
+    over = threading.Event()
+    reader = threading.Thread(target=_print_until_end, args=(connection, ended, over), daemon=True)
     reader.start()
     try:
         while True:
@@ -106,12 +116,13 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
             if detach is not None and detach in data:
                 return
             if not data:
-                break  # nothing more to send
+                over.set()
+                break
             connection.send(data)
     except ConnectionClosed:
         pass  # the reader knows why
     try:
-        reader.join()  # what still comes is printed until the other end closes
+        reader.join()
     finally:
         os.close(wake)
     _raise_refused(connection.protocol.close_rcvd)
