@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pyroute2 import NetlinkError
 
 from supercloud.blanket import nft
 from supercloud.blanket.overlay import filter as packet_filter
 from supercloud.blanket.overlay.dhcp import Children, Settings
+from supercloud.blanket.overlay.netlink import NetlinkError
 from supercloud.blanket.overlay.plan import (
     NOTHING,
     InstancePort,

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Mapping
 from socket import AF_BRIDGE, AF_INET
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
-from pyroute2.netlink.rtnl import ndmsg
-
+from supercloud.blanket.overlay.netlink import IPRoute, NetlinkError, ndmsg
 from supercloud.blanket.overlay.plan import (
     BRIDGE_PREFIX,
     INSTANCE_MTU,

@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from pyroute2 import WireGuard
 
+from supercloud.blanket.overlay.netlink import WireGuard
 from supercloud.blanket.overlay.plan import MESH_DEVICE
 from supercloud.model.names import Id, Port, WireguardKey
 from supercloud.ports.agent import Peer
