@@ -66,6 +66,17 @@ class LivePlatform(SimulatedPlatform):
             double.start()
         return made
 
+    async def start(self, machine: str) -> Machine:
+        started = await super().start(machine)
+        if not self._site.machines[machine].up:
+            self._site.machines[machine].start()
+        return started
+
+    async def stop(self, machine: str, *, force: bool = False) -> Machine:
+        stopped = await super().stop(machine, force=force)
+        await self._site.machines[machine].power_off()
+        return stopped
+
     async def destroy(self, machine: str) -> None:
         double = self._site.machines.pop(machine, None)
         if double is not None:
@@ -118,6 +129,17 @@ class Double:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def up(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def power_off(self) -> None:
+        """What was in its memory is gone; its disk is kept."""
+        await self.end()
+        self.states = dict.fromkeys(self.states, a.RunState.DEFINED)
+        self.rights.clear()
+        self.boot_id = secrets.token_hex(16)
 
     async def _run(self) -> None:
         self.passport = await identify(self.birth, Safe(self.site.folder / self.birth.blanket))

@@ -123,7 +123,8 @@ async def _run(orders: Orders) -> None:
         await control.start()
         watching = asyncio.create_task(takeover.run())
         for name, given in orders.requests:
-            await _everybody_is_there(control)
+            if name != "start_blanket":
+                await _everybody_is_there(control)
             if isinstance(given.get("content"), bytes):
                 given["content"] = _whole(given["content"])
             await getattr(control, name)(**given)

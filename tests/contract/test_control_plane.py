@@ -427,6 +427,51 @@ async def test_an_instance_that_ended_by_itself_is_seen(bench: Bench) -> None:
     assert (await bench.parts.rights.standing(instance)).record.holder is None
 
 
+async def test_a_blanket_whose_machine_ended_is_started_again(bench: Bench, world: World) -> None:
+    north = await bench.blanket("north")
+    identity = north.birth.blanket
+    instance = await bench.run()
+    copies, boot = dict(north.copies), north.boot_id
+    await world.platform.stop(identity)  # as the reboot of its host
+    await bench.gone("north")
+    await bench.done(await bench.control.start_blanket("north"))
+    shown = await bench.control.blanket("north")
+    assert (shown.state, shown.connected, shown.reason) == (BlanketState.READY, True, "")
+    assert north.boot_id != boot and north.copies == copies, "its disk was kept"
+    await bench.done(await bench.control.start_blanket("north"))  # it runs: nothing happens
+    assert bench.site.running(instance) == [], "nothing starts by itself"
+    await bench.control.reconciler.blanket(identity)
+    assert (await bench.control.instance("web")).state is InstanceState.STOPPED
+    await bench.done(await bench.control.start_instance("web"))
+    assert bench.site.running(instance) == ["north"]
+
+
+async def test_a_blanket_without_a_machine_says_so_when_started(bench: Bench, world: World) -> None:
+    north = await bench.blanket("north")
+    await world.platform.destroy(north.birth.blanket)
+    await bench.gone("north")
+    view = await bench.done(await bench.control.start_blanket("north"), OperationState.FAILED)
+    assert view.error is not None and view.error["code"] == NotFound.code
+    assert "no machine on its platform" in view.error["message"]
+    await bench.parts.agents.revoke(north.birth.blanket, "it was cloned")
+    with pytest.raises(Conflict, match="cloned"):
+        await bench.control.start_blanket("north")
+
+
+async def test_a_blanket_is_stopped_and_frees_what_ran_in_it(bench: Bench) -> None:
+    north = await bench.blanket("north")
+    instance = await bench.run()
+    with pytest.raises(Conflict, match="instance web runs"):
+        await bench.control.stop_blanket("north")
+    await bench.done(await bench.control.stop_blanket("north", force=True))
+    assert not north.up and not (await bench.control.blanket("north")).connected
+    assert (await bench.control.instance("web")).state is InstanceState.STOPPED
+    assert (await bench.parts.rights.standing(instance)).record.holder is None
+    await bench.done(await bench.control.start_blanket("north"))
+    await bench.done(await bench.control.stop_blanket("north"))
+    assert not north.up
+
+
 async def test_after_a_restore_rights_stand_still_and_nothing_unknown_is_lost(tmp_path: Path) -> None:
     (tmp_path / "machines").mkdir()
     database, saved = tmp_path / "supercloud.db", tmp_path / "saved.tar"

@@ -211,6 +211,13 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     await victim.killed("upgrade_blanket", ref="south")
     assert south.bundles.now == DIGEST and victim.site.running(instance) == ["south"]
 
+    seen = await victim.killed("stop_blanket", ref="south", force=True)
+    assert seen["instances"]["web"]["state"] == "stopped" and not south.up
+    seen = await victim.killed("start_blanket", ref="south")
+    assert seen["blankets"]["south"]["state"] == "ready" and victim.site.running(instance) == []
+    seen = await victim.killed("start_instance", ref="web")
+    assert seen["instances"]["web"]["epoch"] == 3 and victim.site.running(instance) == ["south"]
+
     keys = north.key, south.key
     await victim.killed("rotate_keys", cloud="c")
     assert north.key != keys[0] and south.key != keys[1]
@@ -222,7 +229,7 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
     assert seen["instances"]["web"]["state"] == "stopped" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")
-    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 3)
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 4)
     assert victim.site.running(instance) == ["south"]
     await victim.killed("reboot_instance", ref="web")
 

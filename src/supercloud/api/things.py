@@ -160,6 +160,14 @@ def _blankets(control: Northbound) -> APIRouter:
         return await control.upgrade_blanket(ref, cloud=cloud)
 
     return router
+    @router.post("/{ref}/start", status_code=_ACCEPTED)
+    async def start(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.start_blanket(ref, cloud=cloud)
+
+    @router.post("/{ref}/stop", status_code=_ACCEPTED)
+    async def stop(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+        return await control.stop_blanket(ref, cloud=cloud, force=force)
+
 
 
 def _images(control: Northbound) -> APIRouter:

@@ -1,4 +1,4 @@
-"""Making a blanket, and removing one, durably.
+"""Making, starting, stopping and removing a blanket, durably.
 
 The join secret exists inside one step only: it goes from the key store into the machine's birth data and
 into nothing that is remembered.
@@ -7,6 +7,7 @@ into nothing that is remembered.
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,26 +31,55 @@ _INVITATION_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class BlanketOperations:
-    """The works of `blanket.add` and `blanket.remove`."""
+    """The works of `blanket.add`, `.start`, `.stop` and `.remove`.
+
+    `settle` shows the instances whose rights were given up as what they are.
+    """
 
     parts: Parts
+    settle: Callable[[], Awaitable[None]]
 
     async def add(self, saga: Saga, intent: Intent) -> dict[str, Any]:
         blanket: Id = intent["blanket"]
         try:
             await saga.progress("creating its machine", done=0.05)
             await saga.step("create", lambda: self._create(blanket), type(None))
-            await saga.progress("booting", done=0.2)
-            await saga.step("join", lambda: self._joined(saga, blanket), type(None))
-            await saga.progress("joining the mesh", done=0.9)
-            await saga.step("mesh", lambda: self.parts.meshes.greet(blanket), type(None))
-            await saga.progress("looking what it can do", done=0.95)
-            await saga.step("report", lambda: self._reported(blanket), type(None))
+            await self._up(saga, blanket)
         except SupercloudError as error:
             why = error.message
             await saga.progress("cleaning up")
             await saga.step("clean up", lambda: self._give_up(blanket, why), type(None))
             raise
+        return {"blanket": blanket}
+
+    async def start(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """
+        Raises:
+            NotFound: it has no machine any more.
+            Unavailable: its agent did not join; its machine stays as it is.
+        """
+        blanket: Id = intent["blanket"]
+        await saga.progress("starting its machine", done=0.05)
+        await saga.step("start", lambda: self._start(blanket), type(None))
+        await self._up(saga, blanket)
+        return {"blanket": blanket}
+
+    async def _up(self, saga: Saga, blanket: Id) -> None:
+        await saga.progress("booting", done=0.2)
+        await saga.step("join", lambda: self._joined(saga, blanket), type(None))
+        await saga.progress("joining the mesh", done=0.9)
+        await saga.step("mesh", lambda: self.parts.meshes.greet(blanket), type(None))
+        await saga.progress("looking what it can do", done=0.95)
+        await saga.step("report", lambda: self._reported(blanket), type(None))
+
+    async def stop(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Its machine's end is the proof that none of its instances runs, as in `remove`."""
+        blanket: Id = intent["blanket"]
+        force: bool = intent["force"]
+        await saga.progress("stopping its machine")
+        await saga.step("stop", lambda: self._stop(blanket, force=force), type(None))
+        await saga.step("give up rights", lambda: self._surrender(blanket), type(None))
+        await saga.step("settle", self.settle, type(None))
         return {"blanket": blanket}
 
     async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
@@ -82,6 +112,26 @@ class BlanketOperations:
             if stored.state in {BlanketState.CREATED, BlanketState.FAILED}:
                 stored.state = BlanketState.BOOTING
             await mesh.changed(session, stored.cloud)
+
+    async def _start(self, blanket: Id) -> None:
+        row, platform = await self._find(blanket)
+        try:
+            machine = await platform.start(blanket)
+        except NotFound as error:
+            raise NotFound(
+                f"blanket {row.name} has no machine on its platform any more, and its volumes went with it",
+                hint=f"supercloud blanket rm {row.name} --force, and add a new one",
+            ) from error
+        async with self.parts.store.write() as session:
+            stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
+            if stored.endpoint != machine.wireguard:
+                stored.endpoint = machine.wireguard
+                await mesh.changed(session, stored.cloud)
+
+    async def _stop(self, blanket: Id, *, force: bool) -> None:
+        _, platform = await self._find(blanket)
+        await platform.stop(blanket, force=force)
+        await self.parts.agents.drop(blanket, "its machine was stopped")
 
     async def _birth(self, row: Blanket, platform: Platform) -> bytes:
         try:
@@ -147,11 +197,9 @@ class BlanketOperations:
     async def _forget(self, blanket: Id) -> None:
         async with self.parts.store.read() as session:
             row = await session.get(Blanket, blanket)
-            held = list(await session.scalars(select(Right).where(Right.holder == blanket)))
         if row is None:
             return
-        for right in held:
-            await self.parts.rights.surrender(right.instance, by=blanket, epoch=right.epoch)
+        await self._surrender(blanket)
         async with self.parts.store.write() as session:
             await session.execute(
                 update(Instance)
@@ -167,6 +215,13 @@ class BlanketOperations:
             await session.execute(delete(Blanket).where(Blanket.id == blanket))
             await mesh.changed(session, row.cloud)
         await self.parts.meshes.spread(row.cloud)
+
+    async def _surrender(self, blanket: Id) -> None:
+        """Of a blanket whose machine has ended."""
+        async with self.parts.store.read() as session:
+            held = list(await session.scalars(select(Right).where(Right.holder == blanket)))
+        for right in held:
+            await self.parts.rights.surrender(right.instance, by=blanket, epoch=right.epoch)
 
     async def _find(self, blanket: Id) -> tuple[Blanket, Platform]:
         async with self.parts.store.read() as session:

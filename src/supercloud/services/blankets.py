@@ -1,4 +1,4 @@
-"""Blankets: asking for them, showing them."""
+"""Blankets: asking for them, showing them, starting and stopping their machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from supercloud.services.northbound import AddBlanket, BlanketView, OperationVie
 from supercloud.services.parts import Parts
 from supercloud.services.providers import declaration, platform_of
 from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud
-from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider, Right
 from supercloud.wire.codec import from_json
 
 _MESH = ipaddress.IPv4Network("100.64.0.0/10")
@@ -40,7 +40,6 @@ class Blankets:
             "disk_bytes": request.disk_bytes,
             "debug_shell": request.debug_shell,
         }
-        operations = self._parts.operations
         async with self._parts.store.write() as session:
             cloud = await own_cloud(session, request.cloud)
             provider = await find_provider(session, request.provider)
@@ -52,15 +51,8 @@ class Blankets:
                 known = await _insert(session, cloud, provider, request.name, wanted)
             elif not await _being_added(session, known, provider, wanted):
                 raise Conflict(f"cloud {cloud.name} has a blanket {request.name} already")
-            operation = await operations.record(
-                session,
-                "blanket.add",
-                object_id=known.id,
-                name=known.name,
-                cloud=cloud.id,
-                intent={"blanket": known.id},
-            )
-        return await operations.started(operation)
+            operation = await self._operation(session, known, "blanket.add", {"blanket": known.id})
+        return await self._parts.operations.started(operation)
 
     async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]:
         async with self._parts.store.read() as session:
@@ -83,7 +75,6 @@ class Blankets:
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView:
         """With `force`, the instances in it end and their volumes are lost with it."""
-        operations = self._parts.operations
         async with self._parts.store.write() as session:
             row = await find_blanket(session, ref, cloud)
             user = await session.scalar(select(Instance.name).where(Instance.blanket == row.id).limit(1))
@@ -92,15 +83,47 @@ class Blankets:
                     f"instance {user} is in blanket {row.name}",
                     hint=f"migrate or remove it: supercloud vm rm {user}",
                 )
-            operation = await operations.record(
-                session,
-                "blanket.remove",
-                object_id=row.id,
-                name=row.name,
-                cloud=row.cloud,
-                intent={"blanket": row.id},
-            )
-        return await operations.started(operation)
+            operation = await self._operation(session, row, "blanket.remove", {"blanket": row.id})
+        return await self._parts.operations.started(operation)
+
+    async def start_blanket(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        """
+        Raises:
+            Conflict: it is revoked, or never came to be.
+        """
+        async with self._parts.store.write() as session:
+            row = await find_blanket(session, ref, cloud)
+            if row.revoked:
+                raise Conflict(
+                    f"blanket {row.name} is {row.state} and is not let in any more: {row.reason}",
+                    hint=f"supercloud blanket rm {row.name} --force, and add a new one",
+                )
+            operation = await self._operation(session, row, "blanket.start", {"blanket": row.id})
+        return await self._parts.operations.started(operation)
+
+    async def stop_blanket(self, ref: Ref, *, cloud: Ref | None = None, force: bool = False) -> OperationView:
+        """With `force`, the instances in it end, and the machine is not asked but its power is cut.
+
+        Raises:
+            Conflict: it may run an instance.
+        """
+        async with self._parts.store.write() as session:
+            row = await find_blanket(session, ref, cloud)
+            held = select(Instance.name).join(Right, Right.instance == Instance.id)
+            user = await session.scalar(held.where(Right.holder == row.id).limit(1))
+            if user is not None and not force:
+                raise Conflict(
+                    f"instance {user} runs in blanket {row.name}",
+                    hint=f"supercloud vm stop {user}, or migrate it, or --force",
+                )
+            intent = {"blanket": row.id, "force": force}
+            operation = await self._operation(session, row, "blanket.stop", intent)
+        return await self._parts.operations.started(operation)
+
+    async def _operation(self, session: AsyncSession, row: Blanket, kind: str, intent: dict[str, Any]) -> Id:
+        return await self._parts.operations.record(
+            session, kind, object_id=row.id, name=row.name, cloud=row.cloud, intent=intent
+        )
 
     async def blanket_console(self, ref: Ref, *, cloud: Ref | None = None) -> Stream:
         async with self._parts.store.read() as session:

@@ -109,12 +109,14 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
     # ------------------------------------------------------------ inside
 
     def _register(self) -> None:
-        blankets = BlanketOperations(self._parts)
+        blankets = BlanketOperations(self._parts, self.reconciler.expired)
         volumes = VolumeOperations(self._parts, self.world)
         instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
         works = {
             "blanket.add": blankets.add,
             "blanket.remove": blankets.remove,
+            "blanket.start": blankets.start,
+            "blanket.stop": blankets.stop,
             "blanket.upgrade": UpgradeOperations(self._parts).upgrade,
             "instance.run": instances.start,
             "instance.start": instances.start,

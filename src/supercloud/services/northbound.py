@@ -301,6 +301,13 @@ class Northbound(Protocol):
     async def remove_blanket(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView: ...
+    async def start_blanket(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
+        """Its machine runs again from its kept disk, e.g. after its host rebooted."""
+        ...
+
+    async def stop_blanket(
+        self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
+    ) -> OperationView: ...
     async def upgrade_blanket(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         """Its agent and its keeper go on with this control plane's own code; its instances run on."""
         ...

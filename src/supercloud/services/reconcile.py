@@ -81,10 +81,13 @@ class Reconciler:
                 select(Instance.id, Right.holder)
                 .join(Right, Right.instance == Instance.id)
                 .where(
-                    Instance.state.in_(shown),
                     or_(
-                        Right.holder.is_(None),
-                        and_(Right.hold.is_(False), Right.expires_at + Right.margin_s < now),
+                        and_(Right.holder.is_(None), Instance.state.in_((*shown, InstanceState.FENCED))),
+                        and_(
+                            Right.hold.is_(False),
+                            Right.expires_at + Right.margin_s < now,
+                            Instance.state.in_(shown),
+                        ),
                     ),
                 )
             )
@@ -93,7 +96,7 @@ class Reconciler:
             if await self._busy(instance):
                 continue
             if holder is None:
-                await self._set(instance, InstanceState.STOPPED, "it ended by itself; its right was given up")
+                await self._set(instance, InstanceState.STOPPED, "it ended, and its right was given up")
             else:
                 await self._set(
                     instance, InstanceState.FENCED, "its right ran out at a blanket that is silent"

@@ -107,6 +107,42 @@ def rm(
 
 
 @app.command
+def start(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
+    """Start a blanket's VM again, e.g. after its host rebooted. Its instances stay stopped.
+
+    Example: supercloud blanket start n1
+    """
+    client = connect()
+    operation = client.post(f"/blankets/{name}/start", cloud=cloud)
+    if finish(client, operation, f"starting {name}", output, wait=wait):
+        said(f"blanket {name} is ready; supercloud vm start starts its instances", output)
+
+
+@app.command
+def stop(
+    name: Name,
+    /,
+    *,
+    cloud: Cloud = None,
+    force: bool = False,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Shut a blanket's VM down; its disk is kept, and with it every volume.
+
+    Example: supercloud blanket stop n1
+
+    Parameters
+    ----------
+    force: Even while instances run in it, which end; and by cutting its power.
+    """
+    client = connect()
+    operation = client.post(f"/blankets/{name}/stop", cloud=cloud, force=str(force).lower())
+    if finish(client, operation, f"stopping {name}", output, wait=wait):
+        said(f"blanket {name} is stopped", output)
+
+
+@app.command
 def upgrade(
     name: Name,
     /,
