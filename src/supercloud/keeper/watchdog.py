@@ -8,10 +8,11 @@ import struct
 from pathlib import Path
 
 from supercloud.model.errors import Failed
+from supercloud.model.right import WATCHDOG_S
 
 _SETTIMEOUT = 0xC0045706  # _IOWR('W', 6, int), linux/watchdog.h
-#: A hung keeper ends within this; shorter than a right's margin by what clocks and reactions may take.
-TIMEOUT_S = 12
+#: A hung keeper ends within this.
+TIMEOUT_S = WATCHDOG_S
 #: A restarted keeper may be so much later, if rights last so long; meanwhile nobody watches the clocks.
 LEAVE_S = 30
 

@@ -11,8 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from supercloud.model.errors import RightRefused
+from supercloud.model.errors import InvalidInput, RightRefused
 from supercloud.model.names import Epoch, Id, Nonce
+
+#: Whole seconds after which a blanket whose keeper hangs is reset by its kernel's watchdog. Until then it may
+#: run what its right does not cover any more, so that every margin has to be longer.
+WATCHDOG_S = 12
+#: What a margin needs beyond that: clocks of different rates, and whole seconds.
+_SPARE_S = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,24 @@ class RightTerms:
     margin_s: float = 15.0  # what the store waits beyond that: clock drift and the keeper's reaction
     grace_s: float = 30.0  # how long an expired instance stays paused before its memory is given up
     renew_every_s: float = 10.0
+
+    def check(self) -> None:
+        """
+        Raises:
+            InvalidInput: with them a right could not be kept, or would not be enough.
+        """
+        shortest = 1.5 * self.renew_every_s
+        if not shortest <= self.length_s <= 3600:
+            raise InvalidInput(
+                f"a right has to last for {shortest:g} to 3600 s, renewed every {self.renew_every_s:g} s"
+            )
+        if not WATCHDOG_S + _SPARE_S <= self.margin_s <= 600:
+            raise InvalidInput(
+                f"the margin has to be {WATCHDOG_S + _SPARE_S} to 600 s, since a blanket whose keeper hangs"
+                f" is reset only {WATCHDOG_S} s after a right's end"
+            )
+        if not 0 <= self.grace_s <= 86400:
+            raise InvalidInput("the grace time, how long a paused instance keeps its memory, is 0 to 86400 s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,14 @@ import time
 
 from sqlalchemy import func, select
 
-from supercloud.model.errors import Conflict, InvalidInput
+from supercloud.model.errors import Conflict
 from supercloud.model.names import new_id
+from supercloud.model.right import RightTerms
 from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Volume
 
-_RENEWALS_PER_LENGTH = 3
 RENEW_EVERY_S = 10.0
 
 
@@ -24,14 +24,20 @@ class Clouds:
         self._parts = parts
 
     async def create_cloud(self, request: CreateCloud) -> CloudView:
-        _check_terms(request)
+        terms = RightTerms(
+            length_s=request.right_length_s,
+            margin_s=request.right_margin_s,
+            grace_s=request.right_grace_s,
+            renew_every_s=RENEW_EVERY_S,
+        )
+        terms.check()
         row = Cloud(
             id=new_id(),
             name=request.name,
             cpu_model=request.cpu_model or self._parts.settings.cpu_model,
-            length_s=request.right_length_s,
-            margin_s=request.right_margin_s,
-            grace_s=request.right_grace_s,
+            length_s=terms.length_s,
+            margin_s=terms.margin_s,
+            grace_s=terms.grace_s,
             mesh_generation=1,
             created_at=time.time(),
         )
@@ -93,16 +99,6 @@ class Clouds:
                 intent={"cloud": row.id},
             )
         return await operations.started(operation)
-
-
-def _check_terms(request: CreateCloud) -> None:
-    shortest = _RENEWALS_PER_LENGTH * RENEW_EVERY_S / 2
-    if not shortest <= request.right_length_s <= 3600:
-        raise InvalidInput(f"a right's length has to be {shortest:g} to 3600 seconds")
-    if not 2 <= request.right_margin_s <= 600:
-        raise InvalidInput("the margin has to be 2 to 600 seconds")
-    if not 0 <= request.right_grace_s <= 86400:
-        raise InvalidInput("the grace time has to be 0 to 86400 seconds")
 
 
 def _view(row: Cloud, blankets: int, instances: int) -> CloudView:

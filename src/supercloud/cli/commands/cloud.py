@@ -33,7 +33,7 @@ def create(
     name: What to call it.
     cpu_model: The baseline CPU of every instance; instances migrate between blankets that have it.
     right_length: Seconds that a run right lasts; a control plane may be away for nearly that long.
-    right_margin: Seconds beyond that before the right may move to another blanket.
+    right_margin: Seconds beyond that before the right may move to another blanket; 15 at least.
     right_grace: Seconds that an instance without a right stays paused before it is stopped.
     """
     cloud = connect().post(
