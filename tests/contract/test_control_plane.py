@@ -616,6 +616,9 @@ INVALID: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {
     "small disk": lambda c: c.run_instance(
         RunInstance(name="x", cloud="c", image="debian", disk_bytes=8 * MIB)
     ),
+    "more networks than ports": lambda c: c.run_instance(
+        RunInstance(name="x", cloud="c", image="debian", networks=tuple(f"n{one}" for one in range(5)))
+    ),
     "network twice": lambda c: c.run_instance(
         RunInstance(name="x", cloud="c", image="debian", networks=("lan", "lan"))
     ),
@@ -627,6 +630,11 @@ INVALID: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {
         RunInstance(name="x", cloud="c", image="debian", user_data="x" * 70_000)
     ),
     "short right": lambda c: c.create_cloud(CreateCloud(name="x", right_length_s=1)),
+    "a margin that does not wait for the watchdog": lambda c: c.create_cloud(
+        CreateCloud(name="x", right_margin_s=14.9)
+    ),
+    "an endless margin": lambda c: c.create_cloud(CreateCloud(name="x", right_margin_s=601)),
+    "days of grace": lambda c: c.create_cloud(CreateCloud(name="x", right_grace_s=1e6)),
     "endless right": lambda c: c.create_cloud(CreateCloud(name="x", right_length_s=float("inf"))),
     "no right": lambda c: c.create_cloud(CreateCloud(name="x", right_length_s=float("nan"))),
     "a stream's port": lambda c: c.open_stream("web", kind=StreamKind.CONSOLE, port=80),

@@ -9,11 +9,12 @@ import structlog
 
 from supercloud.agent.changes import Changes
 from supercloud.agent.journal import Journal
-from supercloud.keeper.egress import PORTS, tap_of
+from supercloud.keeper.egress import tap_of
 from supercloud.keeper.link import Grant, KeeperPort, RightReport
 from supercloud.model.errors import Conflict, Failed, InvalidInput, SupercloudError
 from supercloud.model.names import Id
 from supercloud.ports.agent import (
+    NICS,
     InstanceRef,
     InstanceReport,
     InstanceSpec,
@@ -145,8 +146,8 @@ class Instances:
 
     async def plug(self, spec: InstanceSpec) -> None:
         """Its port, before its process: only the keeper's permit lets traffic out of it."""
-        if len(spec.nics) > PORTS:
-            raise InvalidInput(f"an instance has at most {PORTS} ports")
+        if len(spec.nics) > NICS:
+            raise InvalidInput(f"an instance has at most {NICS} ports")
         for index, nic in enumerate(spec.nics):
             await self._overlay.plug(spec.id, tap_of(spec.id, index), nic.network, nic.mac, nic.ip)
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from supercloud.blanket import nft
 from supercloud.model.names import Id
+from supercloud.ports.agent import NICS
 
 FAMILY = "bridge"
 TABLE = "supercloud"
 SET = "permitted"
-#: How many ports an instance may have. Those that it has not are permitted too, which permits nothing.
-PORTS = 4
 
 
 def tap_of(instance: Id, index: int = 0) -> str:
@@ -27,11 +26,12 @@ def tap_of(instance: Id, index: int = 0) -> str:
 def transaction(seconds: Mapping[Id, float]) -> dict[str, Any]:
     """What to tell nft: each element anew, since an existing one keeps its old timeout; 0 only removes it.
 
-    Adding an element before deleting it makes the deletion valid whether it was there or not.
+    Ports that an instance has not are permitted, too, which permits nothing. Adding an element before
+    deleting it makes the deletion valid whether it was there or not.
     """
     commands: list[dict[str, Any]] = []
     for instance, left_s in seconds.items():
-        for tap in (tap_of(instance, index) for index in range(PORTS)):
+        for tap in (tap_of(instance, index) for index in range(NICS)):
             commands += [_command("add", tap), _command("delete", tap)]
             if left_s >= 1:
                 commands.append(_command("add", {"elem": {"val": tap, "timeout": int(left_s)}}))

@@ -55,6 +55,10 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
+#: How many ports an instance may have: the keeper renews a permit for each with every right.
+NICS = 4
+
+
     network: Id
     mac: Mac
     ip: Ipv4

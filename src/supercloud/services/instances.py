@@ -11,7 +11,7 @@ from supercloud.model.errors import Conflict, InvalidInput, Refused, Unavailable
 from supercloud.model.names import Id, Name, new_id
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.agent import NICS, StopMode, StreamKind
 from supercloud.services import instance_views, mesh
 from supercloud.services.clouds import RENEW_EVERY_S
 from supercloud.services.networks import plug
@@ -41,8 +41,7 @@ from supercloud.services.store.tables import (
 from supercloud.services.volumes import check_size
 
 _USER_DATA_BYTES = 64 << 10
-_NICS = 8
-_NETWORKS = f"at most {_NICS} networks, each once"
+_NETWORKS = f"an instance is in at most {NICS} networks, each once"
 
 
 class Instances:
@@ -181,7 +180,7 @@ class Instances:
 def _check(request: RunInstance) -> None:
     if request.user_data is not None and len(request.user_data.encode()) > _USER_DATA_BYTES:
         raise InvalidInput(f"user data is limited to {_USER_DATA_BYTES} bytes")
-    if len(request.networks) > _NICS or len(set(request.networks)) != len(request.networks):
+    if len(request.networks) > NICS or len(set(request.networks)) != len(request.networks):
         raise InvalidInput(_NETWORKS)
     if request.publish and not request.networks:
         raise InvalidInput("a published port needs a --network to reach the instance on")
