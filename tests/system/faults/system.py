@@ -1,0 +1,230 @@
+"""One cloud to try faults on: two blankets in two domains, and the instance that is watched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from supercloud.cli.control import ControlPlane
+from supercloud.cli.demo.load import console_log
+from supercloud.client import Client, Place
+from supercloud.client.http import OPEN_STATES
+from supercloud.model.errors import Conflict, NotFound, SupercloudError, Unavailable
+from supercloud.model.names import GIB
+
+from .guest import USER_DATA, Told, told
+from .machines import Machine
+
+SUBJECT = "subject"
+_LOOK_S = 1.0
+_CONNECT_S = 300.0
+_BOOT_S = 400.0
+
+
+class Late(Exception):
+    """Something that has to come did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """`blankets`: name and provider of each. `debug_shell`: how one that is made anew is born."""
+
+    place: Place
+    cloud: str
+    network: str
+    image: str
+    blankets: dict[str, str]
+    debug_shell: bool = False
+    memory_mib: int = 1536
+
+    # ------------------------------------------------------------ asking
+
+    def client(self) -> Client:
+        return Client(self.place.access())
+
+    def control(self) -> ControlPlane:
+        return ControlPlane(self.place)
+
+    def up(self) -> None:
+        self.control().up(api_port=None, agents_port=None)
+
+    def machine(self, blanket: str) -> Machine:
+        client = self.client()
+        provider = client.get(f"/providers/{self.blankets[blanket]}")["id"]
+        found = client.get(f"/blankets/{blanket}", cloud=self.cloud)["id"]
+        return Machine(self.place.home / "controlplane" / "platforms", provider, found)
+
+    def blanket(self, name: str) -> dict[str, Any]:
+        return dict(self.client().get(f"/blankets/{name}", cloud=self.cloud))
+
+    def subject(self) -> dict[str, Any]:
+        return dict(self.client().get(f"/instances/{SUBJECT}", cloud=self.cloud))
+
+    def other(self, blanket: str) -> str:
+        return next(name for name in self.blankets if name != blanket)
+
+    def told(self) -> Told:
+        """What the subject said in the blanket where it is now.
+
+        Raises:
+            Unavailable: that blanket is silent.
+        """
+        return told(console_log(self.client(), self.subject()["id"]))
+
+    def outlast_s(self) -> float:
+        """Longer than a right, its margin and the store's next look take."""
+        terms = self.client().get(f"/clouds/{self.cloud}")
+        return float(terms["right_length_s"] + terms["right_margin_s"] + 10)
+
+    # ------------------------------------------------------------ doing
+
+    def act(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Begin an operation on the subject."""
+        return dict(self.client().post(f"/instances/{SUBJECT}/{verb}", body, cloud=self.cloud))
+
+    def rotate(self) -> dict[str, Any]:
+        return dict(self.client().post(f"/clouds/{self.cloud}/rotate-keys"))
+
+    def reach(self, operation: dict[str, Any], there: Callable[[dict[str, Any]], bool]) -> bool:
+        """Follow an operation until it is `there`; whether it got there before it ended."""
+        client, seen = self.client(), operation
+        while seen["state"] in OPEN_STATES and not there(seen):
+            seen = client.get(f"/operations/{operation['id']}", wait_s=10)
+        return seen["state"] in OPEN_STATES
+
+    def finished(self, operation: dict[str, Any], *, timeout_s: float) -> str:
+        """How it ended, in words. A restored store may know nothing of it."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                seen = self.client().get(f"/operations/{operation['id']}", wait_s=10)
+            except NotFound:
+                return "forgotten"
+            except Unavailable:
+                time.sleep(_LOOK_S)  # whether the control plane is back has no event
+            else:
+                if seen["state"] not in OPEN_STATES:
+                    return f"{seen['state']}: {seen['error']['message']}" if seen["error"] else seen["state"]
+            if time.monotonic() > deadline:
+                raise Late(f"the operation did not end in {timeout_s:.0f} s")
+
+    # ------------------------------------------------------------ in order
+
+    def ready(self) -> None:
+        """Whatever was done to it: both blankets accepted and connected, the subject running and syncing.
+
+        Raises:
+            Late; SupercloudError.
+        """
+        self.up()
+        for name in self.blankets:
+            self._blanket_ready(name)
+        self._subject_ready()
+
+    def mend(self) -> None:
+        """Undo what was done from outside; nothing is asked of the control plane but where things are."""
+        self.up()
+        for name in self.blankets:
+            with suppress(NotFound):
+                self.machine(name).mend()
+
+    def _blanket_ready(self, name: str) -> None:
+        with suppress(NotFound):
+            self.machine(name).mend()
+            deadline = time.monotonic() + _CONNECT_S
+            while time.monotonic() < deadline:
+                seen = self.blanket(name)
+                if seen["connected"] and seen["state"] == "ready":
+                    return
+                if seen["state"] in ("revoked", "failed"):
+                    break
+                time.sleep(_LOOK_S)
+            self.remove_blanket(name)
+        self._wait(self._add_blanket(name))
+
+    def add_blankets(self) -> None:
+        """Both at once."""
+        for operation in [self._add_blanket(name) for name in self.blankets]:
+            self._wait(operation)
+
+    def remove_blanket(self, name: str) -> None:
+        self._wait(self.client().delete(f"/blankets/{name}", cloud=self.cloud, force="true"))
+
+    def _add_blanket(self, name: str) -> dict[str, Any]:
+        request = {
+            "name": name,
+            "cloud": self.cloud,
+            "provider": self.blankets[name],
+            "flavour": "kvm",
+            "memory_mib": self.memory_mib,
+            "disk_bytes": 20 * GIB,
+            "debug_shell": self.debug_shell,
+        }
+        return dict(self.client().post("/blankets", request))
+
+    def _subject_ready(self) -> None:
+        deadline = time.monotonic() + _BOOT_S
+        last: SupercloudError | None = None
+        while time.monotonic() < deadline:
+            try:
+                if self._nudge():
+                    self._talking()
+                    return
+            except SupercloudError as error:
+                last = error
+            time.sleep(_LOOK_S)
+        raise Late(f"the subject does not run: {last.message if last else self.subject()['reason']}")
+
+    def _nudge(self) -> bool:
+        """Bring the subject a step nearer to running; whether it runs."""
+        try:
+            seen = self.subject()
+        except NotFound:
+            self._run_subject()
+            return True
+        if seen["state"] == "running":
+            return True
+        if seen["state"] in ("stopped", "fenced", "failed", "created"):
+            if seen["blanket"] is None:
+                self._remove_subject()
+                self._run_subject()
+            else:
+                self._wait(self.act("start"))
+            return True
+        return False
+
+    def _run_subject(self) -> None:
+        request = {
+            "name": SUBJECT,
+            "cloud": self.cloud,
+            "image": self.image,
+            "on": next(iter(self.blankets)),
+            "memory_mib": 256,
+            "networks": [self.network],
+            "user_data": USER_DATA,
+        }
+        self._wait(self.client().post("/instances", request))
+
+    def _remove_subject(self) -> None:
+        self._wait(self.client().delete(f"/instances/{SUBJECT}", cloud=self.cloud, force="true"))
+
+    def forget_subject(self) -> None:
+        """Where its data are known to nobody any more, or it is not needed any more."""
+        with suppress(NotFound, Conflict):
+            self._remove_subject()
+
+    def _talking(self) -> Told:
+        deadline = time.monotonic() + _BOOT_S
+        while time.monotonic() < deadline:
+            with suppress(Unavailable):
+                said = self.told()
+                if said.looks and said.synced > 0:
+                    return said
+            time.sleep(2 * _LOOK_S)  # a console's log has no event
+        raise Late("the subject does not say that it syncs")
+
+    def _wait(self, operation: dict[str, Any]) -> None:
+        self.client().wait(operation, lambda _phase, _done: None)
