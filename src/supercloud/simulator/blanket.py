@@ -15,6 +15,7 @@ from supercloud.agent.agent import BlanketAgent, Drivers
 from supercloud.agent.identity import Passport
 from supercloud.agent.journal import Journal
 from supercloud.agent.keeperlink import AgentRelay, KeeperLink
+from supercloud.blanket.overlay.plan import Knowledge
 from supercloud.keeper.journal import Journal as KeeperJournal
 from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.link import KeeperPort, Relay
@@ -56,6 +57,8 @@ class Saved:
     files: dict[Id, DiskFile]
     open: dict[Id, Id]
     permits: dict[Id, float]
+    overlay: tuple[Knowledge, int, bool]
+    nonces: dict[Id, str | None]  # of the rights held then
     qemus: list[Qemu]
 
 
@@ -128,6 +131,7 @@ class SimBlanket:
         self.open: dict[Id, Id] = {}
         self.permits: dict[Id, float] = {}  # until when, on the machine's clock
         self.up = False
+        self.rolled_back = False
         self._boots = 0
         self._saved: Saved | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -351,6 +355,8 @@ class SimBlanket:
             files=files,
             open=dict(self.open),
             permits=dict(self.permits),
+            overlay=(self.overlay._known, self.overlay._number, self.overlay._next),
+            nonces={one: self.world.controller.nonce(one) for one in self.world.instances},
             qemus=[qemu.copy(files) for qemu in self.processes.present.values()],
         )
 
@@ -376,9 +382,16 @@ class SimBlanket:
         gone_s = self.machine.now() - saved.at
         self.permits = {instance: until + gone_s for instance, until in saved.permits.items()}
         self._start_machine()
+        self.overlay._known, self.overlay._number, self.overlay._next = saved.overlay
+        self.rolled_back = True
         self.world.observer.went_on(self)
         for old in saved.qemus:
             qemu = self.processes.begin(old.instance, old.copy(self.files).disks, old.shows, "rolled back")
-            qemu.undone = True
+            qemu.undone = self._shows(saved, old.instance)
         self.world.observer.undid(self)
         self._saved = None
+
+    def _shows(self, saved: Saved, instance: Id) -> bool:
+        """Whether a nonce was consumed since, which is what a rollback shows by; and nobody forgot it."""
+        consumed = self.world.controller.nonce(instance) != saved.nonces[instance]
+        return consumed and not self.world.controller.restored

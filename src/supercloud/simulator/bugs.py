@@ -5,7 +5,7 @@ A flag of the tests: the product has none of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from supercloud.agent.migration import Migration
 from supercloud.blanket.overlay import plan
-from supercloud.keeper.rights import Action, Pause, Rights
+from supercloud.keeper.rights import Action, Pause, Rights, Seen, Stop
 from supercloud.keeper.stops import Moment
 from supercloud.model import migration, right
 from supercloud.model.migration import Outcome, Source, Target
@@ -31,11 +31,16 @@ class Bugs:
     """None, as it stands."""
 
     name: str = "none"
-    rights: Callable[..., Rights] = Rights
+    rights: type[Rights] = Rights
     watchdog_is_fed_anyway: bool = False
     target_runs_at_once: bool = False  # libvirt is not told to leave the target paused
     margin_s: float | None = None
     patches: tuple[tuple[Any, str, Any], ...] = ()
+
+    def without_second_line(self) -> Bugs:
+        """The same bug where what was sent goes on."""
+        both = SentGoesOn if self.rights is Rights else type("Both", (self.rights, SentGoesOn), {})
+        return replace(self, rights=both)
 
     @contextmanager
     def put_in(self) -> Iterator[None]:
@@ -66,11 +71,21 @@ class SeesNoStops(Rights):
         return
 
 
+class SentGoesOn(Rights):
+    """What was handed over goes on before its migration is decided. Also what has to be taken off before
+    some of the other bugs can do any harm: it is a second line behind them."""
+
+    def tick(self, at: Moment, seen: Any) -> list[Action]:
+        return super().tick(
+            at, {one: Seen.IDLE if shows is Seen.SENT else shows for one, shows in seen.items()}
+        )
+
+
 class LetsRunWhatIsNotIts(Rights):
     """Pauses nothing that it did not let run itself: what libvirt resumes goes on."""
 
     def tick(self, at: Moment, seen: Any) -> list[Action]:
-        return [action for action in super().tick(at, seen) if not isinstance(action, Pause)]
+        return [action for action in super().tick(at, seen) if not isinstance(action, Pause | Stop)]
 
     def may_feed(self, at: Moment, seen: Any) -> bool:
         return True
@@ -148,6 +163,7 @@ ALL: dict[str, Bugs] = {
         ),
         Bugs("no margin", margin_s=0.0),
         Bugs("nonces are not consumed", patches=((right, "renew", _nonce_stays),)),
+        Bugs("what was sent goes on", rights=SentGoesOn),
         Bugs("stops are not seen", rights=SeesNoStops),
         Bugs("any peer may speak for an instance", patches=((plan, "_remote", _from_every_peer),)),
         Bugs("the target runs before the commit", target_runs_at_once=True),

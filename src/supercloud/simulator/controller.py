@@ -246,6 +246,9 @@ class SimController:
     def revoked(self, blanket: Id) -> bool:
         return bool(self.row("SELECT revoked FROM blankets WHERE id = ?", blanket)[0])
 
+    def nonce(self, instance: Id) -> str | None:
+        return cast("str | None", self.row("SELECT nonce FROM rights WHERE instance = ?", instance)[0])
+
     # ------------------------------------------------------------ faults
 
     def kill(self, *, down_s: float = _RESTART_S) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from supercloud.simulator.scenario import At, Plan
 
 _SENT = "south.libvirtd: complete"  # the target has everything; its answer is on its way to the source
@@ -17,36 +19,65 @@ def _silenced(*more: At, seed: int = 1, length_s: float = 60.0) -> Plan:
 #: The source stands still from that moment until after its right, and then goes on as if nothing had been.
 _STOPPED = _silenced(At("stop north", _SENT, seconds=95.0))
 
-CONTROLS: dict[str, Plan] = {
-    "holder counts from the answer": _silenced(
-        At("delay control north", "controller: saga begin ends", seconds=24)
+
+@dataclass(frozen=True)
+class Control:
+    """`shows`: what the simulation says with the bug and not without it.
+
+    `second_line`: off, it is shown with the second line taken off, which would hold the bug harmless.
+    """
+
+    plan: Plan
+    shows: str
+    second_line: bool = True
+
+
+_TWO = " executes in north and south"
+
+CONTROLS: dict[str, Control] = {
+    "what was sent goes on": Control(_silenced(), "synced writes are lost"),
+    "holder counts from the answer": Control(
+        _silenced(At("delay control north", "controller: saga check begins", seconds=24)),
+        _TWO,
+        second_line=False,
     ),
-    "store counts from before its commit": Plan(
-        1, "migrate", (At("slow store", "controller: saga prepare begins", seconds=100),)
+    "store counts from before its commit": Control(
+        Plan(1, "migrate", (At("slow store", "controller: saga prepare begins", seconds=100),)),
+        "from before its commit",
     ),
-    "no margin": _silenced(At("hang keeper north", _SENT, after_s=18), length_s=30),
-    "nonces are not consumed": Plan(
-        1, "rotate", (At("roll back north", "controller: saga retire begins", after_s=25),), length_s=60
-    ),
-    "stops are not seen": _STOPPED,
-    "any peer may speak for an instance": _silenced(At("stop north", _SENT, after_s=20, seconds=95)),
-    "the target runs before the commit": Plan(1, "migrate"),
-    "committed before the source has ended": _silenced(),
-    "no quarantine after a restore": Plan(
-        1,
-        "migrate",
-        (
-            At("restore store", "controller: saga arrive begins"),
-            At("cut control south", "controller: saga arrive begins", seconds=_LONG_S),
+    "no margin": Control(_silenced(At("hang keeper north", _SENT, after_s=57)), _TWO, second_line=False),
+    "nonces are not consumed": Control(
+        Plan(
+            1, "rotate", (At("roll back north", "controller: saga retire begins", after_s=12),), length_s=60
         ),
-        then=("stop", "start"),
-        length_s=60,
+        "goes on from an older state",
     ),
-    "the watchdog is fed while the keeper hangs": _silenced(
-        At("hang keeper north", _SENT, after_s=18, seconds=90), length_s=30
+    "stops are not seen": Control(_STOPPED, _TWO, second_line=False),
+    "any peer may speak for an instance": Control(
+        _silenced(At("stop north", _SENT, after_s=20, seconds=95)), "is accepted from", second_line=False
     ),
-    "what libvirt resumes goes on": _STOPPED,
-    "a refusal is not heeded": _silenced(),
-    "cleaning up ends what was committed": Plan(1, "migrate"),
-    "keys are used before peers know them": Plan(1, "rotate"),
+    "the target runs before the commit": Control(Plan(1, "migrate"), "without the right to"),
+    "committed before the source has ended": Control(_silenced(), _TWO, second_line=False),
+    "no quarantine after a restore": Control(
+        Plan(
+            1,
+            "migrate",
+            (
+                At("restore store", "controller: saga arrive begins"),
+                At("cut control south", "controller: saga arrive begins", seconds=_LONG_S),
+            ),
+            then=("stop", "start"),
+            length_s=60,
+        ),
+        _TWO,
+    ),
+    "the watchdog is fed while the keeper hangs": Control(
+        _silenced(At("hang keeper north", _SENT, after_s=18, seconds=90), length_s=30),
+        _TWO,
+        second_line=False,
+    ),
+    "what libvirt resumes goes on": Control(_STOPPED, _TWO),
+    "a refusal is not heeded": Control(_silenced(), _TWO, second_line=False),
+    "cleaning up ends what was committed": Control(Plan(1, "migrate"), "does not run any more"),
+    "keys are used before peers know them": Control(Plan(1, "rotate"), "does not know the key"),
 }

@@ -55,7 +55,7 @@ def _logging_to(say: Callable[[str], None]) -> Iterator[None]:
     def record(_: Any, level: str, event: MutableMapping[str, Any]) -> Any:
         error = event.pop("exc_info", None)
         rest = " ".join(f"{name}={value}" for name, value in event.items() if name != "event")
-        say(f"    {level}: {event['event']} {rest}{_where(error)}")
+        say(f"    {level}: {event['event']} {rest}{where(error)}")
         raise structlog.DropEvent
 
     before = structlog.get_config()
@@ -69,7 +69,7 @@ def _logging_to(say: Callable[[str], None]) -> Iterator[None]:
         logging.disable(level)
 
 
-def _where(error: object) -> str:
+def where(error: object) -> str:
     """A bug's place, in one line."""
     found = sys.exc_info()[1] if error is True else error
     if not isinstance(found, BaseException):
@@ -81,6 +81,9 @@ def _where(error: object) -> str:
 @contextlib.contextmanager
 def forgetting() -> Iterator[None]:
     """Around a run: its dead processes' coroutines are closed in the end, which is news to nobody."""
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking through it after each run would take most of its time
     before = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:

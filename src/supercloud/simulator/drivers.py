@@ -63,6 +63,23 @@ class SimVolumes:
     async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport:
         return _report(self._blanket.opened(volume))
 
+    async def back_up(
+        self,
+        volume: Id,
+        copy: Id,
+        key: bytes,
+        *,
+        base: Digest | None,
+        base_key: bytes | None,
+        into: Id,
+        into_key: bytes,
+        watch: Callable[[float], None],
+    ) -> VolumeReport:
+        raise Unavailable("not simulated")
+
+    def copy_path(self, volume: Id, copy: Id) -> Path:
+        return Path(copy)
+
     async def list(self) -> list[VolumeReport]:
         return [_report(file) for file in self._blanket.files.values()]
 

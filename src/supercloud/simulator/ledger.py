@@ -1,4 +1,4 @@
-"""The store of rights, with one more pair of eyes: what it answers lasts a full length from after its commit."""
+"""The store of rights, watched: what it answers lasts a full length from after its commit."""
 
 from __future__ import annotations
 

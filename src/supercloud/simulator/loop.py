@@ -68,7 +68,15 @@ class Process:
         return not (self.dead or self.hung or self.machine.stopped)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        return self._loop.create_task(work, context=self._context.copy())
+        task = self._loop.create_task(work, context=self._context.copy())
+        task.add_done_callback(self._ended, context=self._context)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """An exception that nobody expected is a bug in the program that it ended."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._loop.on_crash(self.name, error)
 
     def call(self, act: Callable[..., object], *args: object) -> None:
         """Have the process run `act`, when it runs at all."""
@@ -102,6 +110,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._order = count()
         self._busy: list[Process] = []  # with callbacks ready, each once
         outside = Machine(self, "outside")
+        self.on_crash: Callable[[str, BaseException], None] = lambda _name, _error: None
         #: The scheduler's own: the network, L0s, the user.
         self.outside = Process(self, outside, "outside")
         self.tasks: list[asyncio.Task[Any]] = []

@@ -48,7 +48,7 @@ def _wrong(world: SimWorld, operation: str) -> list[str]:
             found.append(f"it executes in {where.name}, the store says {state} in {_name(world, at)}")
         if holder != where.id:
             found.append(f"it executes in {where.name}, {_name(world, holder)} holds the right")
-        if world.observer.accepted(world.instance) != executing:
+        if not where.rolled_back and world.observer.accepted(world.instance) != executing:
             found.append(f"nobody accepts what {where.name} sends")
     elif not executing:
         if state in ("running", "starting", "migrating", "stopping", "preparing"):
@@ -67,7 +67,7 @@ def _left_behind(world: SimWorld, executing: list[SimBlanket]) -> list[str]:
     for blanket in _honest(world):
         if world.instance in blanket.processes.present and blanket not in executing and blanket.id != holder:
             found.append(f"a copy is left in {blanket.name}")
-        if blanket.forwards.open:
+        if blanket.forwards.open and not world.controller.restored:
             found.append(f"forwards are left in {blanket.name}")
         strays = set(blanket.files) - world.controller.current_copies()
         if strays and not world.controller.restored:
@@ -110,8 +110,10 @@ def mesh(world: SimWorld) -> list[str]:
 
 
 def _honest(world: SimWorld) -> list[SimBlanket]:
-    """Those that were not revoked."""
-    return [one for one in world.blankets.values() if not world.controller.revoked(one.id)]
+    """Those that were neither revoked nor undone by their L0, whose overlay is its own affair."""
+    return [
+        one for one in world.blankets.values() if not world.controller.revoked(one.id) and not one.rolled_back
+    ]
 
 
 def _promised(operation: str, ended: str, faults: tuple[str, ...], *, running: int) -> list[str]:

@@ -30,7 +30,7 @@ SEEN = {
     Shows.RUNNING: Seen.RUNNING,
     Shows.PAUSED: Seen.PAUSED,
     Shows.INCOMING: Seen.IDLE,
-    Shows.HANDING_OVER: Seen.IDLE,
+    Shows.HANDING_OVER: Seen.SENT,
 }
 
 

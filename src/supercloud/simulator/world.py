@@ -59,6 +59,12 @@ class SimWorld:
         self.instances = [self.instance]
         self.observer = Observer(self)
         self.blankets: dict[Id, SimBlanket] = {}
+        loop.on_crash = self._crashed
+
+    def _crashed(self, name: str, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        self.observer.violate(f"{name} crashed: {error!r}{determinism.where(error)}")
 
     async def build(self) -> None:
         keys = memory_keystore(now=lambda: EPOCH_S + self.loop.true_s)
