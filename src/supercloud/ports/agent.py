@@ -53,12 +53,12 @@ class Disk:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nic:
 #: How many ports an instance may have: the keeper renews a permit for each with every right.
 NICS = 4
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
     network: Id
     mac: Mac
     ip: Ipv4
