@@ -32,6 +32,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
         async with Connection() as connection:
             keyring = Keyring(places.keys)
             volumes = LuksVolumes(places, keyring, LibvirtSecrets(connection, keyring))
+            volumes.sweep()
             hypervisor = LibvirtHypervisor(connection, sources=volumes.source, places=places)
             yield Drivers(
                 hypervisor=hypervisor,

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from supercloud import __version__
+from supercloud.agent.backups import Backups
 from supercloud.agent.changes import Changes
 from supercloud.agent.channel import Channel
 from supercloud.agent.identity import Passport
@@ -119,13 +120,15 @@ class BlanketAgent:
             instances=self.instances,
         )
         images = ImageFetcher(dialer)
+        self._backups = Backups(dialer)
         self.upgrade = AgentUpgrade(bundles=drivers.bundles, images=images)
         self.volumes = AgentVolumes(
             volumes=drivers.volumes,
             hypervisor=drivers.hypervisor,
             disks=drivers.hypervisor,
             images=images,
-            opener=Opener(self._blanket, passport.keys.sealing),
+            backups=self._backups,
+            opener=Opener(self._blanket, passport.keys.sealing, passport.keys.identity),
         )
         self.overlay = AgentOverlay(
             overlay=drivers.overlay,
@@ -185,6 +188,7 @@ class BlanketAgent:
                     group.create_task(loop())
         finally:
             await self.streams.close()
+            await self._backups.close()
 
     async def _listen(self) -> None:
         """Hear the hypervisor; connect to it again if it restarts."""

@@ -58,7 +58,7 @@ class ImageFetcher:
             partial = path.with_name(path.name + ".part")
             _room(path.parent, request, partial)
             await self._fetch(request, partial)
-            if await asyncio.to_thread(_digest, partial) != request.digest:
+            if await asyncio.to_thread(file_digest, partial) != request.digest:
                 partial.unlink()
                 raise Failed(f"the image that came is not {request.digest}")
             partial.rename(path)
@@ -119,6 +119,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
         raise Exhausted(f"the blanket's disk takes no more: {error.strerror}") from error
 
 
-def _digest(path: Path) -> Digest:
+def file_digest(path: Path) -> Digest:
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

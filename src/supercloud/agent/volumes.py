@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from supercloud.agent.images import ImageFetcher
+import asyncio
+from collections.abc import Callable
+
+from supercloud.agent.backups import Backups
+from supercloud.agent.images import ImageFetcher, file_digest
 from supercloud.agent.instances import GONE
 from supercloud.model.errors import InvalidInput, NotFound, Refused
 from supercloud.model.names import Digest, Id
 from supercloud.ports.agent import (
     AttachVolume,
+    BackupReport,
+    BackUpVolume,
     Disk,
+    MadeImage,
     MakeVolume,
     OpenVolume,
     PlaceImage,
     ResizeVolume,
     SealedKey,
+    SendCopy,
     SnapshotVolume,
     VolumeRef,
     VolumeReport,
 )
 from supercloud.ports.hypervisor import DiskHypervisor, Hypervisor, Volumes
-from supercloud.trust.keys import SealingKey
+from supercloud.trust.keys import IdentityKey, SealingKey
 from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
+from supercloud.trust.vouch import vouch
 
 
 class Opener:
-    """Opens what was sealed to this blanket for exactly one purpose."""
+    """Opens what was sealed to this blanket for exactly one purpose, and vouches for what it made of it."""
 
-    def __init__(self, blanket: Id, key: SealingKey) -> None:
+    def __init__(self, blanket: Id, key: SealingKey, identity: IdentityKey) -> None:
         self._blanket = blanket
         self._key = key
+        self._identity = identity
 
     def volume(self, sealed: SealedKey, volume: Id, copy: Id) -> bytes:
         """Raises: Denied, InvalidInput."""
         purpose = volume_purpose(volume, copy)
         return open_sealed(sealed, key=self._key, blanket=self._blanket, purpose=purpose)
+
+    def vouched(self, volume: Id, copy: Id, digest: Digest) -> str:
+        """The signature under a copy whose file is an image now."""
+        return vouch(identity=self._identity, blanket=self._blanket, volume=volume, copy=copy, digest=digest)
 
     def base(self, sealed: SealedKey | None, base: Digest | None) -> bytes | None:
         """The base image's key, if there is a base. Raises: Denied, InvalidInput."""
@@ -54,12 +68,14 @@ class AgentVolumes:
         hypervisor: Hypervisor,
         disks: DiskHypervisor,
         images: ImageFetcher,
+        backups: Backups,
         opener: Opener,
     ) -> None:
         self._volumes = volumes
         self._hypervisor = hypervisor
         self._disks = disks
         self._images = images
+        self._backups = backups
         self._opener = opener
 
     async def place_image(self, request: PlaceImage) -> None:
@@ -91,6 +107,7 @@ class AgentVolumes:
             raise NotFound(f"base image {base} is not in this blanket", hint="place it first")
 
     async def remove(self, request: VolumeRef) -> None:
+        await self._backups.drop(request.copy)
         await self._volumes.remove(request.volume, request.copy)
 
     async def resize(self, request: ResizeVolume) -> VolumeReport:
@@ -105,9 +122,42 @@ class AgentVolumes:
 
     async def snapshot(self, request: SnapshotVolume) -> VolumeReport:
         """See the port. Not under a process that writes to it: that would break the file."""
-        if request.instance is not None and await self._hypervisor.state(request.instance) not in GONE:
-            raise Refused(f"instance {request.instance} has the volume open", hint="stop the instance first")
+        await self._need_closed(request.instance)
         return await self._volumes.snapshot(request.volume, request.snapshot)
+
+    async def back_up(self, request: BackUpVolume) -> BackupReport:
+        """See the port. Not under a process that writes to it: what is read would be of no one moment."""
+        self._need_base(request.base)
+        await self._need_closed(request.instance)
+        return await self._backups.look(request.into, lambda watch: self._make_image(request, watch))
+
+    async def _make_image(self, request: BackUpVolume, watch: Callable[[float], None]) -> MadeImage:
+        volume, into = request.volume, request.into
+        report = await self._volumes.back_up(
+            volume,
+            request.copy,
+            self._opener.volume(request.key, volume, request.copy),
+            base=request.base,
+            base_key=self._opener.base(request.base_key, request.base),
+            into=into,
+            into_key=self._opener.volume(request.into_key, volume, into),
+            watch=watch,
+        )
+        path = self._volumes.copy_path(volume, into)
+        digest = await asyncio.to_thread(file_digest, path)
+        return MadeImage(
+            digest=digest,
+            size_bytes=path.stat().st_size,
+            virtual_bytes=report.size_bytes,
+            signature=self._opener.vouched(volume, into, digest),
+        )
+
+    async def send(self, request: SendCopy) -> None:
+        await self._backups.send(request, self._volumes.copy_path(request.volume, request.copy))
+
+    async def _need_closed(self, instance: Id | None) -> None:
+        if instance is not None and await self._hypervisor.state(instance) not in GONE:
+            raise Refused(f"instance {instance} has the volume open", hint="stop the instance first")
 
     async def attach(self, request: AttachVolume) -> None:
         await self._disks.attach(request.instance, request.disk)

@@ -64,6 +64,11 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackUp:
+    image: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     mode: StopMode = StopMode.SHUTDOWN
 
@@ -155,11 +160,6 @@ def _blankets(control: Northbound) -> APIRouter:
     async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
         return await control.remove_blanket(ref, cloud=cloud, force=force)
 
-    @router.post("/{ref}/upgrade", status_code=_ACCEPTED)
-    async def upgrade(ref: RefPath, cloud: InCloud = None) -> OperationView:
-        return await control.upgrade_blanket(ref, cloud=cloud)
-
-    return router
     @router.post("/{ref}/start", status_code=_ACCEPTED)
     async def start(ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.start_blanket(ref, cloud=cloud)
@@ -168,6 +168,11 @@ def _blankets(control: Northbound) -> APIRouter:
     async def stop(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
         return await control.stop_blanket(ref, cloud=cloud, force=force)
 
+    @router.post("/{ref}/upgrade", status_code=_ACCEPTED)
+    async def upgrade(ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.upgrade_blanket(ref, cloud=cloud)
+
+    return router
 
 
 def _images(control: Northbound) -> APIRouter:
@@ -254,6 +259,10 @@ def _volumes(control: Northbound) -> APIRouter:
     @router.post("/{ref}/snapshot", status_code=_ACCEPTED)
     async def snapshot(ref: RefPath, request: Snapshot, cloud: InCloud = None) -> OperationView:
         return await control.snapshot_volume(ref, snapshot=request.snapshot, cloud=cloud)
+
+    @router.post("/{ref}/backup", status_code=_ACCEPTED)
+    async def backup(ref: RefPath, request: BackUp, cloud: InCloud = None) -> OperationView:
+        return await control.back_up_volume(ref, image=request.image, cloud=cloud)
 
     @router.delete("/{ref}", status_code=_ACCEPTED)
     async def rm(ref: RefPath, cloud: InCloud = None) -> OperationView:

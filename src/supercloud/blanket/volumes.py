@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +28,13 @@ from supercloud.ports.hypervisor import VolumeSource
 #: Keys are 256 random bits: stretching them would add most of a minute to each opening and no strength.
 _ITERATION_MS: Final = 10
 _TOOL_S: Final = 300.0
+#: Reading and writing a whole volume.
+_CONVERT_S: Final = 6 * 3600.0
+#: Of the disk, left to the instances that write to it meanwhile.
+_SPARE_BYTES: Final = 256 << 20
+_PERCENT: Final = re.compile(rb"\(([0-9.]+)/100%\)")
+#: QEMU measures how fast it hashes by its thread's time in user mode, which a busy kernel may count as none.
+_UNLUCKY, _TRIES = "accurate CPU usage", 5
 
 Arguments = list[str]
 
@@ -59,6 +68,11 @@ class LuksVolumes:
         self._secrets = secrets
         self._lock = asyncio.Lock()
 
+    def sweep(self) -> None:
+        """At the agent's start: what a former one had only begun to write is of no use."""
+        for part in self._places.volumes.glob("*.part"):
+            part.unlink(missing_ok=True)
+
     # ------------------------------------------------------------ ports.hypervisor.Volumes
 
     async def make(
@@ -86,10 +100,10 @@ class LuksVolumes:
     async def _create(self, path: Path, size_bytes: SizeBytes, key: bytes, base: Digest | None) -> None:
         part = path.with_suffix(".part")
         backing = ["-u", "-b", str(self.image_path(base)), "-F", "qcow2"] if base else []
-        options = f"encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time={_ITERATION_MS}"
         with self._loose(key, path.stem) as secret:
             await _qemu_img(
-                "create", "-q", "-f", "qcow2", *backing, *secret, "-o", options, str(part), str(size_bytes)
+                *("create", "-q", "-f", "qcow2", *backing, *secret),
+                *("-o", _luks("key"), str(part), str(size_bytes)),
             )
         part.rename(path)
 
@@ -167,6 +181,41 @@ class LuksVolumes:
                 await _qemu_img("snapshot", "-q", *self._secret(volume), "-c", snapshot, _alone(path))
             return await self._report(path)
 
+    async def back_up(
+        self,
+        volume: Id,
+        copy: Id,
+        key: bytes,
+        *,
+        base: Digest | None,
+        base_key: bytes | None,
+        into: Id,
+        into_key: bytes,
+        watch: Callable[[float], None],
+    ) -> VolumeReport:
+        """Another copy of what the copy holds now, flattened. There already: fine, as it is.
+
+        QEMU's own locks keep a copy that somebody writes to from being read.
+
+        Raises:
+            NotFound: no such copy here. Exhausted: no room. Failed: with qemu-img's words.
+        """
+        source, target = self._places.copy(volume, copy), self._places.copy(volume, into)
+        if not source.exists():
+            raise NotFound(f"copy {copy} of volume {volume} is not in this blanket")
+        if into == copy:
+            raise InvalidInput("a copy cannot be its own backup")
+        if not target.exists():
+            below = self.image_path(base) if base else None
+            _need_room(target.parent, (await self._report(source)).size_bytes, source, below)
+            with (
+                self._loose(key, f"{into}-from", "key") as opens,
+                self._loose(base_key or b"", f"{into}-base", "base") as opens_base,
+                self._loose(into_key, f"{into}-into", "into") as seals,
+            ):
+                await _convert(_chain(source, below), target, [*opens, *opens_base, *seals], watch)
+        return await self._report(target)
+
     async def list(self) -> list[VolumeReport]:
         """Every whole copy in this blanket, open or not; what cannot be read is left out."""
         found = []
@@ -174,6 +223,9 @@ class LuksVolumes:
             with contextlib.suppress(SupercloudError):
                 found.append(await self._report(path))
         return found
+
+    def copy_path(self, volume: Id, copy: Id) -> Path:
+        return self._places.copy(volume, copy)
 
     def image_path(self, digest: Digest) -> Path:
         return self._places.image(digest)
@@ -221,12 +273,12 @@ class LuksVolumes:
         return ["--object", f"secret,id=key,file={self._keyring.need(volume)}"]
 
     @contextlib.contextmanager
-    def _loose(self, key: bytes, name: str) -> Iterator[Arguments]:
+    def _loose(self, key: bytes, name: str, known_as: str = "key") -> Iterator[Arguments]:
         """The key as a file for as long as it takes; it is opened, under its own name, later."""
         name = f"new-{name}"
         self._keyring.put(name, key)
         try:
-            yield ["--object", f"secret,id=key,file={self._keyring.path(name)}"]
+            yield ["--object", f"secret,id={known_as},file={self._keyring.path(name)}"]
         finally:
             self._keyring.drop(name)
 
@@ -242,40 +294,112 @@ class LuksVolumes:
         )
 
 
+def _luks(secret: str) -> str:
+    """Options of a new file under the key that qemu-img knows as `secret`."""
+    return f"encrypt.format=luks,encrypt.key-secret={secret},encrypt.iter-time={_ITERATION_MS}"
+
+
 def _alone(path: Path) -> str:
     """The copy without its base, whose key changing its size or its snapshots does not need."""
-    return "json:" + json.dumps(
-        {
-            "driver": "qcow2",
-            "encrypt": {"format": "luks", "key-secret": "key"},
-            "backing": None,
-            "file": {"driver": "file", "filename": str(path)},
-        }
-    )
+    return "json:" + json.dumps(_layer(path, "key", None))
 
 
-async def _qemu_img(*arguments: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        "qemu-img",
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+def _chain(path: Path, base: Path | None) -> str:
+    """The copy with its base, whose key is the secret `base`."""
+    return "json:" + json.dumps(_layer(path, "key", _layer(base, "base", None) if base else None))
+
+
+def _layer(path: Path, secret: str, backing: object) -> dict[str, object]:
+    return {
+        "driver": "qcow2",
+        "encrypt": {"format": "luks", "key-secret": secret},
+        "backing": backing,
+        "file": {"driver": "file", "filename": str(path)},
+    }
+
+
+def _need_room(folder: Path, size_bytes: int, *layers: Path | None) -> None:
+    """
+    Raises:
+        Exhausted: what the layers hold might not fit beside them.
+    """
+    held = sum(layer.stat().st_blocks * 512 for layer in layers if layer is not None)
+    have = os.statvfs(folder)
+    if have.f_bavail * have.f_frsize < min(size_bytes, held) + _SPARE_BYTES:
+        raise Exhausted(
+            f"the blanket's disk has no room for {min(size_bytes, held) >> 20} MiB more",
+            hint="remove a volume, or add a blanket with a larger disk",
+        )
+
+
+async def _convert(source: str, target: Path, secrets: Arguments, watch: Callable[[float], None]) -> None:
+    """It ends with us: a restarted agent finds nobody writing to what it writes anew."""
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
     try:
-        async with asyncio.timeout(_TOOL_S):
-            out, said = await process.communicate()
-    except TimeoutError as error:
-        raise Failed(f"qemu-img {arguments[0]} did not end") from error
+        await _qemu_img(
+            *("convert", "-p", *secrets, "-O", "qcow2", "-o", _luks("into"), source, str(part)),
+            before=("setpriv", "--pdeathsig", "KILL", "--"),
+            seconds=_CONVERT_S,
+            watch=watch,
+        )
+        part.rename(target)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode == 0:
+        part.unlink(missing_ok=True)
+
+
+async def _qemu_img(
+    *arguments: str,
+    before: tuple[str, ...] = (),
+    seconds: float = _TOOL_S,
+    watch: Callable[[float], None] | None = None,
+) -> str:
+    """What it printed; `watch` hears the share done that it prints.
+
+    Raises:
+        Exhausted: the disk is full. Failed: with its words.
+    """
+    for _ in range(_TRIES):
+        status, out, said = await _run([*before, "qemu-img", *arguments], seconds, watch)
+        reason = " ".join(said.decode(errors="replace").split())[-300:]
+        if status == 0 or _UNLUCKY not in reason:
+            break
+    if status == 0:
         return out.decode()
-    reason = " ".join(said.decode(errors="replace").split())[-300:]
     if "No space left" in reason:
         raise Exhausted(
             "the blanket's disk is full", hint="remove a volume, or add a blanket with a larger disk"
         )
     raise Failed(f"qemu-img {arguments[0]}: {reason}")
+
+
+async def _run(
+    command: list[str], seconds: float, watch: Callable[[float], None] | None
+) -> tuple[int, bytes, bytes]:
+    """Its status, and what it printed and complained. Its process is gone when this returns or raises."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout and process.stderr  # noqa: S101 - pipes were asked for
+    try:
+        async with asyncio.timeout(seconds):
+            out, said = await asyncio.gather(_heard(process.stdout, watch), process.stderr.read())
+            return await process.wait(), out, said
+    except TimeoutError as error:
+        raise Failed(f"{' '.join(command[:2])} did not end") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _heard(printed: asyncio.StreamReader, watch: Callable[[float], None] | None) -> bytes:
+    out = bytearray()
+    while data := await printed.read(65536):
+        out += data
+        if watch is not None and (shares := _PERCENT.findall(data)):
+            watch(float(shares[-1]) / 100)
+    return bytes(out)

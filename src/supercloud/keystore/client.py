@@ -108,6 +108,22 @@ class RemoteKeyStore:
         key: SealedKey = await self._to.ask("image_key", cloud=cloud, digest=digest, blanket=blanket)
         return key
 
+    async def bind_copy(
+        self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
+    ) -> None:
+        await self._to.ask(
+            "bind_copy",
+            cloud=cloud,
+            volume=volume,
+            copy=copy,
+            blanket=blanket,
+            digest=digest,
+            signature=signature,
+        )
+
+    async def destroy_image_key(self, *, image: Id) -> None:
+        await self._to.ask("destroy_image_key", image=image)
+
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         answer: JoinAnswer = await self._to.ask("renew_controller", csr_pem=csr_pem)
         return answer

@@ -33,6 +33,7 @@ from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken
 from supercloud.trust.authority import LIFETIME_S
 from supercloud.trust.keys import key_of_csr, to_text
 from supercloud.trust.sealing import image_purpose, seal, volume_purpose
+from supercloud.trust.vouch import verify_vouch
 
 _KEY_BYTES = 32
 _log = structlog.get_logger(__name__)
@@ -41,6 +42,20 @@ _log = structlog.get_logger(__name__)
 def _passphrase() -> str:
     """A fresh key: 256 random bits, in hexadecimal because QEMU takes UTF-8 only."""
     return secrets.token_hex(_KEY_BYTES)
+
+
+def _own(record: VolumeKeyRecord, cloud: Id, blanket: Id) -> str:
+    """A copy's key, for the blanket whose copy it is.
+
+    Raises:
+        NotFound: it is destroyed.
+        Denied: it is another's. The control plane may have made up a blanket, which gets none of them.
+    """
+    if record.passphrase is None:
+        raise NotFound(f"the key of copy {record.copy} of volume {record.volume} is destroyed")
+    if (record.cloud, record.blanket) != (cloud, blanket):
+        raise Denied(f"copy {record.copy} of volume {record.volume} is another blanket's")
+    return record.passphrase
 
 
 class OwnedKeyStore:
@@ -97,12 +112,8 @@ class OwnedKeyStore:
                     volume=volume, copy=copy, cloud=cloud, blanket=blanket, passphrase=_passphrase()
                 )
                 self._vault.put(record)
-            if record.passphrase is None:
-                raise NotFound(f"the key of copy {copy} of volume {volume} is destroyed")
-            if (record.cloud, record.blanket) != (cloud, blanket):
-                # The control plane may have made up a blanket: it cannot have another one's copies.
-                raise Denied(f"copy {copy} of volume {volume} is another blanket's")
-        return self._sealed(record.passphrase, holder, volume_purpose(volume, copy))
+            passphrase = _own(record, cloud, blanket)
+        return self._sealed(passphrase, holder, volume_purpose(volume, copy))
 
     async def destroy_key(self, *, volume: Id, copy: Id) -> None:
         with self._vault.transaction():
@@ -121,6 +132,41 @@ class OwnedKeyStore:
         if record is None:
             raise NotFound(f"no key of an image {digest} in cloud {cloud}")
         return self._sealed(record.passphrase, holder, image_purpose(digest))
+
+    async def bind_copy(
+        self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
+    ) -> None:
+        with self._vault.transaction():
+            holder = self._admission.entitled(blanket, cloud)
+            record = self._vault.get(VolumeKeyRecord, volume_key_name(volume, copy))
+            if record is None:
+                raise NotFound(f"no key of copy {copy} of volume {volume}")
+            passphrase = _own(record, cloud, blanket)
+            verify_vouch(
+                signature,
+                public_key=holder.public_key or "",
+                blanket=blanket,
+                volume=volume,
+                copy=copy,
+                digest=digest,
+            )
+            if self._vault.get(ImageKeyRecord, copy) is None:
+                self._vault.put(ImageKeyRecord(id=copy, cloud=cloud, passphrase=passphrase))
+            self._bind(copy, digest)
+        _log.info("keystore.copy_bound", blanket=blanket, volume=volume, copy=copy, digest=digest)
+
+    async def destroy_image_key(self, *, image: Id) -> None:
+        with self._vault.transaction():
+            record = self._vault.get(ImageKeyRecord, image)
+            if record is None:
+                return
+            self._vault.delete(record)
+            if record.digest is not None:
+                name = image_digest_name(record.cloud, record.digest)
+                if (bound := self._vault.get(ImageDigestRecord, name)) is not None:
+                    self._vault.delete(bound)
+        self._vault.forget_history()
+        _log.info("keystore.image_key_destroyed", image=image)
 
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         public_key = to_text(key_of_csr(csr_pem).public_bytes_raw())
@@ -156,16 +202,7 @@ class OwnedKeyStore:
 
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         with self._vault.transaction():
-            record = self._vault.get(ImageKeyRecord, id)
-            if record is None:
-                raise NotFound(f"no image key {id}")
-            if record.digest not in (None, digest):
-                raise Conflict(f"image key {id} belongs to {record.digest}")
-            bound = self._vault.get(ImageDigestRecord, image_digest_name(record.cloud, digest))
-            if bound is not None and bound.key != id:
-                raise Conflict(f"{digest} has a key already")
-            self._vault.put(replace(record, digest=digest))
-            self._vault.put(ImageDigestRecord(cloud=record.cloud, digest=digest, key=id))
+            self._bind(id, digest)
 
     async def approve(self, *, blanket: Id) -> None:
         with self._vault.transaction():
@@ -193,6 +230,18 @@ class OwnedKeyStore:
         self._vault.forget_history()
 
     # ------------------------------------------------------------ inside
+
+    def _bind(self, id: Id, digest: Digest) -> None:
+        record = self._vault.get(ImageKeyRecord, id)
+        if record is None:
+            raise NotFound(f"no image key {id}")
+        if record.digest not in (None, digest):
+            raise Conflict(f"image key {id} belongs to {record.digest}")
+        bound = self._vault.get(ImageDigestRecord, image_digest_name(record.cloud, digest))
+        if bound is not None and bound.key != id:
+            raise Conflict(f"{digest} has a key already")
+        self._vault.put(replace(record, digest=digest))
+        self._vault.put(ImageDigestRecord(cloud=record.cloud, digest=digest, key=id))
 
     def _sealed(self, passphrase: str, holder: BlanketRecord, purpose: str) -> SealedKey:
         _log.info("keystore.key_released", blanket=holder.blanket, purpose=purpose)

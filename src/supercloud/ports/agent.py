@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import (
@@ -206,6 +208,49 @@ class SnapshotVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackUpVolume:
+    """Make of what `copy` holds now another copy, `into`: whole, without a base, fit to be an image.
+
+    `into_key` is that copy's own. `instance` is who has the volume, running or not.
+    """
+
+    volume: Id
+    copy: Id
+    key: SealedKey
+    into: Id
+    into_key: SealedKey
+    base: Digest | None = None
+    base_key: SealedKey | None = None
+    instance: Id | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeImage:
+    """A copy whose file is an image now. `signature`: the blanket's word for it, see trust.vouch."""
+
+    digest: Digest
+    size_bytes: SizeBytes  # of the encrypted file
+    virtual_bytes: SizeBytes
+    signature: str  # base64 Ed25519
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupReport:
+    done: float  # the share, in 0..1
+    image: MadeImage | None = None  # once it is made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendCopy:
+    """Dial back with a stream named `stream` that carries the copy's file from `offset` on, then ends."""
+
+    stream: Nonce
+    volume: Id
+    copy: Id
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttachVolume:
     instance: Id
     disk: Disk
@@ -234,6 +279,17 @@ class VolumesAgent(Protocol):
     async def resize(self, request: ResizeVolume) -> VolumeReport: ...
 
     async def snapshot(self, request: SnapshotVolume) -> VolumeReport: ...
+
+    async def back_up(self, request: BackUpVolume) -> BackupReport:
+        """Begin it unless it is under way; answers once it is made, or after ten seconds.
+
+        A failure is told once, and asking again begins anew. Removing `into` gives it up.
+        """
+        ...
+
+    async def send(self, request: SendCopy) -> None:
+        """Returns once the stream is open."""
+        ...
 
     async def attach(self, request: AttachVolume) -> None: ...
 

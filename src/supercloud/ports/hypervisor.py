@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -149,7 +149,26 @@ class Volumes(Protocol):
 
     async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport: ...
 
+    async def back_up(
+        self,
+        volume: Id,
+        copy: Id,
+        key: bytes,
+        *,
+        base: Digest | None,
+        base_key: bytes | None,
+        into: Id,
+        into_key: bytes,
+        watch: Callable[[float], None],
+    ) -> VolumeReport:
+        """Make the copy `into` of what `copy` holds now, flattened; `watch` hears the share done."""
+        ...
+
     async def list(self) -> list[VolumeReport]: ...
+
+    def copy_path(self, volume: Id, copy: Id) -> Path:
+        """Where a copy is, or will be once it is whole."""
+        ...
 
     def image_path(self, digest: Digest) -> Path:
         """Where a base image is, or will be once its digest has been verified."""

@@ -49,7 +49,10 @@ class RenewRequest:
 
 
 class KeyStore(Protocol):
-    """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable."""
+    """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
+
+    Ten methods, since it is one process: blankets, keys of volumes' copies, keys of images.
+    """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
 
@@ -75,3 +78,17 @@ class KeyStore(Protocol):
     async def destroy_key(self, *, volume: Id, copy: Id) -> None: ...
 
     async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey: ...
+
+    async def bind_copy(
+        self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
+    ) -> None:
+        """Let the copy's key be an image's too, for its cloud: `blanket` has made the copy to be that
+        (`signature`, see trust.vouch), and `digest` is its file's. The image key's id is the copy's.
+
+        Raises: Denied (it did not), Conflict (another key, or another digest, is bound already).
+        """
+        ...
+
+    async def destroy_image_key(self, *, image: Id) -> None:
+        """Of an image that was a copy. Any other id: nothing happens."""
+        ...

@@ -35,6 +35,7 @@ from supercloud.services.reconcile import Reconciler
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
 from supercloud.services.upgrades import UpgradeOperations, Upgrades
+from supercloud.services.volume_backup import VolumeBackups
 from supercloud.services.volume_operations import VolumeOperations
 from supercloud.services.volumes import Volumes
 from supercloud.services.world import StoreWorld
@@ -114,9 +115,9 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
         instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
         works = {
             "blanket.add": blankets.add,
-            "blanket.remove": blankets.remove,
             "blanket.start": blankets.start,
             "blanket.stop": blankets.stop,
+            "blanket.remove": blankets.remove,
             "blanket.upgrade": UpgradeOperations(self._parts).upgrade,
             "instance.run": instances.start,
             "instance.start": instances.start,
@@ -128,6 +129,7 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,
             "volume.snapshot": volumes.snapshot,
+            "volume.backup": VolumeBackups(self._parts, self.world, volumes, self).back_up,
             "volume.remove": volumes.remove,
             "cloud.rotate-keys": self._rotate,
         }

@@ -94,6 +94,7 @@ class Images:
                 user = await session.scalar(select(table.name).where(table.image == row.id).limit(1))
                 if user is not None:
                     raise Conflict(f"{word} {user} is based on image {row.name}")
+            await self._parts.keys.destroy_image_key(image=row.id)  # of a backup; an import's stays
             await session.delete(row)
         path = image_file(self._parts.settings.images, row.digest)
         path.unlink(missing_ok=True)

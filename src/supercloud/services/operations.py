@@ -96,6 +96,15 @@ class Operations:
             return joined
         return row.id
 
+    async def need_free(self, session: AsyncSession, key: Id) -> None:
+        """For what is recorded under another key, and excludes what is under way here all the same.
+
+        Raises:
+            Conflict: something is.
+        """
+        if (other := await _open(session, key)) is not None:
+            raise _busy(other)
+
     async def under_way(self, key: Id, kind: str, intent: Intent) -> bool:
         """Whether asking for this now would join an open operation.
 
@@ -241,14 +250,23 @@ async def _join(session: AsyncSession, key: Id, kind: str, intent: Intent) -> Id
     Raises:
         Conflict: it is another one.
     """
-    other = await session.scalar(
-        select(Operation).where(Operation.join_key == key, Operation.ended_at.is_(None))
-    )
+    other = await _open(session, key)
     if other is None:
         return None
     if (other.kind, other.intent) != (kind, intent):
-        raise Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
+        raise _busy(other)
     return other.id
+
+
+async def _open(session: AsyncSession, key: Id) -> Operation | None:
+    found: Operation | None = await session.scalar(
+        select(Operation).where(Operation.join_key == key, Operation.ended_at.is_(None))
+    )
+    return found
+
+
+def _busy(other: Operation) -> Conflict:
+    return Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
 
 
 def _view(row: Operation) -> OperationView:

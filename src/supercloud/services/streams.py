@@ -1,15 +1,15 @@
-"""Streams of bytes to instances: asked for over an agent's channel, and dialled back by it."""
+"""Streams of bytes, to instances and out of blankets: asked for over an agent's channel, dialled by it."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from supercloud.model.errors import NotFound, Unavailable
-from supercloud.model.names import Id
-from supercloud.ports.agent import OpenStream, StreamKind
+from supercloud.model.names import Id, Nonce
+from supercloud.ports.agent import Agent, OpenStream, StreamKind
 from supercloud.services.agents import Agents
 
 _DIAL_S = 20.0
@@ -64,7 +64,17 @@ class Streams:
         self._awaited: dict[str, tuple[Id, asyncio.Future[ByteStream]]] = {}
 
     async def open(self, blanket: Id, instance: Id, kind: StreamKind, port: int | None = None) -> ByteStream:
-        """
+        """As `ask`, to an instance."""
+        return await self.ask(
+            blanket,
+            lambda agent, name: agent.streams.open(
+                OpenStream(stream=name, kind=kind, instance=instance, port=port)
+            ),
+        )
+
+    async def ask(self, blanket: Id, to_dial: Callable[[Agent, Nonce], Awaitable[None]]) -> ByteStream:
+        """What the agent dials back with once it was told to, under the name it was given.
+
         Raises:
             Unavailable: the agent is not connected, or did not dial back.
             SupercloudError: what the agent said, such as a refused connection.
@@ -74,9 +84,7 @@ class Streams:
         self._awaited[name] = (blanket, answer)
         try:
             async with asyncio.timeout(_DIAL_S):
-                await self._agents.agent(blanket).streams.open(
-                    OpenStream(stream=name, kind=kind, instance=instance, port=port)
-                )
+                await to_dial(self._agents.agent(blanket), name)
                 return await answer
         except TimeoutError as error:
             raise Unavailable("the agent did not dial back with the stream") from error

@@ -31,7 +31,7 @@ _LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class SeenVolume:
     """A volume as its operation finds it."""
 
     row: Volume
@@ -92,7 +92,7 @@ class VolumeOperations:
 
     async def _plug(self, volume: Id) -> None:
         """Into a running instance; one that does not run finds it at its next start."""
-        seen = await self._look(volume)
+        seen = await self.look(volume)
         instance = seen.instance
         if instance is None or instance.blanket is None or not seen.live:
             return
@@ -106,12 +106,12 @@ class VolumeOperations:
             await self._unclaim(volume)
             raise
 
-    async def _make(self, seen: _Seen, blanket: Id, copy: Id) -> None:
+    async def _make(self, seen: SeenVolume, blanket: Id, copy: Id) -> None:
         key = await self.parts.keys.volume_key(
             cloud=seen.row.cloud, volume=seen.row.id, copy=copy, blanket=blanket
         )
         agent = self.world.agent(blanket)
-        base, base_key = await self._base(seen, blanket)
+        base, base_key = await self.base(seen, blanket)
         if base is not None and seen.image is not None:
             await agent.volumes.place_image(PlaceImage(digest=base, size_bytes=seen.image.size_bytes))
         await agent.volumes.make(
@@ -128,14 +128,15 @@ class VolumeOperations:
             OpenVolume(volume=seen.row.id, copy=copy, key=key, base=base, base_key=base_key)
         )
 
-    async def _base(self, seen: _Seen, blanket: Id) -> tuple[str | None, SealedKey | None]:
+    async def base(self, seen: SeenVolume, blanket: Id) -> tuple[str | None, SealedKey | None]:
+        """The image below it, and that one's key for the blanket."""
         if seen.image is None:
             return None, None
         digest = seen.image.digest
         return digest, await self.parts.keys.image_key(cloud=seen.row.cloud, digest=digest, blanket=blanket)
 
     async def _unplug(self, volume: Id) -> None:
-        seen = await self._look(volume)
+        seen = await self.look(volume)
         if seen.instance is None:
             return
         if seen.live and seen.instance.blanket is not None:
@@ -153,7 +154,7 @@ class VolumeOperations:
                 row.instance, row.position = None, 0
 
     async def _resize(self, volume: Id, size_bytes: int) -> None:
-        seen = await self._look(volume)
+        seen = await self.look(volume)
         if seen.copy is not None:
             await self.world.agent(seen.copy.blanket).volumes.resize(
                 ResizeVolume(volume=volume, size_bytes=size_bytes, instance=self._live_in(seen))
@@ -164,7 +165,7 @@ class VolumeOperations:
                 row.size_bytes = max(row.size_bytes, size_bytes)
 
     async def _snapshot(self, volume: Id, name: str) -> None:
-        seen = await self._look(volume)
+        seen = await self.look(volume)
         if seen.copy is None:
             raise Conflict(f"volume {seen.row.name} has no data yet")
         report = await self.world.agent(seen.copy.blanket).volumes.snapshot(
@@ -187,10 +188,10 @@ class VolumeOperations:
             await session.execute(delete(Volume).where(Volume.id == volume))
 
     @staticmethod
-    def _live_in(seen: _Seen) -> Id | None:
+    def _live_in(seen: SeenVolume) -> Id | None:
         return seen.instance.id if seen.live and seen.instance is not None else None
 
-    async def _look(self, volume: Id) -> _Seen:
+    async def look(self, volume: Id) -> SeenVolume:
         async with self.parts.store.read() as session:
             row = await session.get(Volume, volume)
             if row is None:
@@ -200,4 +201,4 @@ class VolumeOperations:
             )
             image = await session.get(Image, row.image) if row.image else None
             instance = await session.get(Instance, row.instance) if row.instance else None
-        return _Seen(row, copy, image, instance)
+        return SeenVolume(row, copy, image, instance)

@@ -36,6 +36,8 @@ class Volumes:
         async with self._parts.store.write() as session:
             cloud = await own_cloud(session, request.cloud)
             image = await find_image(session, request.image) if request.image else None
+            if image is not None and not image.complete:
+                raise Conflict(f"image {image.name} is not complete yet")
             size = check_size(request.size_bytes, image)
             on = await find_blanket(session, request.on, cloud.id) if request.on else None
             if await session.scalar(
@@ -81,6 +83,7 @@ class Volumes:
             disks = list(await session.scalars(select(Volume.position).where(Volume.instance == owner.id)))
             if len(disks) >= _DISKS:
                 raise Conflict(f"instance {owner.name} has {len(disks)} volumes, which is all it can have")
+            await operations.need_free(session, row.id)
             operation = await operations.record(
                 session,
                 "volume.attach",
@@ -118,6 +121,21 @@ class Volumes:
         if len(row.snapshots) >= _SNAPSHOTS:
             raise Conflict(f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have")
         return await self._begin_on_volume(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
+
+    async def back_up_volume(self, ref: Ref, *, image: Name, cloud: Ref | None = None) -> OperationView:
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+            copy = await session.scalar(
+                select(VolumeCopy.id).where(VolumeCopy.volume == row.id, VolumeCopy.current.is_(True))
+            )
+            taken = await session.scalar(select(Image.id).where(Image.name == image))
+        if copy is None:
+            raise Conflict(f"volume {row.name} has no data yet", hint="attach it first")
+        intent: dict[str, object] = {"volume": row.id, "image": image}
+        joins = await self._parts.operations.under_way(row.instance or row.id, "volume.backup", intent)
+        if taken and not joins:
+            raise Conflict(f"there is an image {image} already", hint="choose another --to")
+        return await self._begin_on_volume(row, "volume.backup", intent)
 
     async def remove_volume(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         async with self._parts.store.read() as session:

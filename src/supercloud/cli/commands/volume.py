@@ -117,6 +117,26 @@ def snapshot(
 
 
 @app.command
+def backup(
+    name: Name, /, *, to: Name, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
+) -> None:
+    """Make an image of what is on the volume now, which no running instance may have open.
+
+    `volume create --image` and `vm run --image` begin with what it holds, in this volume's cloud.
+
+    Example: supercloud volume backup data --to data-monday
+
+    Parameters
+    ----------
+    to: What to call the image.
+    """
+    client = connect()
+    operation = client.post(f"/volumes/{name}/backup", {"image": to}, cloud=cloud)
+    if finish(client, operation, f"backup of {name}", output, wait=wait):
+        said(f"volume {name} is backed up to image {to}", output)
+
+
+@app.command
 def rm(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE) -> None:
     """Delete a volume that is attached nowhere, and its keys for good.
 

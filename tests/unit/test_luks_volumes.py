@@ -1,0 +1,220 @@
+"""LuksVolumes over the real qemu-img: a backup is the whole content under its own key; nothing else stays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from supercloud.blanket.keyring import Keyring
+from supercloud.blanket.places import Places
+from supercloud.blanket.volumes import LuksVolumes
+from supercloud.model.errors import Exhausted, Failed, InvalidInput, NotFound
+from supercloud.model.names import MIB, new_id
+from supercloud.ports.agent import VolumeReport
+
+pytestmark = pytest.mark.unit
+SIZE = 4 * MIB
+BASE = "sha256:" + "b" * 64
+CLUSTER = 64 << 10
+
+
+class NoSecrets:
+    async def tell(self, secret: str, key: bytes) -> None: ...
+
+    async def forget(self, secret: str) -> None: ...
+
+
+def passphrase() -> bytes:
+    return secrets.token_hex(32).encode()
+
+
+def repeated(word: bytes) -> bytes:
+    """A cluster of it."""
+    return (word * CLUSTER)[:CLUSTER]
+
+
+class Disk:
+    """A volume over a base image: half of what it holds is in each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.places = Places(run=folder / "run", data=folder / "data")
+        self.places.make(user=None)
+        self.folder = folder
+        self.volumes = LuksVolumes(self.places, Keyring(self.places.keys), NoSecrets())
+        self.volume, self.copy = new_id(), new_id()
+        self.key, self.base_key = passphrase(), passphrase()
+        self.heard: list[float] = []
+
+    async def make(self) -> None:
+        base = new_id()
+        await self.volumes.make(base, base, SIZE, self.base_key, base=None, base_key=None)
+        made = self.places.copy(base, base)
+        with self.secret(self.base_key, "base") as opens:
+            self.write(*opens, self.layer(made, "base"), b"below", at=0)
+            self.write(*opens, self.layer(made, "base"), b"hidden", at=CLUSTER)
+        made.rename(self.places.image(BASE))
+        await self.volumes.make(
+            self.volume, self.copy, SIZE, self.key, base=BASE, base_key=self.base_key
+        )  # fmt: skip
+        with self.secret(self.key, "key") as key, self.secret(self.base_key, "base") as opens:
+            self.write(*key, *opens, self.opened, b"above", at=CLUSTER)
+
+    def write(self, *words: str | bytes, at: int) -> None:
+        """One cluster of the last of `words`, repeated, into the disk before it."""
+        *opened, word = words
+        pattern = self.folder / "pattern"
+        pattern.write_bytes(word)
+        self.qemu("qemu-io", *opened, "-c", f"write -s {pattern} {at} {CLUSTER}")
+
+    @property
+    def content(self) -> bytes:
+        return (repeated(b"below") + repeated(b"above")).ljust(SIZE, b"\0")
+
+    @property
+    def opened(self) -> str:
+        base = self.layer(self.places.image(BASE), "base")
+        return self.layer(self.places.copy(self.volume, self.copy), "key", backing=base)
+
+    @staticmethod
+    def layer(path: Path, secret: str, *, backing: str | None = None) -> str:
+        layer = {
+            "driver": "qcow2",
+            "encrypt": {"format": "luks", "key-secret": secret},
+            "file": {"driver": "file", "filename": str(path)},
+            "backing": json.loads(backing.removeprefix("json:")) if backing else None,
+        }
+        return "json:" + json.dumps(layer)
+
+    @contextmanager
+    def secret(self, key: bytes, name: str) -> Iterator[tuple[str, str]]:
+        path = self.folder / f"{name}.secret"
+        path.write_bytes(key)
+        yield "--object", f"secret,id={name},file={path}"
+        path.unlink()
+
+    def qemu(self, *command: str) -> bytes:
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+    async def back_up(self, into: str, key: bytes) -> VolumeReport:
+        return await self.volumes.back_up(
+            self.volume, self.copy, self.key, base=BASE, base_key=self.base_key,
+            into=into, into_key=key, watch=self.heard.append,
+        )  # fmt: skip
+
+    def read(self, copy: str, key: bytes) -> bytes:
+        """What a copy holds by itself, opened with nothing but its own key."""
+        out = self.folder / "read.raw"
+        path = self.places.copy(self.volume, copy)
+        with self.secret(key, "key") as opens:
+            source = f"driver=qcow2,encrypt.key-secret=key,file.filename={path}"
+            self.qemu("qemu-img", "convert", *opens, "--image-opts", source, "-O", "raw", str(out))
+        return out.read_bytes()
+
+    def left(self) -> set[str]:
+        """Files of the blanket's besides the volume and its base."""
+        files = {path for path in self.folder.glob("*/**/*") if path.is_file()}
+        return {
+            path.name
+            for path in files - {self.places.copy(self.volume, self.copy), self.places.image(BASE)}
+        }  # fmt: skip
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> Disk:
+    made = Disk(tmp_path)
+    await made.make()
+    return made
+
+
+async def test_a_backup_holds_everything_under_its_own_key_alone(disk: Disk) -> None:
+    into, key = new_id(), passphrase()
+    report = await disk.back_up(into, key)
+    assert (report.copy, report.size_bytes) == (into, SIZE)
+    assert disk.read(into, key) == disk.content
+    assert disk.heard[-1] == 1.0 and disk.heard == sorted(disk.heard)
+    path = disk.places.copy(disk.volume, into)
+    assert disk.left() == {path.name}, "no part of it, and no key"
+    assert not any(repeated(word)[:10] in path.read_bytes() for word in (b"above", b"below"))
+    said = json.loads(disk.qemu("qemu-img", "info", "--output=json", str(path)))
+    assert said["encrypted"] and "backing-filename" not in said
+    with pytest.raises(subprocess.CalledProcessError):
+        disk.read(into, disk.key)
+
+    before = path.read_bytes()
+    await disk.back_up(into, key)
+    assert path.read_bytes() == before, "there already: as it is"
+    await disk.volumes.remove(disk.volume, into)
+    assert not disk.left()
+
+
+async def test_what_somebody_writes_to_is_not_read(disk: Disk) -> None:
+    with disk.secret(disk.key, "key") as key, disk.secret(disk.base_key, "base") as base:
+        writer = await asyncio.create_subprocess_exec(
+            "qemu-io", *key, *base, disk.opened,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert writer.stdin and writer.stdout
+        writer.stdin.write(b"write 0 512\n")
+        assert b"wrote" in await writer.stdout.readline()
+        try:
+            with pytest.raises(Failed, match="lock"):
+                await disk.back_up(new_id(), passphrase())
+        finally:
+            writer.stdin.close()
+            await writer.wait()
+    assert not disk.left()
+
+
+async def test_what_cannot_be_leaves_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput):
+        await disk.back_up(disk.copy, passphrase())
+    monkeypatch.setattr("supercloud.blanket.volumes._SPARE_BYTES", 1 << 60)
+    with pytest.raises(Exhausted, match="no room"):
+        await disk.back_up(new_id(), passphrase())
+    monkeypatch.undo()
+    disk.base_key = passphrase()
+    with pytest.raises(Failed, match="key"):
+        await disk.back_up(new_id(), passphrase())
+    disk.copy, here = new_id(), disk.copy
+    with pytest.raises(NotFound):
+        await disk.back_up(new_id(), passphrase())
+    disk.copy = here
+    assert not disk.left()
+
+
+async def test_given_up_nobody_writes_any_more_and_nothing_is_left(disk: Disk) -> None:
+    begun, into = asyncio.Event(), new_id()
+
+    def watch(_: float) -> None:
+        begun.set()
+
+    task = asyncio.create_task(
+        disk.volumes.back_up(
+            disk.volume, disk.copy, disk.key, base=BASE, base_key=disk.base_key,
+            into=into, into_key=passphrase(), watch=watch,
+        )
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert disk.left() <= {f"{disk.volume}.{into}.qcow2"}, "whole, or not at all"
+    processes = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    assert not any(into.encode() in words for words in processes)
+
+
+def test_what_a_former_agent_only_began_is_swept(tmp_path: Path) -> None:
+    places = Places(run=tmp_path / "run", data=tmp_path / "data")
+    places.make(user=None)
+    whole, part = places.copy("v", "c"), places.copy("v", "d").with_suffix(".part")
+    whole.touch()
+    part.touch()
+    LuksVolumes(places, Keyring(places.keys), NoSecrets()).sweep()
+    assert whole.exists() and not part.exists()
