@@ -428,7 +428,10 @@ class _Migration(_Part):
         )
 
     async def target_status(self, request: a.OperationRef) -> a.TargetReport:
-        complete = self.double.state(request.instance) is a.RunState.PAUSED
+        state = self.double.state(request.instance)
+        complete = state is a.RunState.PAUSED
+        if state is a.RunState.ABSENT:
+            return a.TargetReport(target=Target.LOST)
         if not complete:
             await asyncio.sleep(0.05)
         return a.TargetReport(target=Target.COMPLETE if complete else Target.INCOMING)

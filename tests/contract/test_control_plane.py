@@ -29,9 +29,10 @@ from supercloud.model.errors import (
 from supercloud.model.names import MIB, new_id
 from supercloud.model.right import Renewal
 from supercloud.model.states import BlanketState, InstanceState, OperationState
-from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.agent import RunState, StopMode, StreamKind
 from supercloud.ports.controller import RenewRights, Surrender
-from supercloud.services import backup, inbox, upgrades
+from supercloud.ports.rights import Decision
+from supercloud.services import agents, backup, inbox, upgrades
 from supercloud.services.facade import ControlPlane
 from supercloud.services.northbound import (
     AddBlanket,
@@ -39,12 +40,14 @@ from supercloud.services.northbound import (
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    InstanceView,
     OperationView,
     Publish,
     RegisterImage,
     RunInstance,
 )
 from supercloud.services.parts import Parts, Settings
+from supercloud.services.sagas import migrate
 from supercloud.services.store.engine import normal_url
 from supercloud.services.upgrades import OwnBundle
 from supercloud.trust.keys import IdentityKey
@@ -243,6 +246,147 @@ async def test_a_cancelled_migration_goes_on_at_the_source(bench: Bench) -> None
     assert (shown.state, shown.blanket, shown.epoch) == (InstanceState.RUNNING, "north", 1)
     assert bench.site.running(instance) == ["north"]
     assert not south.copies and instance not in south.states, "nothing is left at the target"
+
+
+async def transferring(bench: Bench) -> tuple[Double, Double, str, OperationView]:
+    """North, south, an instance on its way between them, held in its transfer."""
+    north, south = await bench.blanket("north"), await bench.blanket("south")
+    instance = await bench.run()
+    bench.site.hold_transfers = True
+    view = await bench.control.migrate_instance("web", to="south")
+    async with asyncio.timeout(20):
+        while view.phase != "transfer":
+            view = await bench.control.operation(view.id, wait_s=5)
+    return north, south, instance, view
+
+
+def arrived(north: Double, south: Double, instance: str) -> None:
+    """Everything is at the target, paused, and the source's process ended."""
+    north.rights.pop(instance)
+    south.states[instance], north.states[instance] = RunState.PAUSED, RunState.DEFINED
+
+
+def lost(north: Double, south: Double, instance: str) -> None:
+    """The source's process ended, and nothing is at the target."""
+    del south.states[instance]
+    north.rights.pop(instance)
+    north.states[instance] = RunState.DEFINED
+
+
+async def test_a_lost_target_costs_the_memory_and_that_is_said(bench: Bench) -> None:
+    north, south, instance, view = await transferring(bench)
+    lost(north, south, instance)
+    view = await bench.done(view)
+    assert view.result is not None and view.result["memory_lost"]
+    assert view.result["to"] == north.birth.blanket and bench.site.running(instance) == ["north"]
+    shown = await bench.control.instance("web")
+    assert (shown.state, shown.blanket, shown.epoch) == (InstanceState.RUNNING, "north", 2)
+    assert "memory lost" in shown.reason and not south.copies
+
+
+async def cut_off_after_commit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[Double, Double, str]:
+    """The target is away from the commit on, for longer than the operation insists."""
+    monkeypatch.setattr(agents, "_BACK_S", 0.2)
+    monkeypatch.setattr(migrate, "_INSIST_S", 0.5)
+    north, south, instance, view = await transferring(bench)
+    commit = bench.parts.rights.commit
+
+    async def cut(operation: str, *, source_gone: bool) -> Decision:
+        decision = await commit(operation, source_gone=source_gone)
+        await south.end()
+        return decision
+
+    monkeypatch.setattr(bench.parts.rights, "commit", cut)
+    arrived(north, south, instance)
+    view = await bench.done(view, OperationState.FAILED)
+    assert view.error is not None and view.error["code"] == Unavailable.code
+    shown = await bench.control.instance("web")
+    assert (shown.state, shown.blanket, shown.epoch) == (InstanceState.FENCED, "south", 2)
+    assert len(north.copies) == 1, "kept until the target runs"
+    return north, south, instance
+
+
+async def until(bench: Bench, state: InstanceState) -> InstanceView:
+    async with asyncio.timeout(20):
+        while (  # noqa: ASYNC110 - what users see has no event
+            shown := await bench.control.instance("web")
+        ).state is not state:
+            await asyncio.sleep(0.05)
+    return shown
+
+
+async def test_a_target_that_was_away_after_the_commit_goes_on_when_it_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, south, instance = await cut_off_after_commit(bench, monkeypatch)
+    await bench.control.reconciler.blanket(north.birth.blanket)
+    assert len(north.copies) == 1 and bench.site.running(instance) == []
+    south.start()
+    shown = await until(bench, InstanceState.RUNNING)
+    assert (shown.blanket, shown.epoch, shown.reason) == ("south", 2, "")
+    assert bench.site.running(instance) == ["south"]
+    async with asyncio.timeout(20):
+        while north.copies:  # noqa: ASYNC110 - the source is cleaned up after that
+            await asyncio.sleep(0.05)
+    assert [copy.blanket for copy in await bench.control.volumes()] == ["south"]
+    bench.site.hold_transfers = False
+    monkeypatch.undo()
+    await bench.done(await bench.control.migrate_instance("web", to="north"))
+    assert bench.site.running(instance) == ["north"]
+
+
+async def test_a_target_that_comes_back_without_its_copy_leaves_the_sources(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, south, instance = await cut_off_after_commit(bench, monkeypatch)
+    await south.power_off()
+    south.start()
+    shown = await until(bench, InstanceState.STOPPED)
+    assert shown.blanket == "north" and "memory lost" in shown.reason
+    await bench.done(await bench.control.start_instance("web"))
+    assert bench.site.running(instance) == ["north"]
+
+
+async def test_a_lost_target_leaves_the_sources_volume(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, instance = await cut_off_after_commit(bench, monkeypatch)
+    await bench.done(await bench.control.remove_blanket("south", force=True))
+    shown = await bench.control.instance("web")
+    assert (shown.state, shown.blanket) == (InstanceState.STOPPED, "north") and "memory" in shown.reason
+    await bench.done(await bench.control.start_instance("web"))
+    assert bench.site.running(instance) == ["north"]
+
+
+async def test_what_a_bug_in_an_operation_leaves_is_settled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, _ = await bench.blanket("north"), await bench.blanket("south")
+    instance = await bench.run()
+    progress = bench.parts.operations.progress
+
+    async def stumbles(operation: str, phase: str, done: float | None) -> None:
+        if phase == "transfer":
+            raise RuntimeError("a bug")
+        await progress(operation, phase, done)
+
+    bench.site.hold_transfers = True
+    monkeypatch.setattr(bench.parts.operations, "progress", stumbles)
+    view = await bench.done(await bench.control.migrate_instance("web", to="south"), OperationState.FAILED)
+    assert view.error is not None and "RuntimeError" in view.error["message"]
+    await bench.control.reconciler.blanket(north.birth.blanket)
+    assert (await bench.control.instance("web")).state is InstanceState.RUNNING
+    assert bench.site.running(instance) == ["north"]
+    monkeypatch.undo()
+    bench.site.hold_transfers = False
+    await bench.done(await bench.control.migrate_instance("web", to="south"))
+    assert bench.site.running(instance) == ["south"], "nothing bars the next one"
+
+    async def bug(_: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(bench.control.world, "locate", bug)
+    await bench.done(await bench.control.stop_instance("web"), OperationState.FAILED)
+    await bench.control.reconciler.expired()
+    assert (await bench.control.instance("web")).state is InstanceState.STOPPED
 
 
 async def test_a_restarted_controller_goes_on_and_pauses_nobody(world: World) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Failed, NotFound, Refused, SupercloudError, Unavailable
 from supercloud.model.names import Id
@@ -22,7 +23,7 @@ from supercloud.services import inbox, mesh
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
-from supercloud.services.store.tables import LOCKED, Blanket, EventRow, Instance, Right, VolumeCopy
+from supercloud.services.store.tables import LOCKED, Blanket, EventRow, Instance, Right, Volume, VolumeCopy
 
 _WIREGUARD_PORT = 51820
 _LOOK_EVERY_S = 5.0
@@ -201,6 +202,16 @@ class BlanketOperations:
             return
         await self._surrender(blanket)
         async with self.parts.store.write() as session:
+            for instance, at in await _kept_elsewhere(session, blanket):
+                await session.execute(
+                    update(Instance)
+                    .where(Instance.id == instance)
+                    .values(
+                        blanket=at,
+                        state=InstanceState.STOPPED,
+                        reason=f"memory lost: it had moved to blanket {row.name}, which was removed",
+                    )
+                )
             await session.execute(
                 update(Instance)
                 .where(Instance.blanket == blanket)
@@ -229,3 +240,15 @@ class BlanketOperations:
         if row is None:
             raise NotFound(f"there is no blanket {blanket}")
         return row, await platform_of(self.parts, row.provider)
+
+
+async def _kept_elsewhere(session: AsyncSession, blanket: Id) -> list[tuple[Id, Id]]:
+    """Instances of a blanket whose volumes did not follow them there: a migration's source keeps them until
+    the target runs. Each with the blanket that has them."""
+    rows = await session.execute(
+        select(Instance.id, VolumeCopy.blanket)
+        .join(Volume, Volume.instance == Instance.id)
+        .join(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
+        .where(Instance.blanket == blanket, Volume.position == 0, VolumeCopy.blanket != blanket)
+    )
+    return [(instance, at) for instance, at in rows]

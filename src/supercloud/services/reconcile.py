@@ -15,23 +15,18 @@ from supercloud.model.errors import Conflict, NotFound, SupercloudError
 from supercloud.model.names import Id
 from supercloud.model.states import BlanketState, InstanceState
 from supercloud.ports.agent import InstanceRef, InstanceReport, RunState, StopInstance, StopMode, VolumeRef
+from supercloud.ports.rights import Verdict
 from supercloud.services.parts import Parts
+from supercloud.services.sagas.migrate import Trip, arrive_late
 from supercloud.services.sagas.world import World
-from supercloud.services.store.tables import Blanket, Instance, Operation, Right, VolumeCopy
+from supercloud.services.store.tables import Blanket, Instance, MigrationRow, Operation, Right, VolumeCopy
 from supercloud.services.store.time import restores
 from supercloud.services.tidy import release_ended
 
 _log = structlog.get_logger(__name__)
 _EVERY_S = 10.0
-_SETTLED = frozenset(
-    {
-        InstanceState.RUNNING,
-        InstanceState.PAUSED,
-        InstanceState.STOPPED,
-        InstanceState.FENCED,
-        InstanceState.FAILED,
-    }
-)
+#: What an operation leaves behind if it ends by a bug.
+_UNDER_WAY = (InstanceState.STARTING, InstanceState.MIGRATING, InstanceState.STOPPING)
 _REASONS = {InstanceState.STOPPED: "it ended by itself"}
 _SHOWN = {
     RunState.RUNNING: InstanceState.RUNNING,
@@ -76,7 +71,8 @@ class Reconciler:
 
         Either runs nowhere any more.
         """
-        shown = (InstanceState.RUNNING, InstanceState.PAUSED)
+        shown = (InstanceState.RUNNING, InstanceState.PAUSED, *_UNDER_WAY)
+        unheld = (*shown, InstanceState.FENCED, InstanceState.PREPARING)
         async with self._parts.store.read() as session:
             now = await self._parts.rights.now(session)
             rows = await session.execute(
@@ -84,7 +80,7 @@ class Reconciler:
                 .join(Right, Right.instance == Instance.id)
                 .where(
                     or_(
-                        and_(Right.holder.is_(None), Instance.state.in_((*shown, InstanceState.FENCED))),
+                        and_(Right.holder.is_(None), Instance.state.in_(unheld)),
                         and_(
                             Right.hold.is_(False),
                             Right.expires_at + Right.margin_s < now,
@@ -108,6 +104,7 @@ class Reconciler:
         """Compare one connected blanket's instances and volumes with the store."""
         async with self._turns.setdefault(blanket, asyncio.Lock()):
             try:
+                await self._arrivals(blanket)
                 reports = await self._parts.agents.agent(blanket).instances.list()
                 expected = await self._expected(blanket)
                 for report in reports:
@@ -117,6 +114,28 @@ class Reconciler:
                 await release_ended(self._parts, self._world, blanket)
             except SupercloudError as error:
                 _log.info("reconcile.blanket_failed", blanket=blanket, why=error.message)
+
+    async def _arrivals(self, blanket: Id) -> None:
+        """Migrations that were committed to this blanket, and given up because it did not answer."""
+        given_up = (InstanceState.FENCED, InstanceState.FAILED, *_UNDER_WAY)
+        async with self._parts.store.read() as session:
+            found = await session.scalars(
+                select(MigrationRow)
+                .join(Right, Right.issued_for == MigrationRow.operation)
+                .join(Instance, Instance.id == MigrationRow.instance)
+                .where(
+                    Right.instance == MigrationRow.instance,
+                    Right.holder == blanket,
+                    MigrationRow.target == blanket,
+                    MigrationRow.verdict == Verdict.COMMITTED,
+                    Instance.state.in_(given_up),
+                )
+            )
+            rows = found.all()
+        for row in rows:
+            if not await self._busy(row.instance):
+                trip = Trip(operation=row.operation, instance=row.instance, source=row.source, target=blanket)
+                await arrive_late(self._world, trip)
 
     async def _expected(self, blanket: Id) -> dict[Id, str]:
         """The states of the instances whose right is held there: most are as reported, and need no more."""
@@ -129,6 +148,9 @@ class Reconciler:
             return dict(list(rows.all()))
 
     async def _instance(self, blanket: Id, report: InstanceReport) -> None:
+        async with self._parts.store.read() as session:
+            row = await session.get(Instance, report.instance)
+        # Looked for after that: a state that belongs to an operation was left behind if none is open by now.
         if await self._busy(report.instance):
             return
         try:
@@ -139,11 +161,10 @@ class Reconciler:
         if standing.record.holder != blanket:
             await self._without_right(blanket, report)
             return
-        async with self._parts.store.read() as session:
-            row = await session.get(Instance, report.instance)
         shown = _SHOWN.get(report.state)
-        if row is None or shown is None or InstanceState(row.state) not in _SETTLED or row.state == shown:
+        if row is None or shown is None or row.state == shown:
             return
+        await self._abort_migration(report.instance)
         if shown is InstanceState.STOPPED:  # it ended by itself: the agent's answer proves that nothing runs
             await self._parts.agents.agent(blanket).instances.stop(
                 StopInstance(instance=report.instance, mode=StopMode.DESTROY, timeout_s=0)
@@ -152,6 +173,21 @@ class Reconciler:
             if InstanceState(row.state) is InstanceState.FAILED:
                 return  # and says why, which must not be forgotten
         await self._set(report.instance, shown, report.reason or _REASONS.get(shown, ""))
+
+    async def _abort_migration(self, instance: Id) -> None:
+        """One that nobody carries on and that is not decided: its source holds the right, and goes on."""
+        async with self._parts.store.read() as session:
+            operation = await session.scalar(
+                select(MigrationRow.operation)
+                .join(Operation, Operation.id == MigrationRow.operation)
+                .where(
+                    MigrationRow.instance == instance,
+                    MigrationRow.verdict == Verdict.OPEN,
+                    Operation.ended_at.is_not(None),
+                )
+            )
+        if operation is not None:
+            await self._world.rights.abort(operation)
 
     async def _without_right(self, blanket: Id, report: InstanceReport) -> None:
         """What runs without a right is ended; what an instance left where it was before is removed."""

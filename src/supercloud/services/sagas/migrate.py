@@ -1,4 +1,4 @@
-"""Live migration with one commit point (DESIGN 5.2). Read it from top to bottom: that is the order of things.
+"""Live migration with one commit point (docs/adr/0008-migration.md). Read it from top to bottom.
 
 Before the commit nothing is lost by stopping: the instance goes on at the source. After it there is only one
 way, forward. In between stands one row, for which commit and abort compete; and what both sides really are
@@ -49,6 +49,7 @@ _FORWARDS_S = 4 * 3600.0
 #: How long a step after the commit asks a blanket that does not answer, before the instance counts as fenced.
 _INSIST_S = 600.0
 _AGAIN_S = 1.0
+_MEMORY_LOST = "memory lost: its migration's target failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +258,9 @@ async def _go_on(saga: Saga, world: World, trip: Trip, moved: Moved) -> bool:
         return True
     if not moved.resumed:
         await saga.progress("going on at the target", done=0.9)
-        lost = await saga.step("resume", lambda: _insist(world, trip, lambda: _resume(world, trip)), bool)
+        lost = await saga.step(
+            "resume", lambda: _insist(world, trip, lambda: _resume(world, trip), at=trip.target), bool
+        )
         if lost:
             await saga.step("rescue", lambda: _rescue(world, trip), type(None))
             return True
@@ -295,17 +298,33 @@ async def _arrive(world: World, trip: Trip) -> None:
 
 async def _rescue(world: World, trip: Trip) -> None:
     """The target lost its copy after the commit: prove it, and boot from the source's volume."""
-
-    async def end() -> None:
-        await world.agent(trip.target).instances.stop(
-            StopInstance(instance=trip.instance, mode=StopMode.DESTROY)
-        )
-        record = (await world.rights.standing(trip.instance)).record
-        if record.holder == trip.target:
-            await world.rights.surrender(trip.instance, by=trip.target, epoch=record.epoch)
-
-    await _insist(world, trip, end)
+    await _insist(world, trip, lambda: _end_at_target(world, trip))
     await _insist(world, trip, lambda: _boot_at_source(world, trip))
+
+
+async def _end_at_target(world: World, trip: Trip) -> None:
+    await world.agent(trip.target).instances.stop(StopInstance(instance=trip.instance, mode=StopMode.DESTROY))
+    record = (await world.rights.standing(trip.instance)).record
+    if record.holder == trip.target:
+        await world.rights.surrender(trip.instance, by=trip.target, epoch=record.epoch)
+
+
+async def arrive_late(world: World, trip: Trip) -> None:
+    """The rest of a migration that was committed and whose operation ended, now that the target answers.
+
+    If its copy is lost, the instance is stopped at the source, whose volume was kept.
+
+    Raises:
+        Unavailable: the target does not answer any more.
+        RightRefused: the right has moved on.
+    """
+    if await _resume(world, trip):
+        await _end_at_target(world, trip)
+        await world.set_state(trip.instance, InstanceState.STOPPED, blanket=trip.source, reason=_MEMORY_LOST)
+        await world.locate(trip.instance)
+    else:
+        await _arrive(world, trip)
+    await _release(world, trip)
 
 
 async def _cold_start(world: World, trip: Trip) -> None:
@@ -324,15 +343,8 @@ async def _boot_at_source(world: World, trip: Trip) -> None:
     facts = await world.instance(trip.instance)
     await disks.ready(world, facts, blanket=trip.source)
     await world.agent(trip.source).instances.start(StartInstance(spec=facts.spec, right=right))
-    await world.set_state(
-        trip.instance, InstanceState.STARTING, reason="memory lost: its migration's target failed"
-    )
-    await world.set_state(
-        trip.instance,
-        InstanceState.RUNNING,
-        blanket=trip.source,
-        reason="memory lost: its migration's target failed",
-    )
+    await world.set_state(trip.instance, InstanceState.STARTING, reason=_MEMORY_LOST)
+    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=trip.source, reason=_MEMORY_LOST)
     await world.locate(trip.instance)
 
 
@@ -340,8 +352,8 @@ async def _is_cold(world: World, trip: Trip) -> bool:
     return (await world.rights.decision(trip.operation)).verdict is Verdict.COLD_STARTED
 
 
-async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]]) -> T:
-    """Again while a blanket does not answer; after `_INSIST_S` the instance is fenced.
+async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, at: Id | None = None) -> T:
+    """Again while a blanket does not answer; after `_INSIST_S` the instance is fenced, `at` where it is then.
 
     Raises:
         Unavailable: it did not answer in all that time.
@@ -353,7 +365,7 @@ async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]]) -> 
             return await act()
         except Unavailable as error:
             if loop.time() > deadline:
-                await world.set_state(trip.instance, InstanceState.FENCED, reason=error.message)
+                await world.set_state(trip.instance, InstanceState.FENCED, blanket=at, reason=error.message)
                 raise
             await asyncio.sleep(_AGAIN_S)
 
