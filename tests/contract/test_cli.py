@@ -19,7 +19,7 @@ import psutil
 import pytest
 from api_rig import Done, Served, command_environment, served
 from cyclopts import App
-from test_control_plane import World, furnish
+from test_control_plane import World, furnish, lost
 
 from supercloud.cli.main import build
 from supercloud.cli.output import time_left
@@ -167,6 +167,9 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
     await ok("cloud", "rotate-keys", "mine")
     assert (await ok("operation", "ls", "--limit", "1", "-o", "json")).json[0]["kind"] == "cloud.rotate-keys"
 
+    assert "is stopped" in (await ok("blanket", "stop", "n1")).out
+    assert "is ready" in (await ok("blanket", "start", "n1")).out
+    assert "instance web runs" in await cli.wrong("blanket", "stop", "s1", status=4)
     for words in (("vm", "rm", "web", "--force"), ("blanket", "rm", "n1"), ("blanket", "rm", "s1")):
         await ok(*words)
     for words in (("network", "rm", "lan"), ("image", "rm", "debian"), ("cloud", "rm", "mine")):
@@ -285,6 +288,21 @@ async def test_ctrl_c_cancels_and_a_second_one_leaves_it(cloud: Served) -> None:
     seen = await cloud.bench.control.operation(identity)
     assert (ended.status == 0) == (seen.state == "succeeded")
     assert len(cloud.bench.site.running(seen.object)) == 1
+
+
+async def test_a_migration_that_lost_the_memory_does_not_succeed(cloud: Served) -> None:
+    south = await cloud.bench.blanket("s1")
+    instance = await cloud.bench.run(on="n1")
+    (north,) = (one for one in cloud.bench.site.machines.values() if one is not south)
+    cloud.bench.site.hold_transfers = True
+    command = await cloud.start("vm", "migrate", "web", "--to", "s1")
+    await command.says("transfer")
+    lost(north, south, instance)
+    done = await command.done()
+    assert done.status == 1 and "runs on s1" not in done.out, done
+    (line,) = _errors(done)
+    assert "lost its memory" in line and "vm show web" in line
+    assert cloud.bench.site.running(instance) == ["n1"]
 
 
 def _errors(done: Done) -> list[str]:

@@ -22,7 +22,7 @@ from supercloud.cli.session import (
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import OptionalSize, Size
-from supercloud.model.errors import InvalidInput
+from supercloud.model.errors import Failed, InvalidInput
 from supercloud.model.names import MIB
 
 app = App(name="vm", help="Instances: run, look, stop, migrate.")
@@ -181,6 +181,8 @@ def migrate(
 ) -> None:
     """Move a running instance to another blanket, live. Ctrl-C cancels while it still can be.
 
+    Exit status 1 if it did not arrive, its memory lost included.
+
     Example: supercloud vm migrate web --to s1
 
     Parameters
@@ -192,6 +194,11 @@ def migrate(
     ended = finish(client, operation, f"migrating {name}", output, wait=wait)
     if ended:
         result = ended.get("result") or {}
+        if result.get("memory_lost"):
+            raise Failed(
+                f"instance {name} lost its memory: {to} failed as it took over, so it booted where it was",
+                hint=f"supercloud vm show {name}",
+            )
         total, down = result.get("total_s"), result.get("downtime_ms")
         times = f" in {total:.1f} s, {down:.0f} ms down" if total is not None and down is not None else ""
         said(f"instance {name} runs on {to}{times}", output)
