@@ -36,7 +36,8 @@ cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm
-volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume snapshot|volume backup|volume rm
+volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
+volume snapshot|volume backup
 vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
 operation ls|operation show|operation wait|operation cancel
 """.replace("\n", "|")
