@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-MIB = 1 << 20
-GIB = 1 << 30
+from supercloud.model import units
+
+MIB, GIB = units.MIB, units.GIB
 
 #: What a user calls a thing: a DNS label (RFC 1123), because instances answer to it in DNS.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]

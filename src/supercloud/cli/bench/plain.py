@@ -19,7 +19,7 @@ from supercloud.model.names import Id, Ipv4, new_id
 
 _RUN, _DATA = "/run/supercloud/bench", "/var/lib/supercloud/bench"
 _LIBVIRT, _MEMORY, _DISK = 16509, 49300, 49301
-_BOOT_S, _MOVE_S = 300.0, 300.0
+_BOOT_S, _MOVE_S = 900.0, 600.0  # under emulation, beside others
 #: As in blanket/libvirt/migration.py.
 _FLAGS = "--live --p2p --copy-storage-inc --auto-converge --abort-on-error"
 _MAX_DOWNTIME_MS = 150

@@ -9,7 +9,7 @@ from supercloud.cli.session import Cloud, Name, Output, Wait, connect, finish, s
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
-from supercloud.model.names import GIB, MIB
+from supercloud.model.units import GIB, MIB
 from supercloud.ports.platform import Flavour
 
 app = App(name="blanket", help="Hypervisors of your own, on providers' platforms.")

@@ -23,7 +23,7 @@ from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import OptionalSize, Size
 from supercloud.model.errors import Failed, InvalidInput
-from supercloud.model.names import MIB
+from supercloud.model.units import MIB
 
 app = App(name="vm", help="Instances: run, look, stop, migrate.")
 _COLUMNS = ("name", "cloud", "state", "blanket", "epoch", "right_left_s", "addresses", "published")
