@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, NotFound, RightRefused
@@ -17,6 +18,7 @@ from supercloud.ports.clock import StoreTime
 from supercloud.ports.rights import Verdict
 from supercloud.services.store.engine import Store
 from supercloud.services.store.rights import SqlRights
+from supercloud.services.store.tables import Right
 from supercloud.services.store.time import Timekeeper, timekeeper
 
 pytestmark = pytest.mark.contract
@@ -78,6 +80,43 @@ async def test_epochs_only_grow_and_one_holder_at_a_time(bench: Bench) -> None:
     assert second.epoch == 2
     with pytest.raises(RightRefused):
         await bench.rights.surrender(bench.instance, by=a, epoch=1)
+
+
+async def test_whoever_waits_for_a_row_decides_by_the_clock_of_when_it_was_had(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that was stopped in the middle makes no expiry shorter that another one answered."""
+
+    async def killed(*_: object) -> None:
+        """Before it could make good for a slow commit."""
+
+    monkeypatch.setattr(bench.rights, "_count_from_commit", killed)
+    a, operation = new_id(), new_id()
+    first = await bench.rights.issue(bench.instance, to=a, operation=operation)
+    async with bench.store.write() as session:
+        row = await session.get_one(Right, bench.instance, with_for_update=True)
+        late = asyncio.create_task(bench.rights.issue(bench.instance, to=a, operation=operation))
+        await waits(bench, late)
+        bench.clock.ahead_s += 1000  # meanwhile its holder was answered, again and again
+        row.expires_at = renewed = row.expires_at + 1000
+    assert await late == first
+    async with bench.store.read() as session:
+        assert (await session.get_one(Right, bench.instance)).expires_at >= renewed
+
+
+async def waits(bench: Bench, late: asyncio.Task[RunRight]) -> None:
+    """Until it stands before the lock."""
+    if bench.store.sqlite:
+        await asyncio.sleep(0)  # it takes the store's turn as its first act
+        return
+    blocked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with asyncio.timeout(10):
+        while True:
+            async with bench.store.read() as session:
+                if await session.scalar(blocked):
+                    return
+            assert not late.done()
+            await asyncio.sleep(0.02)  # a lock that is waited for tells nobody
 
 
 async def test_unknown_instance_is_not_found(bench: Bench) -> None:

@@ -17,29 +17,33 @@ _ADVISORY_LOCK = 0x5C_0002
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Now on the store's clock, and until when no right moves. `begun`: a new incarnation was written."""
+    """Now on the store's clock, and until when no right moves."""
 
     now: float
     quarantined_until: float
-    begun: bool = False
 
 
-async def look(session: AsyncSession, clock: Timekeeper) -> Moment:
-    """Another incarnation than the one remembered is written down, and then the caller has to commit.
+async def look(session: AsyncSession, clock: Timekeeper) -> Moment | None:
+    """None: this is another incarnation than the one remembered, which `begin` has to write down first."""
+    time = await clock.read(session)
+    known = await _remembered(session)
+    if known.get(_INCARNATION) != time.incarnation:
+        return None
+    return Moment(time.now_s, float(known[_QUARANTINE]))
+
+
+async def begin(session: AsyncSession, clock: Timekeeper) -> None:
+    """Write the present incarnation down, in a transaction that does nothing else.
 
     It starts a quarantine of the longest length plus margin of all rights, counted on the new clock, to which
     every held right is moved as well.
     """
-    time = await clock.read(session)
-    known = await _remembered(session)
-    if known.get(_INCARNATION) == time.incarnation:
-        return Moment(time.now_s, float(known[_QUARANTINE]))
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        known = await _remembered(session)  # another controller may have been first
+    known = await _remembered(session)  # another controller may have been first
+    time = await clock.read(session)
     if known.get(_INCARNATION) != time.incarnation:
         await _begin(session, time.incarnation, time.now_s, quarantine=_INCARNATION in known)
-    return Moment(time.now_s, 0.0, begun=True)
 
 
 async def _remembered(session: AsyncSession) -> dict[str, str]:

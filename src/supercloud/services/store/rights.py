@@ -1,7 +1,7 @@
 """ports.rights.RightsStore on the database: who may run an instance.
 
-Each method is one transaction that locks the instance's row, reads the store's clock *after* that, decides
-with model.right, and writes. Rows count from after the commit: what is written allows for the commit to take
+Each method is one transaction that locks its rows, reads the store's clock *after* that, decides with
+model.right, and writes. Rows count from after the commit: what is written allows for the commit to take
 `_COMMIT_S`, and where it took longer the row is moved before anybody hears the answer.
 
 An answer that carries a right always renews the row's expiry, also when a repeated request is answered
@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model import right
@@ -40,12 +40,22 @@ _FIELDS = ("epoch", "holder", "expires_at", "nonce", "last_request", "last_consu
 
 @dataclass(slots=True)
 class _Turn:
-    """One transaction's view: the session, the moment its lock was had, and the rows it made longer."""
+    """One transaction's view: the rows it locked, the moment after that, and the rows it made longer."""
 
     session: AsyncSession
+    rows: dict[Id, Right]
     now: float
     quarantined_until: float
     extended: list[tuple[Id, Epoch, float]]
+
+    def row(self, instance: Id) -> Right:
+        """
+        Raises:
+            NotFound.
+        """
+        if (row := self.rows.get(instance)) is None:
+            raise NotFound(f"there is no instance {instance}")
+        return row
 
 
 class SqlRights:
@@ -84,49 +94,39 @@ class SqlRights:
 
     async def heard(self, epochs: Mapping[Id, Epoch], *, cloud: Id) -> None:
         """What an agent says it holds. It raises only rows of its cloud that are unsure after a restore."""
-        async with self._turn() as turn:
-            for instance, reported in sorted(epochs.items()):
-                row = await _find(turn.session, instance)
-                if row is not None and row.cloud == cloud and row.unsure:
-                    _put(row, right.raise_above(_record(row), reported=reported))
+        async with self._turn(Right.instance.in_(epochs)) as turn:
+            for row in turn.rows.values():
+                if row.cloud == cloud and row.unsure:
+                    _put(row, right.raise_above(_record(row), reported=epochs[row.instance]))
 
     # ------------------------------------------------------------ ports.rights.RightsStore
 
     async def standing(self, instance: Id) -> Standing:
-        async with self._turn() as turn:
-            row = await _load(turn.session, instance)
+        async with self._turn(Right.instance == instance) as turn:
+            row = turn.row(instance)
             return Standing(record=_record(row), free_in_s=_free_in(row, turn))
 
     async def issue(self, instance: Id, *, to: Id, operation: Id) -> RunRight:
-        async with self._turn() as turn:
-            row = await _load(turn.session, instance)
+        async with self._turn(Right.instance == instance) as turn:
+            row = turn.row(instance)
             if row.holder == to and row.issued_for == operation:
                 return _again(turn, row)
             return _move(turn, row, to=to, operation=operation)
 
     async def renew(self, *, by: Id, renewals: Sequence[Renewal]) -> list[RenewalAnswer]:
-        async with self._turn() as turn:
-            # In one order, so that two controllers' transactions never wait for each other.
-            found = await turn.session.scalars(
-                select(Right)
-                .where(Right.instance.in_({asked.instance for asked in renewals}))
-                .order_by(Right.instance)
-                .with_for_update()
-                .execution_options(populate_existing=True)
-            )
-            rows = {row.instance: row for row in found}
-            answers = [_renew(turn, rows.get(asked.instance), asked, by=by) for asked in renewals]
-            migrating = await _migrating(turn.session, rows)
+        async with self._turn(Right.instance.in_({asked.instance for asked in renewals})) as turn:
+            answers = [_renew(turn, turn.rows.get(asked.instance), asked, by=by) for asked in renewals]
+            migrating = await _migrating(turn.session, turn.rows)
             return [_not_decided(one) if one.instance in migrating else one for one in answers]
 
     async def surrender(self, instance: Id, *, by: Id, epoch: Epoch) -> None:
-        async with self._turn() as turn:
-            row = await _load(turn.session, instance)
+        async with self._turn(Right.instance == instance) as turn:
+            row = turn.row(instance)
             _put(row, right.surrender(_record(row), by=by, epoch=epoch))
 
     async def open_migration(self, operation: Id, *, instance: Id, source: Id, target: Id) -> Decision:
-        async with self._turn() as turn:
-            row = await _load(turn.session, instance)
+        async with self._turn(Right.instance == instance) as turn:
+            row = turn.row(instance)
             if (known := await turn.session.get(MigrationRow, operation)) is not None:
                 return _stands(turn, known, row)
             if row.holder != source:
@@ -145,16 +145,16 @@ class SqlRights:
             return Decision(verdict=Verdict.OPEN)
 
     async def decision(self, operation: Id) -> Decision:
-        async with self._turn() as turn:
-            migration, row = await _contested(turn.session, operation)
+        async with self._turn(_migrated_by(operation)) as turn:
+            migration, row = await _contested(turn, operation)
             return _stands(turn, migration, row)
 
     async def commit(self, operation: Id, *, source_gone: bool) -> Decision:
         return await self._decide(operation, Verdict.COMMITTED, source_gone=source_gone)
 
     async def abort(self, operation: Id) -> Decision:
-        async with self._turn() as turn:
-            migration, row = await _contested(turn.session, operation)
+        async with self._turn(_migrated_by(operation)) as turn:
+            migration, row = await _contested(turn, operation)
             if migration.verdict == Verdict.OPEN:
                 migration.verdict = Verdict.ABORTED
             return _stands(turn, migration, row)
@@ -163,8 +163,8 @@ class SqlRights:
         return await self._decide(operation, Verdict.COLD_STARTED, source_gone=source_gone)
 
     async def _decide(self, operation: Id, verdict: Verdict, *, source_gone: bool) -> Decision:
-        async with self._turn() as turn:
-            migration, row = await _contested(turn.session, operation)
+        async with self._turn(_migrated_by(operation)) as turn:
+            migration, row = await _contested(turn, operation)
             if migration.verdict != Verdict.OPEN:
                 return _stands(turn, migration, row)
             if row.epoch != migration.epoch:
@@ -179,18 +179,23 @@ class SqlRights:
     # ------------------------------------------------------------ transactions
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[_Turn]:
-        async with self._store.write() as session:
-            # The clock is read before a row's lock is had: too early is the safe side of every comparison,
-            # and what it makes an expiry too short by is made good after the commit.
-            moment = await incarnation.look(session, self._clock)
-            turn = _Turn(session, moment.now, moment.quarantined_until, [])
-            if not moment.begun:
-                yield turn
-        if moment.begun:  # committed by itself, since a refusal in the same transaction would undo it
-            async with self._turn() as again:
-                yield again
-            return
+    async def _turn(self, which: ColumnElement[bool] | None = None) -> AsyncIterator[_Turn]:
+        """Lock these rows, read the clock, decide in the block, commit.
+
+        In this order: the clock of whoever waits for a lock is later than that of whoever had it, however
+        long a controller is stopped in between, so that no expiry that was answered ever becomes shorter.
+        """
+        while True:
+            async with self._store.write() as session:
+                rows = {} if which is None else await _locked(session, which)
+                moment = await incarnation.look(session, self._clock)
+                if moment is not None:
+                    turn = _Turn(session, rows, moment.now, moment.quarantined_until, [])
+                    yield turn
+            if moment is not None:
+                break
+            async with self._store.write() as session:  # a refusal in the same transaction would undo it
+                await incarnation.begin(session, self._clock)
         await self._count_from_commit(turn)
 
     async def _count_from_commit(self, turn: _Turn) -> None:
@@ -212,26 +217,22 @@ class SqlRights:
                     )
 
 
-async def _find(session: AsyncSession, instance: Id) -> Right | None:
-    """The row, locked."""
-    return await session.get(Right, instance, with_for_update=True, populate_existing=True)
+async def _locked(session: AsyncSession, which: ColumnElement[bool]) -> dict[Id, Right]:
+    """In one order, so that two controllers' transactions never wait for each other."""
+    found = await session.scalars(select(Right).where(which).order_by(Right.instance).with_for_update())
+    return {row.instance: row for row in found}
 
 
-async def _load(session: AsyncSession, instance: Id) -> Right:
-    row = await _find(session, instance)
-    if row is None:
-        raise NotFound(f"there is no instance {instance}")
-    return row
+def _migrated_by(operation: Id) -> ColumnElement[bool]:
+    return Right.instance.in_(select(MigrationRow.instance).where(MigrationRow.operation == operation))
 
 
-async def _contested(session: AsyncSession, operation: Id) -> tuple[MigrationRow, Right]:
+async def _contested(turn: _Turn, operation: Id) -> tuple[MigrationRow, Right]:
     """A migration's row and its instance's, both locked, in the order that every transaction uses."""
-    instance = await session.scalar(select(MigrationRow.instance).where(MigrationRow.operation == operation))
-    if instance is None:
+    migration = await turn.session.get(MigrationRow, operation, with_for_update=True)
+    if migration is None:
         raise NotFound(f"operation {operation} opened no migration")
-    row = await _load(session, instance)
-    migration = await session.get_one(MigrationRow, operation, with_for_update=True, populate_existing=True)
-    return migration, row
+    return migration, turn.row(migration.instance)
 
 
 async def _migrating(session: AsyncSession, instances: Iterable[Id]) -> dict[Id, Id]:
