@@ -294,7 +294,7 @@ class _Volumes(_Part):
             a.RunState.RUNNING,
             a.RunState.PAUSED,
         }:
-            raise Refused("an instance has the volume open")
+            raise Refused("an instance has the volume open", hint="stop the instance first")
         return await self.double.backups.look(request.into, self._making(request))
 
     def _making(self, request: a.BackUpVolume) -> Making:

@@ -214,6 +214,7 @@ class FakeVolumes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.keys: dict[tuple[str, str], tuple[bytes, bytes | None]] = {}
+        self.flattening, self.flattened = asyncio.Event(), asyncio.Event()
 
     async def make(self, volume, copy, size_bytes, key, *, base, base_key):  # type: ignore[no-untyped-def]
         self.keys[volume, copy] = (key, base_key)
@@ -223,6 +224,22 @@ class FakeVolumes:
 
     async def open(self, volume, copy, key, *, base, base_key):  # type: ignore[no-untyped-def]
         self.keys[volume, copy] = (key, base_key)
+
+    async def back_up(self, volume, copy, key, *, base, base_key, into, into_key, watch):  # type: ignore[no-untyped-def]
+        """Ends once `flattened` is set; what is written is the keys, for a test to find."""
+        from supercloud.ports.agent import VolumeReport
+
+        watch(0.25)
+        self.flattening.set()
+        await self.flattened.wait()
+        self.copy_path(volume, into).write_bytes(key + (base_key or b"") + into_key)
+        return VolumeReport(volume=volume, copy=into, size_bytes=1 << 20, allocated_bytes=0)
+
+    async def remove(self, volume: str, copy: str) -> None:
+        self.copy_path(volume, copy).unlink(missing_ok=True)
+
+    def copy_path(self, volume: str, copy: str) -> Path:
+        return self.folder / f"{volume}.{copy}"
 
     def image_path(self, digest: str) -> Path:
         return self.folder / digest.removeprefix("sha256:")
@@ -371,10 +388,22 @@ class Face:
         raise Conflict("not now")
 
 
+class Dialled:
+    """A stream as the control plane hears it."""
+
+    def __init__(self) -> None:
+        self.said = b""
+        self.ended = asyncio.Event()
+
+    async def send(self, data: bytes) -> None:
+        self.said += data
+
+
 class Dialer:
     def __init__(self, plane: ControlPlane, blanket: str) -> None:
         self._plane, self._blanket = plane, blanket
         self.images: dict[str, bytes] = {}
+        self.streams: dict[str, Dialled] = {}
         self.cut_after = 1 << 40
 
     async def channel(self) -> MemoryTransport:
@@ -390,8 +419,13 @@ class Dialer:
         if len(data) > self.cut_after:
             raise Unavailable("cut")
 
-    def stream(self, stream: str) -> object:
-        raise NotFound(stream)
+    @asynccontextmanager
+    async def stream(self, stream: str) -> AsyncIterator["Dialled"]:
+        dialled = self.streams[stream] = Dialled()
+        try:
+            yield dialled
+        finally:
+            dialled.ended.set()
 
 
 class Blanket:

@@ -4,19 +4,31 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from blanket_rig import CLOUD, Blanket, ControlPlane, blanket
 
+from supercloud.agent import backups
 from supercloud.agent.identity import Safe
 from supercloud.keystore.memory import memory_keystore
 from supercloud.keystore.store import OwnedKeyStore
-from supercloud.model.errors import Conflict, Denied, Failed, InvalidInput, RightRefused
+from supercloud.model.errors import (
+    Conflict,
+    Denied,
+    Failed,
+    InvalidInput,
+    NotFound,
+    Refused,
+    RightRefused,
+    Unavailable,
+)
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import new_id
 from supercloud.ports.agent import (
+    BackupReport,
+    BackUpVolume,
     Disk,
     InstanceRef,
     InstanceSpec,
@@ -28,10 +40,12 @@ from supercloud.ports.agent import (
     PlaceImage,
     ReceiveInstance,
     RunState,
+    SendCopy,
     SendInstance,
     StartInstance,
     StopInstance,
     StopMode,
+    VolumeRef,
 )
 from supercloud.wire.proxies import RemoteAgent
 
@@ -324,6 +338,65 @@ async def test_a_key_opens_only_for_what_it_was_sealed_for(world: World) -> None
             await north.volumes.make(MakeVolume(volume=volume, copy=new_id(), size_bytes=1, key=sealed))
         with pytest.raises((Denied, InvalidInput)):
             await south.volumes.make(made)
+
+
+async def backup(world: World, **other: object) -> BackUpVolume:
+    volume, copy, into = new_id(), new_id(), new_id()
+    keys = [
+        await world.store.volume_key(cloud=CLOUD, volume=volume, copy=one, blanket=world.north.id)
+        for one in (copy, into)
+    ]
+    return BackUpVolume(volume=volume, copy=copy, key=keys[0], into=into, into_key=keys[1], **other)  # type: ignore[arg-type]
+
+
+async def test_a_backup_is_made_vouched_for_and_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backups, "_LOOK_S", 0.05)
+    request, volumes = await backup(world), world.north.volumes
+    path = volumes.copy_path(request.volume, request.into)
+    async with world.north.agent() as agent:
+        assert await agent.volumes.back_up(request) == BackupReport(done=0.25)
+    async with world.north.agent() as agent:  # a restarted one begins anew
+        assert await agent.volumes.back_up(request) == BackupReport(done=0.25)
+        volumes.flattened.set()
+        while (made := (await agent.volumes.back_up(request)).image) is None:
+            pass
+        assert len(path.read_bytes()) == 128, "both keys were opened"
+        assert made.digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        await world.store.bind_copy(
+            cloud=CLOUD,
+            volume=request.volume,
+            copy=request.into,
+            blanket=world.north.id,
+            digest=made.digest,
+            signature=made.signature,
+        )
+        stream = SendCopy(stream="ab" * 16, volume=request.volume, copy=request.into, offset=100)
+        await agent.volumes.send(stream)
+        dialled = world.north.dialer.streams[stream.stream]
+        await dialled.ended.wait()
+        assert dialled.said == path.read_bytes()[100:]
+        with pytest.raises(InvalidInput):
+            await agent.volumes.send(replace(stream, stream="cd" * 16, offset=129))
+        await agent.volumes.remove(VolumeRef(volume=request.volume, copy=request.into))
+        with pytest.raises(NotFound):
+            await agent.volumes.send(replace(stream, stream="ef" * 16))
+
+
+async def test_a_backup_is_refused_while_it_is_written_to_and_can_be_given_up(world: World) -> None:
+    instance, volumes = new_id(), world.north.volumes
+    request = await backup(world, instance=instance)
+    async with world.north.agent() as agent:
+        world.north.hypervisor.states[instance] = RunState.PAUSED
+        with pytest.raises(Refused, match="open"):
+            await agent.volumes.back_up(request)
+        world.north.hypervisor.states[instance] = RunState.DEFINED
+        asked = asyncio.create_task(agent.volumes.back_up(request))
+        await volumes.flattening.wait()
+        await agent.volumes.remove(VolumeRef(volume=request.volume, copy=request.into))
+        with pytest.raises(Unavailable, match="given up"):
+            await asked
+        volumes.flattened.set()
+        assert not volumes.copy_path(request.volume, request.into).exists()
 
 
 async def test_an_image_is_there_whole_or_not_at_all(world: World) -> None:

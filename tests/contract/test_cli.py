@@ -163,7 +163,11 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
     assert "has 1G" in (await ok("volume", "resize", "data", "1G")).out
     await ok("volume", "snapshot", "data", "first")
     assert (await ok("volume", "show", "data", "-o", "json")).json["snapshots"] == ["first"]
+    assert "stop" in (await cli.run("volume", "backup", "data", "--to", "saved")).err
     await ok("volume", "detach", "data")
+    assert "to image saved" in (await ok("volume", "backup", "data", "--to", "saved")).out
+    assert (await ok("image", "show", "saved", "-o", "json")).json["complete"]
+    await ok("image", "rm", "saved")
     await ok("volume", "rm", "data")
     await ok("cloud", "rotate-keys", "mine")
     assert (await ok("operation", "ls", "--limit", "1", "-o", "json")).json[0]["kind"] == "cloud.rotate-keys"

@@ -33,6 +33,7 @@ from supercloud.trust.certificates import Anchors, Kind, identity_of
 from supercloud.trust.join import join_request
 from supercloud.trust.keys import IdentityKey, SealingKey
 from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
+from supercloud.trust.vouch import vouch
 
 pytestmark = pytest.mark.contract
 
@@ -319,6 +320,49 @@ async def test_an_image_of_the_owners_is_for_each_of_his_clouds(faces: Faces) ->
         await blanket.join(faces.served)
         sealed = await faces.served.image_key(cloud=blanket.cloud, digest=DIGEST, blanket=blanket.id)
         assert blanket.opened(sealed, image_purpose(DIGEST)) == fresh.passphrase.encode()
+
+
+async def test_a_copy_becomes_an_image_by_its_blankets_word_alone(faces: Faces) -> None:
+    maker, user = Blanket(), Blanket()
+    await maker.join(faces.served)
+    await user.join(faces.served)
+    volume, copy, other = new_id(), new_id(), "sha256:" + "cd" * 32
+    key = await maker.key(faces.served, volume, copy)
+
+    async def bind(
+        by: Blanket = maker,
+        signed: str = DIGEST,
+        digest: str = DIGEST,
+        of: str = copy,
+        holder: str = maker.id,
+    ) -> None:
+        signature = vouch(identity=by.identity, blanket=holder, volume=volume, copy=of, digest=signed)
+        await faces.served.bind_copy(
+            cloud=CLOUD, volume=volume, copy=of, blanket=holder, digest=digest, signature=signature
+        )
+
+    for refused in (bind(by=user), bind(signed=other), bind(by=user, holder=user.id)):
+        with pytest.raises(Denied):
+            await refused
+    with pytest.raises(NotFound):
+        await bind(of=new_id())
+    with pytest.raises(NotFound):
+        await faces.served.image_key(cloud=CLOUD, digest=DIGEST, blanket=user.id)
+
+    for _ in range(2):
+        await bind()
+    with pytest.raises(Conflict):
+        await bind(signed=other, digest=other)
+    await faces.served.destroy_key(volume=volume, copy=copy)
+    sealed = await faces.served.image_key(cloud=CLOUD, digest=DIGEST, blanket=user.id)
+    assert user.opened(sealed, image_purpose(DIGEST)) == key, "it outlives the copy"
+
+    for _ in range(2):
+        await faces.served.destroy_image_key(image=copy)
+    with pytest.raises(NotFound):
+        await faces.served.image_key(cloud=CLOUD, digest=DIGEST, blanket=user.id)
+    with pytest.raises(NotFound):
+        await bind()
 
 
 # ---------------------------------------------------------------- certificates besides the blankets'

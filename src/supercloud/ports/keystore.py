@@ -51,7 +51,7 @@ class RenewRequest:
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Ten methods, since it is one process: blankets, keys of volumes' copies, keys of images.
+    Nine methods, since it is one process: blankets, keys of volumes' copies, keys of images.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
