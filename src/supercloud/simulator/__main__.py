@@ -9,16 +9,15 @@ import time
 from dataclasses import replace
 
 from supercloud.simulator.bugs import ALL, Bugs
-from supercloud.simulator.controls import CONTROLS
+from supercloud.simulator.controls import CONTROLS, shown
 from supercloud.simulator.scenario import Report, plan_of, play
 
 
 def main() -> int:
     options = _options()
     if options.control is not None:
-        control = CONTROLS[options.control]
-        bugs = ALL[options.control] if control.second_line else ALL[options.control].without_second_line()
-        return _show(play(control.plan, bugs), log=True)
+        report = shown(options.control)
+        return 2 if report is None else _show(report, log=not options.quiet)
     if options.steps is None:
         return _show(play(plan_of(options.seed), ALL[options.bug]), log=not options.quiet)
     return _many(options.seed, options.steps, ALL[options.bug])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from supercloud.simulator.scenario import At, Plan
+from supercloud.model.errors import Failed
+from supercloud.simulator.bugs import ALL
+from supercloud.simulator.scenario import At, Plan, Report, play
 
 _SENT = "south.libvirtd: complete"  # the target has everything; its answer is on its way to the source
 _LONG_S = 200.0
@@ -25,11 +27,42 @@ class Control:
     """`shows`: what the simulation says with the bug and not without it.
 
     `second_line`: off, it is shown with the second line taken off, which would hold the bug harmless.
+    Some have to meet a renewal at the right moment, which another seed may do.
     """
 
     plan: Plan
     shows: str
     second_line: bool = True
+
+
+_SEEDS = range(1, 13)
+
+
+def shown(name: str) -> Report | None:
+    """The first run that shows the bug of this name; None if the simulation is blind to it.
+
+    Raises:
+        Failed: the same run without the bug says the same, or says anything with the second line in place.
+    """
+    control = CONTROLS[name]
+    sound, bugs = ALL["none"], ALL[name]
+    without = sound if control.second_line else sound.without_second_line()
+    bugs = bugs if control.second_line else bugs.without_second_line()
+    for seed in _SEEDS:
+        plan = replace(control.plan, seed=seed)
+        report = play(plan, bugs)
+        if not _says(report, control.shows):
+            continue
+        if _says(play(plan, without), control.shows):
+            raise Failed(f"seed {seed} says “{control.shows}” without this bug too")
+        if wrong := play(plan, sound).wrong:
+            raise Failed(f"seed {seed}, nothing put in: {wrong[0]}")
+        return report
+    return None
+
+
+def _says(report: Report, what: str) -> bool:
+    return any(what in wrong for wrong in report.wrong)
 
 
 _TWO = " executes in north and south"

@@ -1,4 +1,4 @@
-"""What has to be so once faults are over: DESIGN 5.2's table, the disk, and nothing left behind."""
+"""What has to be so once faults are over: the table of model.migration, the disk, and nothing left behind."""
 
 from __future__ import annotations
 
