@@ -1,4 +1,4 @@
-"""Live migration's one commit point, as a pure table (DESIGN 5.2).
+"""Live migration's one commit point, as a pure table (docs/adr/0008-migration.md).
 
 Commit and abort compete for one row; the outcome is looked up from what is seen on both sides, never assumed.
 """

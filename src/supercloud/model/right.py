@@ -146,8 +146,8 @@ def renew(
 ) -> RightRecord:
     """The same right, longer. A repeat of the last request gets the last answer again.
 
-    An expired right that nobody took may be renewed: the healed holder goes on (DESIGN: "with a new right"
-    means a new expiry at the same epoch, since no one else ever ran).
+    An expired right that nobody took may be renewed: the healed holder goes on at the same epoch, since
+    no one else ever ran.
 
     Raises:
         RightRefused: another holder or epoch.
@@ -182,7 +182,7 @@ def surrender(record: RightRecord, *, by: Id, epoch: Epoch) -> RightRecord:
 
 
 def raise_above(record: RightRecord, *, reported: Epoch) -> RightRecord:
-    """After a restore: go on above the highest epoch that any agent reports (DESIGN 4)."""
+    """After a restore: go on above the highest epoch that any agent reports (docs/adr/0004-run-right.md)."""
     return record if reported <= record.epoch else replace(record, epoch=reported, holder=None, nonce=None)
 
 

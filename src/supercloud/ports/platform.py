@@ -16,7 +16,7 @@ from supercloud.model.names import Digest, Endpoint, Id, MemoryMib, Name, SizeBy
 
 
 class Confidentiality(StrEnum):
-    """Whether the platform's admin is kept from reading a blanket's memory (DESIGN 5.3)."""
+    """Whether the platform's admin is kept from reading a blanket's memory (docs/threat-model.md)."""
 
     ENFORCED = "enforced"  # below the admin: micro-hypervisor or confidential VM
     PROCEDURAL = "procedural"  # by promise and audit only

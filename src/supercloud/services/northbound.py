@@ -122,7 +122,7 @@ class RunInstance:
     publish: Annotated[tuple[Publish, ...], Field(max_length=64)] = ()
     user_data: Text | None = None
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
-    hold: bool = False  # run on while nobody can be reached (DESIGN: `hold` instead of `strict`)
+    hold: bool = False  # run on while nobody can be reached: `hold` instead of `strict`
 
 
 # ---------------------------------------------------------------- what is shown
