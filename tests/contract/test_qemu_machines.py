@@ -83,7 +83,7 @@ async def test_machine_outlives_a_killed_control_plane_and_is_adopted(folder: Pa
 import asyncio, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_platform_qemu as here
+import test_qemu_machines as here
 from dataclasses import replace
 async def main():
     await here.opened(Path({str(folder)!r})).create(replace(here.blanket(), id={spec.id!r}))
