@@ -159,5 +159,6 @@ async def _seen(control: ControlPlane, parts: Parts) -> dict[str, Any]:
         "blankets": {one.name: dataclasses.asdict(one) for one in await control.blankets()},
         "instances": {one.name: dataclasses.asdict(one) for one in await control.instances()},
         "volumes": {one.name: dataclasses.asdict(one) for one in await control.volumes()},
+        "images": {one.name: dataclasses.asdict(one) for one in await control.images()},
         "copies": [[one.volume, one.blanket, one.current] for one in copies],
     }

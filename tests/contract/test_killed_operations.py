@@ -168,7 +168,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     image = RegisterImage(name="debian", digest=DIGEST, size_bytes=len(IMAGE), virtual_bytes=64 * MIB)
     await victim.ask(
         ("add_provider", {"request": AddProvider(name="p", kind="simulated")}),
-        ("create_cloud", {"request": CreateCloud(name="c")}),
+        ("create_cloud", {"request": CreateCloud(name="c", right_length_s=600.0)}),  # nobody renews here
         ("create_network", {"request": CreateNetwork(name="lan", cloud="c", cidr="10.9.0.0/24")}),
         ("register_image", {"request": image}),
         ("upload_image", {"digest": DIGEST, "offset": 0, "content": IMAGE}),
@@ -226,6 +226,11 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
 
     seen = await victim.killed("detach_volume", ref="data")
     assert seen["volumes"]["data"]["instance"] is None and south.attached.get(instance, set()) == set()
+    copies = seen["copies"]
+    seen = await victim.killed("back_up_volume", ref="data", image="saved")
+    assert seen["images"]["saved"]["complete"] and seen["copies"] == copies and len(south.copies) == 2
+    assert len(victim.site.image_keys) == 1, "it was made once"
+    await victim.ask(("remove_image", {"ref": "saved"}))
     seen = await victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
     assert seen["instances"]["web"]["state"] == "stopped" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")

@@ -119,8 +119,21 @@ def test_a_volume_is_attached_grown_kept_and_detached(web: Web) -> None:
     web.cli("volume", "detach", "data", "--cloud", CLOUD)
     assert web.ssh(f"grep -l {serial} /sys/block/vd*/serial").returncode != 0
     web.cli("volume", "snapshot", "data", "early", "--cloud", CLOUD)
+    web.cli("volume", "backup", "data", "--to", "data-backup", "--cloud", CLOUD)
     web.cli("volume", "attach", "data", NAME, "--cloud", CLOUD)
     assert web.inside(f"head -c 13 /dev/{web.device(serial)}") == "kept-for-ever"
+
+
+def test_a_backup_is_restored_into_a_volume_of_its_own(web: Web) -> None:
+    refused = web.estate.run("volume", "backup", "data", "--to", "open", "--cloud", CLOUD)
+    assert refused.returncode == 4 and "stop" in refused.stderr
+    web.cli("volume", "create", "data2", "--cloud", CLOUD, "--size", "64M", "--image", "data-backup")
+    web.cli("volume", "attach", "data2", NAME, "--cloud", CLOUD)
+    volume = json.loads(web.cli("volume", "show", "data2", "--cloud", CLOUD, "-o", "json"))
+    assert web.inside(f"head -c 13 /dev/{web.device(volume['id'][:20])}") == "kept-for-ever"
+    web.cli("volume", "detach", "data2", "--cloud", CLOUD)
+    web.cli("volume", "rm", "data2", "--cloud", CLOUD)
+    web.cli("image", "rm", "data-backup")
 
 
 def test_keys_rotate_and_agents_are_upgraded_under_it(web: Web) -> None:
