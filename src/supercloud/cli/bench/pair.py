@@ -79,7 +79,9 @@ class Pair:
     def shells(self) -> Iterator[dict[str, Shell]]:
         """Root in each blanket."""
         with ExitStack() as stack:
-            yield {name: stack.enter_context(Shell(self._client, name, cloud=_CLOUD)) for name in _BLANKETS}
+            yield {
+                name: stack.enter_context(Shell.on(self._client, name, cloud=_CLOUD)) for name in _BLANKETS
+            }
 
     def agents_mb(self, shells: dict[str, Shell]) -> dict[str, float]:
         """Resident memory of each agent, where it can be told."""

@@ -6,6 +6,7 @@ import base64
 import secrets
 import time
 from types import TracebackType
+from typing import Protocol
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
@@ -18,6 +19,16 @@ _CHUNK = 2000  # a terminal takes lines of at most 4095 bytes
 _USUAL_S = 60.0
 
 
+class Stream(Protocol):
+    """A console's bytes. `recv` raises TimeoutError, and ConnectionClosed at its end."""
+
+    def send(self, message: bytes) -> None: ...
+
+    def recv(self, timeout: float | None = None) -> str | bytes: ...
+
+    def close(self) -> None: ...
+
+
 class Shell:
     """One console. Context manager; not for several threads.
 
@@ -26,10 +37,15 @@ class Shell:
         Failed: the command ended with another status than 0; with the end of what it said.
     """
 
-    def __init__(self, client: Client, blanket: str, *, cloud: str) -> None:
+    def __init__(self, stream: Stream, blanket: str) -> None:
+        self._stream = stream
         self._blanket = blanket
+
+    @classmethod
+    def on(cls, client: Client, blanket: str, *, cloud: str) -> Shell:
+        """Over the API."""
         try:
-            self._stream = connect(
+            stream = connect(
                 client.stream_uri(f"/blankets/{blanket}/console", cloud=cloud),
                 ssl=client.tls,
                 server_hostname=CONTROLLER_NAME,
@@ -38,6 +54,7 @@ class Shell:
             )
         except (OSError, InvalidHandshake) as error:
             raise Unavailable(f"blanket {blanket} has no console: {error}") from error
+        return cls(stream, blanket)
 
     def __enter__(self) -> Shell:
         self._stream.send(b"\nstty -echo -onlcr; dmesg -n 1; PS1= PS2=\n")
