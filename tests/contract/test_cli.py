@@ -21,8 +21,10 @@ from api_rig import Done, Served, command_environment, served
 from cyclopts import App
 from test_control_plane import World, furnish, lost
 
+from supercloud.cli.daemons import Daemon
 from supercloud.cli.main import build
 from supercloud.cli.output import time_left
+from supercloud.model.errors import Failed
 from supercloud.model.names import MIB
 from supercloud.services.northbound import RegisterImage
 
@@ -414,6 +416,23 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     ok("down")
     left = [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
     assert not left
+
+
+def test_the_end_of_what_is_started_is_noticed_at_once(tmp_path: Path) -> None:
+    """However long it may take to be ready."""
+    looks: list[float] = []
+    daemon = Daemon("ends", tmp_path, ["supercloud.keystore", "--nonsense"])
+    with pytest.raises(Failed, match=r"ends ended: .*nonsense"):
+        daemon.start(lambda: False, timeout_s=10_000, waiting=lambda: looks.append(time.monotonic()))
+    assert looks and daemon.process() is None
+
+    slow = Daemon("slow", tmp_path, ["http.server", "--bind", "127.0.0.1", "0"])
+    try:
+        with pytest.raises(Failed, match="slow was not ready in 0 s"):
+            slow.start(lambda: False, timeout_s=0)
+        assert slow.process() is not None
+    finally:
+        slow.stop()
 
 
 def _of(process: psutil.Process, home: Path) -> bool:

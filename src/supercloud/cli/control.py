@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,8 @@ HOST = "127.0.0.1"
 _API_PORT = 7443
 _AGENTS_PORT = 7444
 _RENEW_S = 6 * 3600
+#: Generous: on a machine that runs blankets under emulation a start takes many times what it takes on others.
+_START_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,14 @@ class ControlPlane:
             ],
         )
 
-    def up(self, *, api_port: int | None, agents_port: int | None) -> bool:
-        """Start what does not run. Whether anything had to be started.
+    def up(
+        self,
+        *,
+        api_port: int | None,
+        agents_port: int | None,
+        progress: Callable[[str], None] = lambda phase: None,
+    ) -> bool:
+        """Start what does not run. Whether anything had to be started. `progress` is told what is waited for.
 
         Raises:
             Conflict: a port is in use by another program.
@@ -85,12 +94,18 @@ class ControlPlane:
         self.place.home.chmod(0o700)
         ports = self._choose(api_port, agents_port)
         daemon = self.daemon(ports)
-        started = self.keystore.start(lambda: _accepts(self.place.keystore_socket), timeout_s=30)
+        started = self.keystore.start(
+            lambda: _accepts(self.place.keystore_socket),
+            timeout_s=_START_S,
+            waiting=lambda: progress("starting the key store"),
+        )
         if daemon.process() is None:
             for port in (ports.api, ports.agents):
                 _must_be_free(port)
         access = asyncio.run(self._certify(ports))
-        started |= daemon.start(lambda: _answers(access), timeout_s=60)
+        started |= daemon.start(
+            lambda: _answers(access), timeout_s=_START_S, waiting=lambda: progress("starting")
+        )
         return started
 
     def down(self) -> bool:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import psutil
 from supercloud.model.errors import Failed
 
 _LOG_BYTES = 8 << 20
+_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,12 @@ class Daemon:
             return None
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
 
-    def start(self, ready: Callable[[], bool], *, timeout_s: float) -> bool:
+    def start(
+        self, ready: Callable[[], bool], *, timeout_s: float, waiting: Callable[[], None] = lambda: None
+    ) -> bool:
         """Start it unless it runs; return once `ready()`. Whether it had to be started.
+
+        `waiting` is told now and then. The end of the process is noticed at once.
 
         Raises:
             Failed: it ended, or was not ready in time; the last line of its log says why.
@@ -60,12 +67,14 @@ class Daemon:
         else:
             child = None
         deadline = time.monotonic() + timeout_s
-        while not ready():
-            ended = child.poll() is not None if child else not running.is_running()
-            if ended or time.monotonic() > deadline:
-                why = "ended" if ended else f"was not ready in {timeout_s:.0f} s"
-                raise Failed(f"{self.name} {why}: {self._last_line()}", hint=f"its log is {self.log}")
-            time.sleep(0.05)  # readiness of another process has no event that we could wait on
+        with _watched(running.pid) as ended:
+            while not ready():
+                waiting()
+                # Readiness of another process is no event; looking for it costs it the processor.
+                if ended(_LOOK_EVERY_S):
+                    raise self._failed("ended")
+                if time.monotonic() > deadline:
+                    raise self._failed(f"was not ready in {timeout_s:.0f} s")
         return child is not None
 
     def stop(self, *, timeout_s: float = 20) -> bool:
@@ -83,6 +92,9 @@ class Daemon:
         self._record.unlink(missing_ok=True)
         return True
 
+    def _failed(self, what: str) -> Failed:
+        return Failed(f"{self.name} {what}: {self._last_line()}", hint=f"its log is {self.log}")
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -97,3 +109,17 @@ class Daemon:
         except OSError:
             lines = []
         return lines[-1] if lines else "it said nothing"
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Wait for so many seconds, or until the process ends; whether it has."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield lambda _: True
+        return
+    try:
+        yield lambda seconds: bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)

@@ -35,8 +35,9 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
     """
     control = ControlPlane(Place.default())
     with progress("control plane", quiet=output is Format.JSON) as bar:
-        bar("starting", None)
-        started = control.up(api_port=api_port, agents_port=agents_port)
+        started = control.up(
+            api_port=api_port, agents_port=agents_port, progress=lambda phase: bar(phase, None)
+        )
     if output is Format.JSON:
         print_json(connect().get("/status"))
     said("the control plane is up" if started else "the control plane was up already", output)
