@@ -177,6 +177,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     )
 
 
+@pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
     seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="p"))
     assert seen["blankets"]["north"]["state"] == "ready"
