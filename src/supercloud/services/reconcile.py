@@ -21,7 +21,7 @@ from supercloud.services.sagas.migrate import Trip, arrive_late
 from supercloud.services.sagas.world import World
 from supercloud.services.store.tables import Blanket, Instance, MigrationRow, Operation, Right, VolumeCopy
 from supercloud.services.store.time import restores
-from supercloud.services.tidy import release_ended
+from supercloud.services.tidy import has_arrived, release_ended
 
 _log = structlog.get_logger(__name__)
 _EVERY_S = 10.0
@@ -133,7 +133,7 @@ class Reconciler:
             )
             rows = found.all()
         for row in rows:
-            if not await self._busy(row.instance):
+            if not await self._busy(row.instance) and not await has_arrived(self._world, row):
                 trip = Trip(operation=row.operation, instance=row.instance, source=row.source, target=blanket)
                 await arrive_late(self._world, trip)
 

@@ -47,8 +47,15 @@ async def release_ended(parts: Parts, world: World, blanket: Id) -> None:
 async def _is_carried_out(world: World, migration: MigrationRow) -> bool:
     """Whether the volumes are where the verdict put them, so that what is left over is really that."""
     verdict = (await world.rights.decision(migration.operation)).verdict
-    won = migration.target if verdict is Verdict.COMMITTED else migration.source
-    return all(copy.blanket != won for copy in await world.leftovers(migration.operation))
+    if verdict is Verdict.COMMITTED:
+        return await has_arrived(world, migration)
+    return all(copy.blanket != migration.source for copy in await world.leftovers(migration.operation))
+
+
+async def has_arrived(world: World, migration: MigrationRow) -> bool:
+    """Whether the target's copies are the volumes, of a migration that was committed: what comes to the
+    instance afterwards is not the migration's any more."""
+    return all(copy.blanket != migration.target for copy in await world.leftovers(migration.operation))
 
 
 async def _ended(parts: Parts, blanket: Id) -> Sequence[MigrationRow]:
