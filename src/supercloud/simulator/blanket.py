@@ -21,7 +21,7 @@ from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.link import KeeperPort, Relay
 from supercloud.keeper.main import Door
 from supercloud.keeper.rights import Snapshot
-from supercloud.keeper.stops import Moment
+from supercloud.keeper.stops import TOLERANCE_S, Moment
 from supercloud.keeper.watchdog import TIMEOUT_S
 from supercloud.model.errors import NotFound, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
@@ -392,6 +392,6 @@ class SimBlanket:
         self._saved = None
 
     def _shows(self, saved: Saved, instance: Id) -> bool:
-        """Whether a nonce was consumed since, which is what a rollback shows by; and nobody forgot it."""
-        consumed = self.world.controller.nonce(instance) != saved.nonces[instance]
-        return consumed and not self.world.controller.restored
+        """Whether its keeper's clocks see it, and a nonce was consumed since: what a rollback shows by."""
+        seen = self.machine.now() - saved.at > TOLERANCE_S + 1  # the RTC counts whole seconds
+        return seen and self.world.controller.nonce(instance) != saved.nonces[instance]

@@ -101,6 +101,8 @@ class SimController:
         self.remembered: dict[tuple[Id, int], dict[str, Any]] = {}
         self.keys = keys
         self.restored = False
+        #: It came back as another incarnation: each holder's nonce is taken as it is, once.
+        self.unsure = False
         self.control: ControlPlane | None = None
         self.parts: Parts
         self._backup: bytes | None = None
@@ -265,6 +267,7 @@ class SimController:
         """Its machine reboots, and with it the clock that rights are counted on."""
         self.kill(down_s=8.0)
         self._power_on()
+        self.unsure = True
 
     def back_up(self) -> None:
         self._backup = self.disk.backup()
@@ -281,7 +284,7 @@ class SimController:
         later = int(generation[0]) + 1 if generation else 1
         self.disk.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (RESTORES, str(later)))
         self.remembered.clear()
-        self.restored = True
+        self.restored = self.unsure = True
         self._backup = None
 
 

@@ -62,7 +62,8 @@ class Observer:
         self._number += 1
         if not self._is_excused(blanket, qemu.instance) and not qemu.undone:
             self.promised[qemu.instance].add(self._number)
-        if qemu.undone and not self._is_excused(blanket, qemu.instance):
+        unseen = self._world.controller.unsure
+        if qemu.undone and not unseen and not self._is_excused(blanket, qemu.instance):
             self.violate(f"{blanket.name} goes on from an older state of {qemu.instance[:8]}")
         self.check(qemu.instance)
         return self._number
@@ -83,7 +84,11 @@ class Observer:
             self.check(instance)
 
     def undid(self, blanket: SimBlanket) -> None:
-        """What was synced only there since the snapshot is the L0's to answer for."""
+        """What was synced there since the snapshot is the L0's to answer for; all of it, where the only
+        copy that counts was there."""
+        for instance in self._world.instances:
+            if self._world.controller.holder(instance) == blanket.id:
+                self.promised[instance].clear()
         left = {
             number
             for other in self._world.blankets.values()
