@@ -23,7 +23,7 @@ from supercloud.model.errors import SupercloudError
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3000)]
 
-SEED = int(os.environ.get("SUPERCLOUD_FAULTS_SEED", "1"))
+SEED = int(os.environ.get("SUPERCLOUD_FAULTS_SEED", "3"))
 #: A machine without a disk, which runs its firmware: to QEMU, and so to the observer, a copy like any other.
 _SECOND = (
     "qemu-system-x86_64 -daemonize -pidfile /run/second.pid -nodefaults -display none -m 32"

@@ -7,6 +7,7 @@ import fnmatch
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -43,11 +44,17 @@ def main() -> int:
         _say("every cell that was asked for has been run; --again repeats them")
         return 0
     bad = 0
+    signal.signal(signal.SIGTERM, _end_in_order)
     with _system() as system:
         for number, cell in enumerate(left, 1):
             _say(f"{number} of {len(left)}: {cell.name}")
             bad += _try(system, cell, results)
     return int(bad > 0)
+
+
+def _end_in_order(*_: object) -> None:
+    """What was made is removed then, too."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _try(system: System, cell: Cell, results: Results) -> bool:

@@ -20,7 +20,7 @@ from .system import Late, System
 
 #: A blanket that stays away is insisted on for ten minutes before its instance counts as fenced.
 _ENDS_S = 900.0
-_SETTLES_S = 420.0
+_SETTLES_S = 900.0
 _STABLE = 3
 _LOOK_S = 2.0
 _AFTER = frozenset({"going on at the target", "starting again at the source", "cleaning up"})
@@ -182,7 +182,6 @@ def _after_a_start(noted: _Run) -> Disk | None:
     system = noted.system
     seen = system.subject()
     if seen["blanket"] is None or system.blanket(seen["blanket"])["state"] == "revoked":
-        system.forget_subject()
         return None
     deadline = time.monotonic() + _SETTLES_S
     while True:

@@ -20,8 +20,8 @@ from .machines import Machine
 
 SUBJECT = "subject"
 _LOOK_S = 1.0
-_CONNECT_S = 300.0
-_BOOT_S = 400.0
+_CONNECT_S = 600.0
+_BOOT_S = 900.0
 
 
 class Late(Exception):
