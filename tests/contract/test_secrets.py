@@ -121,6 +121,7 @@ async def test_no_secret_is_where_it_must_not_be(
         ("vm", "migrate", "web", "--to", "s1"),
         ("cloud", "rotate-keys", "c"),
         ("volume", "detach", "data"),
+        ("volume", "backup", "data", "--to", "saved"),
         ("vm", "rm", "web", "--force"),
     ):
         done = await cli.run(*words, PATH=path)
