@@ -83,10 +83,12 @@ class Plain:
             run(f"virsh secret-define {_RUN}/{secret}.xml")
             run(f"virsh secret-set-value {secret} --file {file} --plain")
         options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-        run(
-            f"rm -f {made.disk}; qemu-img create -q -f qcow2 -u -b {made.base} -F qcow2"
+        create = (
+            f"qemu-img create -q -f qcow2 -u -b {made.base} -F qcow2"
             f" --object secret,id=key,file={key} -o {options} {made.disk} {self._size}"
         )
+        # At times qemu-img cannot tell how fast this processor is, and gives up.
+        run(f"for n in 1 2 3 4 5 6 7 8; do rm -f {made.disk}; {create} && break; done && test -e {made.disk}")
         return time.monotonic() - began
 
     def move(self, to: str) -> float:

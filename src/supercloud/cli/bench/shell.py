@@ -16,7 +16,7 @@ from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.errors import Failed, Unavailable
 
 _CHUNK = 2000  # a terminal takes lines of at most 4095 bytes
-_USUAL_S = 60.0
+_USUAL_S = 180.0  # under emulation, beside others
 
 
 class Stream(Protocol):
