@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
+
+import structlog
 
 from supercloud.agent.changes import Changes
 from supercloud.agent.instances import GONE, Arrivals, Instances
 from supercloud.agent.journal import Journal, Side, Transfer
 from supercloud.keeper.link import KeeperPort
-from supercloud.model.errors import Conflict, NotFound, Unavailable
+from supercloud.model.errors import Conflict, Failed, NotFound, Unavailable
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import Id, Ipv4
 from supercloud.ports.agent import (
@@ -33,6 +36,8 @@ from supercloud.ports.hypervisor import (
 MESH_ADDRESS = "mesh-address"  # the note in the journal that the overlay leaves
 _POLL_S = 10.0
 _PROGRESS_S = 2.0
+_CANCEL_S = 15.0
+_log = structlog.get_logger(__name__)
 
 
 class Forwards(Protocol):
@@ -194,15 +199,32 @@ class Migration:
             return TransferStatus(over=True)
 
     async def cancel(self, request: OperationRef) -> SourceReport:
-        """See the port."""
-        if await self._hypervisor.state(request.instance) not in GONE:
-            status = await self._transfer(request)
-            if not status.over:
-                await self._hypervisor.cancel(request.instance)
-            await self._changes.until(
-                request.instance, lambda: self._source(request), lambda seen: seen.transfer_over, seconds=30.0
-            )
+        """See the port. A hypervisor that waits for a target that is gone lets go once it is cut off."""
+        for end in (self._end_transfer, self._cut):
+            try:
+                async with asyncio.timeout(_CANCEL_S):
+                    await end(request)
+                    report = await self._changes.until(
+                        request.instance,
+                        lambda: self._source(request),
+                        lambda seen: seen.transfer_over,
+                        seconds=_CANCEL_S,
+                    )
+            except (TimeoutError, Unavailable, Failed) as error:
+                _log.warning("agent.transfer_does_not_end", operation=request.operation, reason=str(error))
+            else:
+                if report.transfer_over:
+                    return report
         return await self._source(request)
+
+    async def _end_transfer(self, request: OperationRef) -> None:
+        if await self._hypervisor.state(request.instance) in GONE:
+            return
+        if not (await self._transfer(request)).over:
+            await self._hypervisor.cancel(request.instance)
+
+    async def _cut(self, request: OperationRef) -> None:
+        await self._forwards.close(request.operation)
 
     # ------------------------------------------------------------ both
 
