@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from supercloud.client import Place
-from supercloud.model.errors import NotFound, SupercloudError
+from supercloud.model.errors import SupercloudError
 
 from .cells import Cell, matrix, sample
+from .machines import destroy_all
 from .results import Results
 from .run import left_in_order, run
 from .system import Late, System
@@ -142,14 +143,10 @@ def _make(system: System) -> None:
 
 
 def _end(system: System) -> None:
+    """Past the control plane, which may be anywhere in an operation: its machines first of all."""
     _say("removing the system")
-    with suppress(SupercloudError):
-        system.up()
-        system.forget_subject()
-    for name in system.blankets:
-        with suppress(NotFound):
-            system.remove_blanket(name)
     system.control().down()
+    destroy_all(system.place.home / "controlplane" / "platforms")
 
 
 if __name__ == "__main__":

@@ -87,8 +87,17 @@ class Machine:
                     if _DONE.encode() in file.read():
                         return
 
+    def destroy(self) -> None:
+        self._do(lambda platform: platform.destroy(self.id))
+
     def _do(self, work: Callable[[QemuPlatform], Awaitable[T]]) -> T:
         async def done() -> T:
             return await work(QemuPlatform(self._state, BuiltImages(), cache_dir=self._platforms))
 
         return asyncio.run(done())
+
+
+def destroy_all(platforms: Path) -> None:
+    """Every machine of every domain."""
+    for home in platforms.glob("*/machines/*"):
+        Machine(platforms, home.parent.parent.name, home.name).destroy()
