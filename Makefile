@@ -39,8 +39,9 @@ check: packages $(STAMP) ## Formatting, lint, types, direction of imports
 unit: packages $(STAMP) ## The tests that need no VM
 	$(BIN)/pytest -m "not system" -n 2
 
+# The sample of faults has not yet been run to its end (SPECIFICATION 9.9): until it has, it stands apart.
 system: setup ## The tests on real QEMU, libvirt, kernels and guests
-	$(BIN)/pytest -m system
+	$(BIN)/pytest -m system --ignore tests/system/test_faults.py
 
 test: check unit system ## Every check and test
 
