@@ -82,7 +82,7 @@ async def test_a_blanket_is_upgraded_and_comes_back_from_code_that_does_not_work
         bundle=OwnBundle(lambda: own),
     )
     platform = open_platform("qemu", tmp_path / "platform", images)
-    monkeypatch.setattr(upgrades, "_BACK_S", 150.0)
+    monkeypatch.setattr(upgrades, "_BACK_S", 240.0)
     async with control_plane(
         database=f"sqlite:///{tmp_path / 'supercloud.db'}",
         settings=settings,
