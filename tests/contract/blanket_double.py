@@ -437,7 +437,10 @@ class _Migration(_Part):
         return a.TargetReport(target=Target.COMPLETE if complete else Target.INCOMING)
 
     async def cancel(self, request: a.OperationRef) -> a.SourceReport:
-        return a.SourceReport(source=Source.ALIVE, transfer_over=True, reason="cancelled")
+        gone = self.double.state(request.instance) is not a.RunState.RUNNING
+        return a.SourceReport(
+            source=Source.GONE if gone else Source.ALIVE, transfer_over=True, reason="cancelled"
+        )
 
     async def release(self, request: a.OperationRef) -> None:
         if self.double.state(request.instance) is a.RunState.INCOMING:

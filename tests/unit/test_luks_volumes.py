@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.unit
 SIZE = 4 * MIB
 BASE = "sha256:" + "b" * 64
 CLUSTER = 64 << 10
+UNLUCKY = "qemu-img: x.part: Unable to get accurate CPU usage"
 
 
 class NoSecrets:
@@ -218,3 +221,23 @@ def test_what_a_former_agent_only_began_is_swept(tmp_path: Path) -> None:
     part.touch()
     LuksVolumes(places, Keyring(places.keys), NoSecrets()).sweep()
     assert whole.exists() and not part.exists()
+
+
+async def test_a_measurement_that_fails_for_lack_of_luck_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU gives up where the kernel counted no time in user mode, ten times in a row on a busy machine."""
+    real, failures = shutil.which("qemu-img"), tmp_path / "failures"
+    failures.write_text("x" * 10)
+    tool = tmp_path / "bin" / "qemu-img"
+    tool.parent.mkdir()
+    tool.write_text(
+        "#!/bin/sh\n"
+        f'if [ -s {failures} ]; then truncate -s -1 {failures}; echo "{UNLUCKY}" >&2; exit 1; fi\n'
+        f'exec {real} "$@"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    disk = Disk(tmp_path)
+    made = await disk.volumes.make(disk.volume, disk.copy, SIZE, disk.key, base=None, base_key=None)
+    assert made.size_bytes == SIZE and failures.stat().st_size == 0

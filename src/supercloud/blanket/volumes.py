@@ -34,7 +34,7 @@ _CONVERT_S: Final = 6 * 3600.0
 _SPARE_BYTES: Final = 256 << 20
 _PERCENT: Final = re.compile(rb"\(([0-9.]+)/100%\)")
 #: QEMU measures how fast it hashes by its thread's time in user mode, which a busy kernel may count as none.
-_UNLUCKY, _TRIES = "accurate CPU usage", 5
+_UNLUCKY, _TRIES = "accurate CPU usage", 50
 
 Arguments = list[str]
 

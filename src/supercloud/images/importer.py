@@ -30,7 +30,7 @@ _PERCENT = re.compile(rb"\(([0-9.]+)/100%\)")
 #: Of qemu-img check: leaked clusters waste space and harm nobody; some formats cannot be checked.
 _BROKEN, _LEAKS, _NO_CHECK = 2, 3, 63
 #: QEMU measures how fast it hashes by its thread's time in user mode, which a busy kernel may count as none.
-_UNLUCKY, _TRIES = "accurate CPU usage", 20
+_UNLUCKY, _TRIES = "accurate CPU usage", 50
 #: What may be written by who only reads: what it has to say.
 _NOTES_BYTES = 1 * MIB
 

@@ -45,6 +45,10 @@ class _Watch:
         self.transfer_over = False
         self.reason = ""
         self.downtime_ms: float | None = None
+        #: The target has had a process: it was seen, or something arrived at it.
+        self._target_was_there = False
+        #: It has none any more, so what is still being sent goes nowhere.
+        self.lost_for_good = False
 
     async def ask_source(self) -> None:
         try:
@@ -63,6 +67,7 @@ class _Watch:
         progress = report.progress
         if progress.downtime_ms is not None:
             self.downtime_ms = progress.downtime_ms
+        self._target_was_there = self._target_was_there or progress.done_bytes > 0
         if progress.total_bytes:
             await self._saga.progress("transfer", done=min(1.0, progress.done_bytes / progress.total_bytes))
 
@@ -87,7 +92,7 @@ class _Watch:
     async def ask_target(self) -> None:
         if self.target is Target.COMPLETE:
             await asyncio.sleep(_COMPLETE_AGAIN_S)
-        after_the_end = self.source is Source.GONE
+        after_the_end, was_there = self.source is Source.GONE, self._target_was_there
         try:
             report = await self._world.agent(self._at_target).migration.target_status(self._ref)
         except SupercloudError as error:
@@ -97,9 +102,12 @@ class _Watch:
         else:
             stale = self.source is Source.GONE and not after_the_end
             self.target = Target.UNKNOWN if stale and report.target is not Target.COMPLETE else report.target
+            if report.target in (Target.INCOMING, Target.COMPLETE):
+                self._target_was_there = True
             if self.target is Target.LOST:
+                self.lost_for_good = was_there
                 self.reason = self.reason or f"the target's copy is gone: {report.reason}"
-                await asyncio.sleep(_AGAIN_S)  # a loss is no event to wait for; the source decides
+                await asyncio.sleep(_AGAIN_S)  # a loss is no event to wait for
 
     def _note_silence(self, side: str, error: SupercloudError) -> None:
         """A side that cannot say how it is, for whatever reason, is as unknown as one that is away."""
@@ -138,7 +146,8 @@ async def settled(
             sides = [asking.pop(task) for task in done]
             for task in done:
                 task.result()
-            if not gave_up and (reason or await world.cancel_asked(ref.operation)):
+            # A hypervisor may send for a quarter of an hour to a machine that began anew and keeps silent.
+            if not gave_up and (reason or watch.lost_for_good or await world.cancel_asked(ref.operation)):
                 gave_up = True
                 await watch.give_up()
                 watch.reason = reason or watch.reason or "cancelled"
