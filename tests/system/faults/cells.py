@@ -143,10 +143,8 @@ _SOURCE_BEFORE = {
 
 
 def _after(kind: Kind, side: Side | None) -> frozenset[End]:
-    if (
-        side is Side.TARGET and kind in _DEADLY
-    ):  # until the target said that it runs: from the source's volume
-        return frozenset({End.SOURCE_ANEW, End.TARGET_ANEW, End.NONE})
+    if side is Side.TARGET and kind in _DEADLY:
+        return frozenset({End.TARGET_ANEW, End.NONE})
     if side is Side.TARGET and kind is Kind.BLANKET_ROLLED_BACK:
         return frozenset({End.SOURCE_ANEW, End.NONE})
     if kind is Kind.STORE_RESTORED:

@@ -196,7 +196,7 @@ def migrate(
         result = ended.get("result") or {}
         if result.get("memory_lost"):
             raise Failed(
-                f"instance {name} lost its memory: {to} failed as it took over, so it booted where it was",
+                f"instance {name} lost its memory: {to} failed as it took over, so it booted from its disk",
                 hint=f"supercloud vm show {name}",
             )
         total, down = result.get("total_s"), result.get("downtime_ms")

@@ -115,7 +115,7 @@ async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict
     await saga.step("clean up", lambda: _clean_up(world, trip), type(None))
     return {
         "from": source,
-        "to": source if memory_lost else target,
+        "to": source if moved.verdict is Verdict.COLD_STARTED else target,
         "total_s": asyncio.get_running_loop().time() - began if moved.switch_ms is not None else None,
         "downtime_ms": moved.downtime_ms,
         "switch_ms": moved.switch_ms,
@@ -262,14 +262,16 @@ async def _go_on(saga: Saga, world: World, trip: Trip, moved: Moved) -> bool:
             "resume", lambda: _insist(world, trip, lambda: _resume(world, trip), at=trip.target), bool
         )
         if lost:
-            await saga.step("rescue", lambda: _rescue(world, trip), type(None))
+            await saga.progress("starting again at the target", done=0.9)
+            await saga.step("end at target", lambda: _insist_there(world, trip, _end_at_target), type(None))
+            await saga.step("boot at target", lambda: _insist_there(world, trip, _boot_at_target), type(None))
             return True
     await saga.step("arrive", lambda: _arrive(world, trip), type(None))
     return False
 
 
 async def _resume(world: World, trip: Trip) -> bool:
-    """Whether the copy that was committed to is gone, so that only the source's volume is left."""
+    """Whether the process that was committed to is gone. Its volume is not, and has all that was synced."""
     facts = await world.instance(trip.instance)
     right = await _right(world, trip)
     try:
@@ -296,13 +298,12 @@ async def _arrive(world: World, trip: Trip) -> None:
     await world.locate(trip.instance)
 
 
-async def _rescue(world: World, trip: Trip) -> None:
-    """The target lost its copy after the commit: prove it, and boot from the source's volume."""
-    await _insist(world, trip, lambda: _end_at_target(world, trip))
-    await _insist(world, trip, lambda: _boot_at_source(world, trip))
-
-
 async def _end_at_target(world: World, trip: Trip) -> None:
+    """Prove that nothing runs there any more.
+
+    It is the target's volume that is booted from then, never the source's: the target may have run before it
+    ended, whether or not anybody heard of it.
+    """
     await world.agent(trip.target).instances.stop(StopInstance(instance=trip.instance, mode=StopMode.DESTROY))
     record = (await world.rights.standing(trip.instance)).record
     if record.holder == trip.target:
@@ -312,7 +313,7 @@ async def _end_at_target(world: World, trip: Trip) -> None:
 async def arrive_late(world: World, trip: Trip) -> None:
     """The rest of a migration that was committed and whose operation ended, now that the target answers.
 
-    If its copy is lost, the instance is stopped at the source, whose volume was kept.
+    If its process is gone, the instance is stopped there.
 
     Raises:
         Unavailable: the target does not answer any more.
@@ -320,7 +321,8 @@ async def arrive_late(world: World, trip: Trip) -> None:
     """
     if await _resume(world, trip):
         await _end_at_target(world, trip)
-        await world.set_state(trip.instance, InstanceState.STOPPED, blanket=trip.source, reason=_MEMORY_LOST)
+        await world.promote_copies(trip.operation)
+        await world.set_state(trip.instance, InstanceState.STOPPED, blanket=trip.target, reason=_MEMORY_LOST)
         await world.locate(trip.instance)
     else:
         await _arrive(world, trip)
@@ -328,28 +330,30 @@ async def arrive_late(world: World, trip: Trip) -> None:
 
 
 async def _cold_start(world: World, trip: Trip) -> None:
-    await _insist(world, trip, lambda: _boot_at_source(world, trip))
+    """From the source's volume, which was kept until now."""
+
+    async def boot() -> None:
+        standing = await world.rights.standing(trip.instance)
+        right = await _right(world, trip) if standing.record.holder == trip.source else None
+        await _boot(world, trip, right, at=trip.source)
+
+    await _insist(world, trip, boot)
 
 
-async def _boot_at_source(world: World, trip: Trip) -> None:
-    """From the volume that was kept there until now. Its memory is lost, and that is said."""
-    standing = await world.rights.standing(trip.instance)
-    if standing.record.holder == trip.source:
-        right = await _right(world, trip) if await _is_cold(world, trip) else None
-    else:
-        right = None
-    if right is None:
-        right = await world.rights.issue(trip.instance, to=trip.source, operation=trip.operation)
+async def _boot_at_target(world: World, trip: Trip) -> None:
+    await world.promote_copies(trip.operation)
+    await _boot(world, trip, None, at=trip.target)
+
+
+async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id) -> None:
+    """Under `right` or a new one. Its memory is lost, and that is said."""
+    right = right or await world.rights.issue(trip.instance, to=at, operation=trip.operation)
     facts = await world.instance(trip.instance)
-    await disks.ready(world, facts, blanket=trip.source)
-    await world.agent(trip.source).instances.start(StartInstance(spec=facts.spec, right=right))
+    await disks.ready(world, facts, blanket=at)
+    await world.agent(at).instances.start(StartInstance(spec=facts.spec, right=right))
     await world.set_state(trip.instance, InstanceState.STARTING, reason=_MEMORY_LOST)
-    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=trip.source, reason=_MEMORY_LOST)
+    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=_MEMORY_LOST)
     await world.locate(trip.instance)
-
-
-async def _is_cold(world: World, trip: Trip) -> bool:
-    return (await world.rights.decision(trip.operation)).verdict is Verdict.COLD_STARTED
 
 
 async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, at: Id | None = None) -> T:
@@ -368,6 +372,10 @@ async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, 
                 await world.set_state(trip.instance, InstanceState.FENCED, blanket=at, reason=error.message)
                 raise
             await asyncio.sleep(_AGAIN_S)
+
+
+async def _insist_there(world: World, trip: Trip, act: Callable[[World, Trip], Awaitable[None]]) -> None:
+    await _insist(world, trip, lambda: act(world, trip), at=trip.target)
 
 
 async def _undo(world: World, trip: Trip, why: str) -> None:
