@@ -418,6 +418,23 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     assert not left
 
 
+def test_two_ups_at_once_start_one_control_plane(home: Path) -> None:
+    ups = [
+        subprocess.Popen(
+            [sys.executable, "-m", "supercloud.cli", "up"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=command_environment(home),
+        )
+        for _ in range(2)
+    ]
+    said = sorted(up.communicate(timeout=280)[0] for up in ups)
+    assert [up.returncode for up in ups] == [0, 0]
+    assert "is up" in said[0] and "was up already" in said[1]
+    _command(home, "down")
+    assert not [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
+
+
 def test_the_end_of_what_is_started_is_noticed_at_once(tmp_path: Path) -> None:
     """However long it may take to be ready."""
     looks: list[float] = []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,8 +92,10 @@ class ControlPlane:
         Raises:
             Conflict: a port is in use by another program.
         """
-        self.place.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.place.home.chmod(0o700)
+        with self._alone():
+            return self._up(api_port, agents_port, progress)
+
+    def _up(self, api_port: int | None, agents_port: int | None, progress: Callable[[str], None]) -> bool:
         ports = self._choose(api_port, agents_port)
         daemon = self.daemon(ports)
         started = self.keystore.start(
@@ -110,9 +114,22 @@ class ControlPlane:
 
     def down(self) -> bool:
         """End both. Whether anything ran."""
-        ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
-        ended = self.daemon(ports).stop()
-        return self.keystore.stop() or ended
+        if not self.place.home.exists():
+            return False
+        with self._alone():
+            ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
+            ended = self.daemon(ports).stop()
+            return self.keystore.stop() or ended
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` or `down` at a time; a second one waits, and finds what the first one made of it."""
+        home = self.place.home
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+        with os.fdopen(os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def running(self) -> bool:
         """Whether the control plane itself runs."""
