@@ -117,7 +117,7 @@ def test_completion_knows_every_command(tmp_path: Path) -> None:
 
 def test_time_left_is_told_as_well_as_it_can_be() -> None:
     assert time_left(10, 0.25, 99) == "30 s left"
-    assert time_left(10, None, 25) == "15 s left"
+    assert time_left(10, None, 25) == time_left(10, 0.001, 25) == "15 s left"
     assert time_left(30, None, 25) == "usually takes 25 s"
     assert time_left(30, None, None) == "" and time_left(1, 0.0, None) == ""
 
