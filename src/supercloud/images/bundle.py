@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
 _PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
-PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer")
+PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer", "logs")
 
 
 def bundle_path() -> Path:
@@ -31,7 +31,8 @@ def sources() -> list[Path]:
     """The files of our own that it holds."""
     found = [PACKAGE / "__init__.py"]
     for part in PARTS:
-        found += sorted((PACKAGE / part).rglob("*.py"))
+        folder = PACKAGE / part
+        found += sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     return found
 
 
