@@ -141,7 +141,9 @@ def test_what_is_being_made_is_waited_for_and_what_needs_it_comes_later(tmp_path
     world.under_way[Kind.INSTANCE, "web"] = UnderWay(operation="8", kind="instance.migrate")
     assert not plan(wanted, world.there()).differs, "nothing is to be done to it"
     moved = cloud(TWO.replace("blanket: n1", "blanket: s1"), tmp_path)
-    assert keys(plan(moved, world.there())) == ["wait instance web"]
+    world.states["web"] = InstanceState.MIGRATING
+    waits = plan(moved, world.there())
+    assert keys(waits) == ["wait instance web"] and not waits.refusals
 
 
 @pytest.mark.parametrize(

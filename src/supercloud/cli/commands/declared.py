@@ -27,7 +27,10 @@ DIFFERS = 8
 #: How often a plan is made anew, since something was under way when it was made.
 _ROUNDS = 8
 
-File = Annotated[Path, Parameter(name=["--file", "-f"], help="the cloud's file; - is standard input")]
+File = Annotated[
+    Path,
+    Parameter(name=["--file", "-f"], allow_leading_hyphen=True, help="the cloud's file; - is standard input"),
+]
 Prune = Annotated[
     bool, Parameter(help="take away what is in the cloud and not in the file: instances, volumes, all")
 ]
@@ -225,7 +228,7 @@ def _write(stream: Any, content: dict[str, Any], output: WrittenAs) -> None:
     if output is WrittenAs.JSON:
         import json
 
-        json.dump(content, stream, indent=2)
+        json.dump(content, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
     else:
         stream.write(write.text(content))

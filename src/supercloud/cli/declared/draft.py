@@ -75,6 +75,10 @@ class Draft:
         self.step(Act.CREATE, kind, name, "", Call(method="GET", path=""), instances=instances)
         return True
 
+    def is_busy(self, instance: Name) -> bool:
+        """Whether its state is about to change."""
+        return (Kind.INSTANCE, instance) in self.there.under_way
+
     def _wait(self, kind: Kind, name: Name) -> None:
         found = self.there.under_way[kind, name]
         call = Call(method="GET", path=f"/operations/{found.operation}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -324,8 +324,8 @@ class Instance(Part):
 class CloudFile(Part):
     """A whole cloud of supercloud's. Each section is a kind of thing, each key in it a name."""
 
-    version: Literal[1]
-    """Of this format."""
+    version: Annotated[int, WithJsonSchema({"type": "integer", "const": VERSION})]
+    """Of this format: 1."""
     cloud: Cloud
     providers: dict[Name, Provider] = {}
     """Domains to be added where they are missing; those that are there need not be listed."""
@@ -333,6 +333,13 @@ class CloudFile(Part):
     networks: dict[Name, Network] = {}
     volumes: dict[Name, Volume] = {}
     instances: dict[Name, Instance] = {}
+
+    @field_validator("version")
+    @classmethod
+    def _is_ours(cls, value: int) -> int:
+        if value != VERSION:
+            raise ValueError(f"this is version {value} of the format, and version {VERSION} is read")
+        return value
 
 
 #: Sections of things by name. A further kind of thing is a class, a section above, and a part of the plan.

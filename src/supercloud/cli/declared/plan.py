@@ -267,7 +267,7 @@ class _Planner:
         if now.on is None:
             hint = f"supercloud vm rm {name} --force, and apply makes it anew"
             self._draft.refuse(Kind.INSTANCE, name, "blanket", "it is in no blanket", hint)
-        elif state.state is not InstanceState.RUNNING and state.state not in _NOT_STARTED:
+        elif not (state.state in {InstanceState.RUNNING, *_NOT_STARTED} or self._draft.is_busy(name)):
             why = f"it is {state.state} in {now.on}, and only a running one moves to {wanted.on}"
             self._draft.refuse(Kind.INSTANCE, name, "blanket", why, f"supercloud vm start {name}")
         else:

@@ -174,8 +174,9 @@ class _Composer:
         return self._mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._sequence(path)
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path, place: Place) -> Any:
-        text: str = event.value
-        if _SURROGATE.search(text):
+        try:
+            text = _paired(event.value)
+        except UnicodeDecodeError:
             self._break(path, place, "half of a surrogate pair is no text", "write the character itself")
             return None
         return scalar(text) if event.implicit[0] else text
@@ -227,6 +228,17 @@ class _Composer:
     def _break(self, path: Path, place: Place, what: str, todo: str) -> None:
         self._tree.broken.add(path)
         _wrong(self._tree, place, what, todo)
+
+
+def _paired(text: str) -> str:
+    """JSON, which is read as well, writes some characters as two escapes.
+
+    Raises:
+        UnicodeDecodeError: one has lost the other.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 def _wrong(tree: Tree, place: Place, what: str, todo: str) -> None:

@@ -34,7 +34,11 @@ def content(folder: Path, named: str) -> str:
 
 def _bounded(file: Path) -> bytes:
     """Opened without waiting, so that a pipe does not hold us up before it is refused."""
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is not a file")
-        return opened.read(USER_DATA_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            return opened.read(USER_DATA_BYTES + 1)
+    finally:
+        os.close(descriptor)
