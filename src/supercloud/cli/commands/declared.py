@@ -58,9 +58,8 @@ def apply(
 
     Example: supercloud apply -f cloud.yaml
 
-    Parameters
-    ----------
-    at_once: How many steps may be under way at the same time.
+    Args:
+        at_once: How many steps may be under way at the same time.
     """
     document = _load(file)
     made: list[dict[str, Any]] = []
@@ -117,10 +116,9 @@ def export(
 
     Example: supercloud export mine -f cloud.yaml
 
-    Parameters
-    ----------
-    name: The cloud.
-    file: Where to write it, instead of standard output; it must not exist.
+    Args:
+        name: The cloud.
+        file: Where to write it, instead of standard output; it must not exist.
     """
     client = connect()
     wanted = wanted_cloud(client, name)
@@ -143,9 +141,8 @@ def schema(what: Literal["cloud"] = "cloud", /) -> None:
 
     Example: supercloud schema cloud > cloud.schema.json
 
-    Parameters
-    ----------
-    what: Of which file.
+    Args:
+        what: Of which file.
     """
     print_json(json_schema())
 

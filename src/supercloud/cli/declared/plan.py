@@ -51,6 +51,9 @@ class _Planner:
         self._now = there.wanted or WantedCloud(
             cloud=declared.wanted.cloud, blankets=(), networks=(), volumes=(), instances=(), attached={}
         )
+        self._ends = {one.name: one.on for one in self._now.instances}
+        self._ends |= {one.name: one.on for one in self._wanted.instances if one.on}
+        self._volumes_now = named(self._now.volumes)
         self._draft = Draft(declared.wanted.cloud.name, there)
         self._removal = Removal(self._draft, declared.wanted, self._now, prune=prune)
         self._cloud: Key = key(Act.CREATE, Kind.CLOUD, declared.wanted.cloud.name)
@@ -163,7 +166,7 @@ class _Planner:
     # ------------------------------------------------------------ volumes
 
     def _volumes(self) -> None:
-        there = named(self._now.volumes)
+        there = self._volumes_now
         for name, wanted in named(self._wanted.volumes).items():
             now = there.get(name)
             if now is None:
@@ -295,21 +298,15 @@ class _Planner:
     def _is_elsewhere(self, volume: Name, name: Name) -> bool:
         """Whether its data is not where the instance is, or will be, as far as that can be told."""
         there = self._there.volumes.get(volume)
-        data = there and (
-            self._end_of(there.instance) or there.blanket or named(self._now.volumes)[volume].on
-        )
-        target = self._end_of(name)
+        if there is None:
+            return False
+        data = self._ends.get(there.instance or "") or there.blanket or self._volumes_now[volume].on
+        target = self._ends.get(name)
         if not data or not target or data == target:
             return False
         why = f"volume {volume} is in blanket {data}, and this instance in {target}"
         self._draft.refuse(Kind.INSTANCE, name, "volumes", why, f"write `blanket: {data}`, or leave it out")
         return True
-
-    def _end_of(self, instance: Name | None) -> Name | None:
-        """The blanket in which it is once everything is done; None where that is open."""
-        wanted = named(self._wanted.instances).get(instance or "")
-        now = named(self._now.instances).get(instance or "")
-        return (wanted and wanted.on) or (now and now.on) or None
 
     # ------------------------------------------------------------ helpers
 

@@ -46,11 +46,11 @@ class Run:
         self._connect = connect
         self._board = board
         self._at_once = at_once
-        self._steps = {step.key: step for step in plan.steps}
+        self._left = {step.key: step for step in plan.steps}
         self._under_way: set[Key] = set()
         self._ended: queue.SimpleQueue[Key] = queue.SimpleQueue()
         self._cancelling = False
-        self.results: dict[Key, Result] = {key: Result() for key in self._steps}
+        self.results: dict[Key, Result] = {key: Result() for key in self._left}
 
     def all(self) -> None:
         """Until nothing is under way and nothing more can begin.
@@ -80,12 +80,12 @@ class Run:
     def _begin(self) -> None:
         """What can begin now. After a failure the rest goes on, but nothing is taken away any more."""
         failed = any(one.error is not None for one in self.results.values())
-        for key, step in self._steps.items():
+        for key, step in list(self._left.items()):
             if len(self._under_way) >= self._at_once:
                 return
             ready = all(self.results[need].outcome is Outcome.DONE for need in step.needs)
-            begun = key in self._under_way or self.results[key].outcome is not Outcome.NOT_BEGUN
-            if ready and not begun and not (failed and step.act.takes_away):
+            if ready and not (failed and step.act.takes_away):
+                del self._left[key]
                 self._under_way.add(key)
                 # A daemon, so that who leaves does not wait for it; a thread, since the client waits.
                 threading.Thread(target=self._work, args=(step,), daemon=True).start()
