@@ -59,7 +59,9 @@ async def of(session: AsyncSession, cloud: Cloud) -> WantedCloud:
         ),
         volumes=await _volumes(session, cloud),
         instances=await _instances(session, cloud, instances),
-        attached={names[instance]: tuple(volumes) for instance, volumes in attached.items()},
+        attached={
+            name: tuple(attached[identity]) for identity, name in names.items() if identity in attached
+        },
     )
 
 
@@ -135,7 +137,7 @@ async def _instances(
             name=row.name,
             cloud=cloud.name,
             image=images[row.image],
-            on=blankets[row.blanket] if row.blanket else None,
+            on=blankets.get(row.blanket or ""),  # which may be removed while we read
             memory_mib=row.memory_mib,
             vcpus=row.vcpus,
             disk_bytes=disks.get(identity),

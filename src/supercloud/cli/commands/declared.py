@@ -17,7 +17,7 @@ from supercloud.cli.declared.plan import plan
 from supercloud.cli.declared.read import Document, Wrong, load
 from supercloud.cli.declared.run import Result, Run
 from supercloud.cli.declared.steps import Act, Key, Plan
-from supercloud.cli.declared.there import look, wanted_cloud
+from supercloud.cli.declared.there import look
 from supercloud.cli.output import Format, board, print_json
 from supercloud.cli.session import Name, Output, connect, said
 from supercloud.model.errors import Conflict, NotFound, Refused, SupercloudError, Unavailable
@@ -120,11 +120,10 @@ def export(
         name: The cloud.
         file: Where to write it, instead of standard output; it must not exist.
     """
-    client = connect()
-    wanted = wanted_cloud(client, name)
-    if wanted is None:
+    there = look(connect(), name)
+    if there.wanted is None:
         raise NotFound(f"there is no cloud {name}", hint="supercloud cloud ls shows which there are")
-    content = write.document(wanted, look(client, name).providers)
+    content = write.document(there.wanted, there.providers)
     if file is None:
         _write(sys.stdout, content, output)
         return

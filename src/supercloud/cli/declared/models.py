@@ -330,9 +330,13 @@ class CloudFile(Part):
     providers: dict[Name, Provider] = {}
     """Domains to be added where they are missing; those that are there need not be listed."""
     blankets: dict[Name, Blanket] = {}
+    """Hypervisors of your own, on providers' platforms."""
     networks: dict[Name, Network] = {}
+    """Encrypted networks over all blankets."""
     volumes: dict[Name, Volume] = {}
+    """Encrypted disks, but those that instances boot from."""
     instances: dict[Name, Instance] = {}
+    """VMs."""
 
     @field_validator("version")
     @classmethod

@@ -77,7 +77,7 @@ def look(client: Client, cloud: Name) -> There:
         },
         images={ref: one.name for one in images for ref in (one.name, one.digest)},
     )
-    wanted = wanted_cloud(client, cloud)
+    wanted = _wanted(client, cloud)
     if wanted is None:
         return there
     # Operations first: one that ends while we look is then seen twice, and not missed.
@@ -113,7 +113,7 @@ def look(client: Client, cloud: Name) -> There:
     )
 
 
-def wanted_cloud(client: Client, cloud: Name) -> WantedCloud | None:
+def _wanted(client: Client, cloud: Name) -> WantedCloud | None:
     """None: there is no such cloud."""
     try:
         found = client.get(f"/clouds/{cloud}/wanted")
