@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from supercloud.agent.identity import Passport, Safe
 from supercloud.keystore.memory import memory_keystore
+from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.names import Id, Ipv4, new_id
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
@@ -39,6 +40,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - journals sync each write; a file syst
 class SimWorld:
     """`north` has the instance first; `west` only looks on, as a peer does."""
 
+    user_data = b"#cloud-config\n"
     mac = "02:00:00:00:00:01"
     ip: Ipv4 = "10.1.0.10"
 
@@ -78,6 +80,7 @@ class SimWorld:
             )
             passport = Passport(safe, own, answer)
             self.blankets[blanket] = SimBlanket(self, name, passport, folder, self.random)
+        self.sealed_user_data = await keep_user_data(keys, self.user_data, instance="vm")
         self.controller = SimController(self, keys, self.random)
         self.controller.start()
         for made in self.blankets.values():
@@ -169,6 +172,8 @@ class SimWorld:
             image=image,
             vcpus=1,
             memory_mib=64,
+            user_data=self.sealed_user_data.ciphertext,
+            user_data_digest=self.sealed_user_data.digest,
             ssh_keys=[],
             created_at=0.0,
         )
