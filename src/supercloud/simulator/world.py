@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from supercloud.agent.identity import Passport, Safe
 from supercloud.keystore.memory import memory_keystore
-from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.names import Id, Ipv4, new_id
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
@@ -31,6 +30,8 @@ from supercloud.simulator.network import Network
 from supercloud.simulator.observer import Observer
 from supercloud.simulator.trace import Trace
 from supercloud.trust.join import join_request
+from supercloud.trust.keys import to_text
+from supercloud.trust.userdata import encrypt
 
 T = TypeVar("T")
 NAMES = ("north", "south", "west")
@@ -80,7 +81,9 @@ class SimWorld:
             )
             passport = Passport(safe, own, answer)
             self.blankets[blanket] = SimBlanket(self, name, passport, folder, self.random)
-        self.sealed_user_data = await keep_user_data(keys, self.user_data, instance="vm")
+        # Its digest is in what the key store logs, which a replay has to repeat.
+        self.sealed_user_data, key = encrypt(self.user_data, instance="vm", random=Random(0).randbytes)  # noqa: S311
+        await keys.keep_user_data_key(digest=self.sealed_user_data.digest, key=to_text(key))
         self.controller = SimController(self, keys, self.random)
         self.controller.start()
         for made in self.blankets.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -22,15 +23,19 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 
 
-def encrypt(clear: bytes, *, instance: Name) -> tuple[UserData, bytes]:
+def encrypt(
+    clear: bytes, *, instance: Name, random: Callable[[int], bytes] = os.urandom
+) -> tuple[UserData, bytes]:
     """`clear`, for the instance of this name only, and the fresh key that opens it.
+
+    `random` is other than the system's only where a simulation is to replay.
 
     Raises:
         InvalidInput: it is longer than 64 KiB.
     """
     if len(clear) > USER_DATA_BYTES:
         raise InvalidInput(f"user data has at most {USER_DATA_BYTES} bytes, not {len(clear)}")
-    key, nonce = os.urandom(KEY_BYTES), os.urandom(_NONCE_BYTES)
+    key, nonce = random(KEY_BYTES), random(_NONCE_BYTES)
     sealed = nonce + ChaCha20Poly1305(key).encrypt(nonce, clear, canonical(_PURPOSE, instance))
     return UserData(digest=_digest(sealed), ciphertext=to_text(sealed)), key
 
