@@ -230,6 +230,20 @@ def test_what_is_new_waits_for_what_is_in_its_way(tmp_path: Path) -> None:
     assert order.index("remove instance web") < order.index("create instance www")
 
 
+def test_a_port_and_a_disk_are_free_before_they_are_used_or_removed(tmp_path: Path) -> None:
+    ported = TWO.replace("networks: [lan]", "networks: [lan], publish: ['80:80']")
+    world = there_of(cloud(ported, tmp_path))
+    other = plan(cloud(ported.replace("  web:", "  www:"), tmp_path), world.there(), prune=True)
+    needs = {one.key: one.needs for one in other.steps}
+    assert "remove instance web" in needs["create instance www"]
+    assert needs["attach volume data"] == {"remove instance web", "create instance www"}
+    bare = TWO.replace("volumes: {data: {size: 16M}}\n", "").replace(", volumes: [data]", "")
+    gone = plan(cloud(bare, tmp_path), world.there(), prune=True)
+    assert any(one.path == ("instances", "web", "publish") for one in gone.refusals)
+    needs = {one.key: one.needs for one in gone.steps}
+    assert needs == {"detach volume data": frozenset(), "remove volume data": {"detach volume data"}}
+
+
 def test_a_missing_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
     wanted = cloud(TWO.replace("image: debian", "image: debain"), tmp_path)
     (refusal,) = plan(wanted, Pretend().there()).refusals
