@@ -150,6 +150,22 @@ def image_digest_name(cloud: Id | None, digest: Digest) -> str:
     return f"{cloud or ''}:{digest}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserDataKeyRecord:
+    """The key of one instance's user data: of the first that it is asked for. `digest`: the ciphertext's."""
+
+    kind: ClassVar[str] = "user-data-key"
+    digest: Digest
+    key: str = field(repr=False)  # base64
+    kept_at: float  # seconds since the epoch
+    cloud: Id | None = None  # None: nobody has asked for it yet
+    instance: Id | None = None
+
+    @property
+    def name(self) -> str:
+        return self.digest
+
+
 KINDS: tuple[type[Record], ...] = (
     Settings,
     AuthorityRecord,
@@ -158,4 +174,5 @@ KINDS: tuple[type[Record], ...] = (
     VolumeKeyRecord,
     ImageKeyRecord,
     ImageDigestRecord,
+    UserDataKeyRecord,
 )

@@ -65,7 +65,7 @@ class Lifecycle:
             self._flavour = Flavour.KVM if able else Flavour.TCG
         return self._flavour
 
-    async def start(self, spec: InstanceSpec) -> None:
+    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         """Boot from its own disk. Running already: fine.
 
         Raises:
@@ -77,7 +77,7 @@ class Lifecycle:
         def create(handle: Handle) -> None:
             libvirt = bindings()
             if find(handle, spec.id) is None:
-                seed.place(spec, self._places.seed(spec.id))
+                seed.place(spec, user_data, self._places.seed(spec.id))
                 try:
                     handle.createXML(xml)
                 except libvirt.libvirtError as error:

@@ -59,9 +59,9 @@ class Migrating:
         self._outgoing: dict[Id, _Outgoing] = {}
         connection.on_open(self._hear_of_jobs)
 
-    async def receive(self, spec: InstanceSpec) -> None:
-        """Make what an incoming copy needs besides its volumes and ports: the seed, built from the spec."""
-        seed.place(spec, self._places.seed(spec.id))
+    async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
+        """Make what an incoming copy needs besides its volumes and ports: its seed."""
+        seed.place(spec, user_data, self._places.seed(spec.id))
 
     async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
         """Start and return. Being sent already: fine.

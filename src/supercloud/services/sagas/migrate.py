@@ -40,6 +40,7 @@ from supercloud.ports.durable import Saga
 from supercloud.ports.rights import Decision, Verdict
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.sight import Sight, settled
+from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import World
 
 T = TypeVar("T")
@@ -162,6 +163,8 @@ async def _begin(world: World, trip: Trip) -> str:
                 spec=facts.spec,
                 source_address=await world.mesh_address(trip.source),
                 expires_s=_FORWARDS_S,
+                user_data=facts.user_data,
+                user_data_key=await user_data_key(world, facts, blanket=trip.target),
             )
         )
         await world.agent(trip.source).migration.send(
@@ -364,7 +367,10 @@ async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id) -> 
     right = right or await world.rights.issue(trip.instance, to=at, operation=trip.operation)
     facts = await world.instance(trip.instance)
     await disks.ready(world, facts, blanket=at)
-    await world.agent(at).instances.start(StartInstance(spec=facts.spec, right=right))
+    key = await user_data_key(world, facts, blanket=at)
+    await world.agent(at).instances.start(
+        StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
+    )
     await world.set_state(trip.instance, InstanceState.STARTING, reason=_MEMORY_LOST)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=_MEMORY_LOST)
     await world.locate(trip.instance)
