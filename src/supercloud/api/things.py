@@ -27,6 +27,7 @@ from supercloud.services.northbound import (
     RegisterImage,
     RunInstance,
     VolumeView,
+    WantedCloud,
 )
 
 #: In a path.
@@ -133,6 +134,10 @@ def _clouds(control: Northbound) -> APIRouter:
     async def rm(ref: RefPath) -> Response:
         await control.remove_cloud(ref)
         return Response(status_code=_NO_CONTENT)
+
+    @router.get("/{ref}/wanted")
+    async def wanted(ref: RefPath) -> WantedCloud:
+        return await control.wanted_cloud(ref)
 
     @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
     async def rotate(ref: RefPath) -> OperationView:

@@ -169,6 +169,10 @@ class RemoteOwner:
     async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
         await self._to.ask("keep_user_data_key", digest=digest, key=key)
 
+    async def kept_user_data_key(self, *, digest: Digest) -> str:
+        key: str = await self._to.ask("kept_user_data_key", digest=digest)
+        return key
+
     async def approve(self, *, blanket: Id) -> None:
         await self._to.ask("approve", blanket=blanket)
 

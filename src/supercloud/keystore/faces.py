@@ -61,6 +61,10 @@ class Owner(Protocol):
         """
         ...
 
+    async def kept_user_data_key(self, *, digest: Digest) -> str:
+        """As it was kept, for the owner to read what is his. Raises: NotFound."""
+        ...
+
     async def approve(self, *, blanket: Id) -> None:
         """Let a blanket that has joined have keys under the policy `approved`. Raises: Denied."""
         ...

@@ -241,6 +241,12 @@ class OwnedKeyStore:
             elif known.key != key:
                 raise Conflict(f"user data {digest} has a key already")
 
+    async def kept_user_data_key(self, *, digest: Digest) -> str:
+        record = self._vault.get(UserDataKeyRecord, digest)
+        if record is None:
+            raise NotFound(f"no key of user data {digest}")
+        return record.key
+
     async def approve(self, *, blanket: Id) -> None:
         with self._vault.transaction():
             self._admission.approve(blanket)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from supercloud.keystore.client import RemoteOwner
 from supercloud.keystore.faces import Owner
 from supercloud.model.names import Name
 from supercloud.ports.agent import UserData
-from supercloud.trust.keys import to_text
-from supercloud.trust.userdata import encrypt
+from supercloud.trust.keys import from_text, to_text
+from supercloud.trust.userdata import decrypt, encrypt
 from supercloud.wire.codec import to_json
+
+T = TypeVar("T")
 
 
 async def keep_user_data(owner: Owner, clear: bytes, *, instance: Name) -> UserData:
@@ -27,18 +30,39 @@ async def keep_user_data(owner: Owner, clear: bytes, *, instance: Name) -> UserD
     return made
 
 
-def seal_user_data(socket: Path, clear: bytes, *, instance: Name) -> dict[str, Any]:
-    """The same by the key store at `socket`, as what `user_data` of `POST /v1/instances` takes.
+async def read_user_data(owner: Owner, data: UserData, *, instance: Name) -> bytes:
+    """What an instance was made with, for its owner to read.
 
-    Raises: as `keep_user_data`.
+    Raises:
+        NotFound: its key is destroyed.
+        Denied: it is another instance's.
     """
+    key = await owner.kept_user_data_key(digest=data.digest)
+    return decrypt(data, from_text(key), instance=instance)
 
-    async def sealed() -> UserData:
+
+def seal_user_data(socket: Path, clear: bytes, *, instance: Name) -> dict[str, Any]:
+    """`keep_user_data` by the key store at `socket`, as what `user_data` of `POST /v1/instances` takes."""
+    made = _asked(socket, lambda owner: keep_user_data(owner, clear, instance=instance))
+    plain: dict[str, Any] = to_json(UserData, made)
+    return plain
+
+
+def open_user_data(socket: Path, sealed: Mapping[Name, UserData]) -> dict[Name, bytes]:
+    """`read_user_data` of several instances by the key store at `socket`."""
+
+    async def read(owner: Owner) -> dict[Name, bytes]:
+        return {name: await read_user_data(owner, data, instance=name) for name, data in sealed.items()}
+
+    return _asked(socket, read)
+
+
+def _asked(socket: Path, ask: Callable[[Owner], Coroutine[Any, Any, T]]) -> T:
+    async def asked() -> T:
         owner = RemoteOwner(socket)
         try:
-            return await keep_user_data(owner, clear, instance=instance)
+            return await ask(owner)
         finally:
             await owner.close()
 
-    made: dict[str, Any] = to_json(UserData, asyncio.run(sealed()))
-    return made
+    return asyncio.run(asked())

@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 from supercloud.model.errors import Conflict
 from supercloud.model.names import new_id
 from supercloud.model.right import RightTerms
-from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref
+from supercloud.services import wanted
+from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref, WantedCloud
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Volume
@@ -64,6 +65,10 @@ class Clouds:
             blankets = await session.scalar(select(func.count()).where(Blanket.cloud == row.id))
             instances = await session.scalar(select(func.count()).where(Instance.cloud == row.id))
             return _view(row, blankets or 0, instances or 0)
+
+    async def wanted_cloud(self, ref: Ref) -> WantedCloud:
+        async with self._parts.store.read() as session:
+            return await wanted.of(session, await find_cloud(session, ref))
 
     async def remove_cloud(self, ref: Ref) -> None:
         """

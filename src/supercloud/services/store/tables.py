@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from supercloud.ports.agent import UserData
+
 
 class Base(DeclarativeBase):
     metadata = MetaData(
@@ -132,6 +134,12 @@ class Instance(Base):
     hold: Mapped[bool] = mapped_column(default=False)
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
+
+    @property
+    def sealed_user_data(self) -> UserData | None:
+        if self.user_data is None or self.user_data_digest is None:
+            return None
+        return UserData(digest=self.user_data_digest, ciphertext=self.user_data)
 
 
 class NicRow(Base):
