@@ -331,6 +331,7 @@ async def test_a_key_of_user_data_is_its_first_instances(faces: Faces) -> None:
         await faces.owner.keep_user_data_key(digest=DIGEST, key=to_text(key))
     with pytest.raises(Conflict, match="already"):
         await faces.owner.keep_user_data_key(digest=DIGEST, key=to_text(os.urandom(32)))
+    assert await faces.owner.kept_user_data_key(digest=DIGEST) == to_text(key)
     for wrong in (to_text(key[:31]), "", "?" * 44):
         with pytest.raises(InvalidInput):
             await faces.owner.keep_user_data_key(digest="sha256:" + "cd" * 32, key=wrong)
@@ -353,6 +354,8 @@ async def test_a_key_of_user_data_is_its_first_instances(faces: Faces) -> None:
         await faces.served.destroy_user_data_key(digest=DIGEST)
         with pytest.raises(NotFound):
             await faces.served.user_data_key(cloud=CLOUD, instance=instance, digest=DIGEST, blanket=one.id)
+        with pytest.raises(NotFound):
+            await faces.owner.kept_user_data_key(digest=DIGEST)
 
 
 async def test_a_key_of_user_data_that_nobody_asks_for_is_destroyed() -> None:

@@ -301,6 +301,7 @@ def test_the_two_faces_are_apart() -> None:
     served, owner = handlers(Served, "keystore", store), handlers(Owner, "owner", store)
     assert set(methods(Served)) >= {"invite", "admit", "renew", "volume_key", "image_key", "destroy_key"}
     assert not {"keystore.new_image_key", "keystore.issue_operator", "keystore.approve"} & set(served)
+    assert not {"keystore.keep_user_data_key", "keystore.kept_user_data_key"} & set(served)
     assert "owner.volume_key" not in owner
 
 
