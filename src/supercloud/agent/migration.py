@@ -182,9 +182,9 @@ class Migration:
     async def _source(self, request: OperationRef) -> SourceReport:
         status = await self._transfer(request)
         # The state is read after the transfer's: a process seen alive now was alive when it was over.
-        state = await self._hypervisor.state(request.instance)
+        gone = status.ended or await self._hypervisor.state(request.instance) in GONE
         return SourceReport(
-            source=Source.GONE if state in GONE else Source.ALIVE,
+            source=Source.GONE if gone else Source.ALIVE,
             transfer_over=status.over,
             progress=status.progress,
             reason=status.failed or "",

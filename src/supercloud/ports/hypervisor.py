@@ -32,9 +32,13 @@ class DomainEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStatus:
-    """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned."""
+    """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned.
+
+    `ended`: its source's process is known to have ended, maybe before the hypervisor itself says so.
+    """
 
     over: bool
+    ended: bool = False
     failed: str | None = None
     progress: Progress = field(default_factory=Progress)
 

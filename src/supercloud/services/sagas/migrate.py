@@ -201,11 +201,13 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
         decided = loop.time()
         resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(world, trip, decision)
         over = loop.time()
+        if decision.verdict is Verdict.COMMITTED:
+            await _locate_at_once(world, trip)  # the guest first: both want the target's agent
         return Moved(
             verdict=decision.verdict,
             reason=sight.reason,
             resumed=resumed,
-            downtime_ms=sight.downtime_ms,
+            downtime_ms=sight.downtime_ms or await _downtime_ms(world, trip),
             switch_ms=(over - began) * 1000,
             commit_ms=(decided - began) * 1000,
             round_trip_ms=await _round_trip_ms(world, trip) if resumed else None,
@@ -227,17 +229,30 @@ async def _resume_at_once(world: World, trip: Trip, decision: Decision) -> bool:
     if decision.right is None:
         return False
     facts = await world.instance(trip.instance)
-    resumed, located = await asyncio.gather(
-        world.agent(trip.target).instances.resume(
+    try:
+        await world.agent(trip.target).instances.resume(
             StartInstance(spec=facts.spec, right=decision.right, operation=trip.operation)
-        ),
-        world.locate(trip.instance),
-        return_exceptions=True,
-    )
-    for failure in (resumed, located):
-        if isinstance(failure, BaseException) and not isinstance(failure, SupercloudError):
-            raise failure
-    return not isinstance(resumed, BaseException)
+        )
+    except SupercloudError as error:
+        _log.info("migration.not_resumed_yet", operation=trip.operation, why=error.message)
+        return False
+    return True
+
+
+async def _locate_at_once(world: World, trip: Trip) -> None:
+    try:
+        await world.locate(trip.instance)
+    except SupercloudError as error:  # the whole mesh, which says it too, is sent until it arrives
+        _log.info("migration.not_located_yet", operation=trip.operation, why=error.message)
+
+
+async def _downtime_ms(world: World, trip: Trip) -> float | None:
+    """The source's hypervisor says it a moment after its process ended. None if it does not say."""
+    try:
+        report = await world.agent(trip.source).migration.source_status(trip.ref)
+    except SupercloudError:
+        return None
+    return report.progress.downtime_ms
 
 
 async def _round_trip_ms(world: World, trip: Trip) -> float | None:
