@@ -34,6 +34,9 @@ COMMANDS = (
     """
 up|down|status|backup|restore|doctor|demo
 provider add|provider ls|provider show|provider rm
+key new|key ls|key show
+principal add|principal ls|principal show|principal rekey|principal rm
+token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
 cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
@@ -260,8 +263,7 @@ async def test_no_control_plane_says_how_to_start_one(tmp_path: Path) -> None:
     lone = Served(None, None, tmp_path)  # type: ignore[arg-type]
     (tmp_path / "tmp").mkdir()
     assert "(supercloud up)" in await lone.wrong("vm", "ls", status=6)
-    (tmp_path / "operator").mkdir()
-    (tmp_path / "operator" / "access.json").write_text("{")
+    (tmp_path / "access.json").write_text("{")
     assert "broken (supercloud up rewrites it)" in await lone.wrong("vm", "ls", status=2)
 
 

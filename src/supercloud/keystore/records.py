@@ -150,6 +150,18 @@ def image_digest_name(cloud: Id | None, digest: Digest) -> str:
     return f"{cloud or ''}:{digest}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKeyRecord:
+    """What signs the tokens of the control plane's principals."""
+
+    kind: ClassVar[str] = "token-key"
+    key_pem: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+
 KINDS: tuple[type[Record], ...] = (
     Settings,
     AuthorityRecord,
@@ -158,4 +170,5 @@ KINDS: tuple[type[Record], ...] = (
     VolumeKeyRecord,
     ImageKeyRecord,
     ImageDigestRecord,
+    TokenKeyRecord,
 )

@@ -1,4 +1,5 @@
-"""Key store port: the owner's own process. It holds the cloud's certificate authority and every volume key.
+"""Key store port: the owner's own process. It holds the cloud's certificate authority, the key that signs
+tokens, and every volume key.
 
 The control plane relays what it answers and can open none of it: keys leave only sealed to a blanket whose
 sealing key the store itself certified at join.
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supercloud.model.names import Digest, Id
+from supercloud.model.names import Digest, Id, PublicKey
+from supercloud.model.permissions import Permission, Role
 from supercloud.ports.agent import SealedKey
 
 
@@ -48,10 +50,22 @@ class RenewRequest:
     csr_pem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """What a fresh token is to say. `only` and `clouds` bound it; None: everything that the roles allow."""
+
+    principal: Id
+    roles: tuple[Role, ...]
+    holder: PublicKey
+    until: float  # seconds since the epoch
+    only: tuple[Permission, ...] | None = None
+    clouds: tuple[Id, ...] | None = None
+
+
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Nine methods, since it is one process: blankets, keys of volumes' copies, keys of images.
+    Eleven methods, since it is one process: blankets, keys of volumes' copies, keys of images, tokens.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
@@ -91,4 +105,12 @@ class KeyStore(Protocol):
 
     async def destroy_image_key(self, *, image: Id) -> None:
         """Of an image that was a copy. Any other id: nothing happens."""
+        ...
+
+    async def token_root(self) -> PublicKey:
+        """The key that every token is signed with; made at first asking."""
+        ...
+
+    async def mint_token(self, request: TokenRequest) -> str:
+        """Sign a token."""
         ...
