@@ -6,10 +6,14 @@
     a block by the holder (third-party)                   holder(next key), and checks
 
 The holder of a token is the key that the last such block names, and no other key can use the token. A
-block that hands on is bound by Biscuit to the blocks before it, so it fits no other token. Facts in any
-block but the first confer nothing: what the server asks is answered by the authority block alone, and checks
-can only refuse. Every block has a revocation id, and a token counts only while none of its ids is revoked, so
-that with a token all that descends from it is revoked.
+block that hands on is bound by Biscuit to the blocks before it, so it fits no other token.
+
+Any but the first block holds checks of three forms, of permission, cloud and time, and nothing else. Biscuit
+would take any Datalog there, which could confer nothing, but could take minutes: the library looks at its
+limits only between one round of a rule's joins and the next, and a control plane would stand still meanwhile.
+
+Every block has a revocation id, and a token counts only while none of its ids is revoked, so that with a
+token all that descends from it is revoked.
 
 Pure: no time, no randomness beyond the signatures', nothing read or written.
 """
@@ -20,7 +24,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import biscuit_auth as biscuit
@@ -36,7 +39,14 @@ TOKEN_CHARS = 8192
 HANDS, BLOCKS = 8, 24
 #: The library's own limit, 1 ms, is passed by whoever is kept from the processor for so long.
 _TIME = timedelta(milliseconds=500)
-_HOLDER = re.compile(r'^holder\("(ed25519/[0-9a-f]{64})"\);$', re.MULTILINE)
+_STRINGS = r'\{"[a-z0-9:-]*"(, "[a-z0-9:-]*")*\}'
+#: The checks that a block may hold, as the library prints them.
+_CHECK = "|".join((
+    rf"permission\(\$p\), {_STRINGS}\.contains\(\$p\)",
+    rf"cloud\(\$i, \$n\), {_STRINGS}\.contains\(\$i\) or cloud\(\$i, \$n\), {_STRINGS}\.contains\(\$n\)",
+    r"time\(\$t\), \$t <= [0-9TZ:-]{20}",
+))  # fmt: skip
+_BLOCK = re.compile(rf'(holder\("(?P<holder>ed25519/[0-9a-f]{{64}})"\);\n)?(check if ({_CHECK});\n)*')
 _ISSUER = re.compile(r'^issuer\("(ed25519/[0-9a-f]{64})"\);$', re.MULTILINE)
 _KEY = re.compile("ed25519/[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -221,37 +231,51 @@ def _token(loaded: biscuit.Biscuit) -> Token:
     if loaded.block_count() > BLOCKS or _hands(loaded) > HANDS:
         raise Unauthenticated("the token was attenuated or handed on too often")
     blocks = tuple(loaded.block_source(number) for number in range(loaded.block_count()))
-    world = biscuit.AuthorizerBuilder("").build(loaded)  # which sees the authority block only
-    named = world.query(_WHO)
+    holders = [_named_by(block) for block in blocks[1:]]  # before anything of theirs is computed
+    try:
+        world = _limited(biscuit.AuthorizerBuilder("")).build(loaded)  # which sees the authority block only
+        named, given = world.query(_WHO), world.query(_ROLES)
+    except biscuit.AuthorizationError as error:
+        raise Unauthenticated("the token cannot be read") from error
     if len(named) != 1:
         raise Unauthenticated("the token names no principal, or several")
     principal, minted_for = named[0].terms
     known = {str(role) for role in Role}
-    roles = {fact.terms[0] for fact in world.query(_ROLES)} & known
+    roles = {fact.terms[0] for fact in given} & known
     return Token(
         principal=principal,
         roles=frozenset(Role(role) for role in roles),
         minted_for=minted_for,
-        holder=_last_holder(loaded, blocks, minted_for),
+        holder=_last_holder(loaded, holders, minted_for),
         revocation_ids=tuple(loaded.revocation_ids),
         blocks=blocks,
         _biscuit=loaded,
     )
 
 
-def _last_holder(loaded: biscuit.Biscuit, blocks: tuple[str, ...], holder: PublicKey) -> PublicKey:
+def _named_by(block: str) -> PublicKey | None:
+    """Whom a block that is not the first names as the next holder.
+
+    Raises:
+        Unauthenticated: it holds something that no block may.
+    """
+    found = _BLOCK.fullmatch(block)
+    if found is None:
+        raise Unauthenticated("a block of the token holds what no block may")
+    named: PublicKey | None = found["holder"]
+    return named
+
+
+def _last_holder(loaded: biscuit.Biscuit, named: Iterable[PublicKey | None], holder: PublicKey) -> PublicKey:
     """
     Raises:
         Unauthenticated: somebody else than its holder handed it on.
     """
-    for number in range(1, len(blocks)):
+    for number, following in enumerate(named, 1):
         signer = loaded.block_external_key(number)
-        if signer is None:
-            continue
-        named = _HOLDER.findall(blocks[number])
-        if str(signer) != holder or len(named) != 1:
+        if (signer is None) != (following is None) or (signer is not None and str(signer) != holder):
             raise Unauthenticated("the token was handed on by who did not hold it")
-        holder = named[0]
+        holder = following or holder
     return holder
 
 
@@ -287,18 +311,16 @@ def _authorizer(permission: Permission, at: float, cloud: CloudAsked | None) -> 
     if cloud is not None:
         source += "cloud({id}, {name});"
         values |= {"id": cloud.id, "name": cloud.name}
-    builder: Any = biscuit.AuthorizerBuilder(source, values)  # whose stubs know nothing of limits
-    builder.set_limits(_limits())
-    made: biscuit.AuthorizerBuilder = builder
-    return made
+    return _limited(biscuit.AuthorizerBuilder(source, values))
 
 
-@lru_cache(maxsize=1)
-def _limits() -> Any:
-    builder: Any = biscuit.AuthorizerBuilder("")
+def _limited(builder: Any) -> biscuit.AuthorizerBuilder:
+    """With time enough. The library's stubs know nothing of limits."""
     limits = builder.limits()
     limits.max_time = _TIME
-    return limits
+    builder.set_limits(limits)
+    made: biscuit.AuthorizerBuilder = builder
+    return made
 
 
 def _secret(key: IdentityKey) -> biscuit.PrivateKey:
