@@ -120,7 +120,6 @@ async def _refuse(error: SupercloudError, scope: Scope, receive: Receive, send: 
         await send({"type": "websocket.close", "code": 4001, "reason": error.code})
         return
     answer = problem(error)
-    answer.headers["WWW-Authenticate"] = proof.SCHEME
     answer.headers["Connection"] = "close"  # else a body that still comes would be read and thrown away
     await answer(scope, receive, send)
 

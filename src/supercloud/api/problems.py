@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
 from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError, Unauthenticated
+from supercloud.trust.proof import SCHEME
 
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -55,7 +56,10 @@ def problem(error: SupercloudError, status: int | None = None) -> JSONResponse:
         code=error.code,
         hint=error.hint,
     )
-    return JSONResponse(asdict(body), status_code=status, media_type=MEDIA_TYPE)
+    answer = JSONResponse(asdict(body), status_code=status, media_type=MEDIA_TYPE)
+    if status == Unauthenticated.http_status:
+        answer.headers["WWW-Authenticate"] = SCHEME
+    return answer
 
 
 def _sayable(text: str) -> str:

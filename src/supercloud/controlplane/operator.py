@@ -65,4 +65,4 @@ class OperatorToken:
         revoked = (await self._parts.directory.look()).revoked
         if known is None or known.key != token.holder or not revoked.isdisjoint(token.revocation_ids):
             return False
-        return token.roles == known.roles and token.lasts(at=time.time() + _LASTS_S / 2)
+        return token.roles == known.roles and token.until > time.time() + _LASTS_S / 2

@@ -69,6 +69,8 @@ class Doorkeeper:
             covered, presented.signature_input, presented.signature, holder=token.holder, at=now
         )
         self._replays.take(token.holder, nonce, at=now)
+        if now > token.until:
+            raise Unauthenticated("the token's time is over", hint="supercloud token mint")
         snapshot = await self._directory.look()
         known = snapshot.principals.get(token.principal)
         if known is None or known.key != token.minted_for:
@@ -81,8 +83,8 @@ class Doorkeeper:
         """What the bearer may ask for under this permission, as far as it sees.
 
         Raises:
-            Unauthenticated: the token's time is over.
             Denied: it allows it nowhere.
+            Unauthenticated: its principal has lost a role.
         """
         return self._on_behalf_of(caller(bearer, permission, at=self._now()))
 

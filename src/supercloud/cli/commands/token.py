@@ -118,6 +118,7 @@ def show(*, token: File = None, output: Output = Format.TABLE) -> None:
         "roles": sorted(found.roles),
         "minted_for": found.minted_for,
         "holder": found.holder,
+        "expires_at": found.until,
         "blocks": list(found.blocks),
         "revocation_ids": list(found.revocation_ids),
     }
