@@ -200,7 +200,7 @@ async def _listening(world: World, bench: Bench) -> AsyncIterator[tuple[int, str
 async def doorkeeper(world: World, bench: Bench, channel: str) -> Doorkeeper:
     """Of a server with one name for its connections."""
     return Doorkeeper(
-        bench.parts.directory,
+        bench.parts.directory.look,
         root=await world.keys.token_root(),
         channels=lambda: frozenset({channel}),
         on_behalf_of=bench.control.on_behalf_of,

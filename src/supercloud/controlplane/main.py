@@ -221,7 +221,7 @@ async def _run(options: Options) -> None:
             listener = AgentListener(parts)
             await _listening(listener, options.agents, agents_context)
             door = Doorkeeper(
-                parts.directory,
+                parts.directory.look,
                 root=await keys.token_root(),
                 channels=certificate.channels,
                 on_behalf_of=control.on_behalf_of,

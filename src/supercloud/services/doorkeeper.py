@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from supercloud.model.errors import Denied, Unauthenticated
 from supercloud.model.names import PublicKey
 from supercloud.model.permissions import APART, UNDIVIDED, Permission, Role
 from supercloud.services.caller import Caller
-from supercloud.services.directory import Directory, Known
+from supercloud.services.directory import Known, Snapshot
 from supercloud.services.northbound import Northbound
 from supercloud.trust import proof, tokens
 from supercloud.trust.tokens import Token
@@ -37,18 +37,18 @@ class Presented:
 
 
 class Doorkeeper:
-    """`channels`: what names the connections of this server now, see `trust.proof.channel_of`."""
+    """`look` is a directory's. `channels`: what names the connections to this server now (`trust.proof`)."""
 
     def __init__(
         self,
-        directory: Directory,
+        look: Callable[[], Awaitable[Snapshot]],
         *,
         root: PublicKey,
         channels: Callable[[], frozenset[str]],
         on_behalf_of: Callable[[Caller], Northbound],
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._directory = directory
+        self._look = look
         self._channels = channels
         self._on_behalf_of = on_behalf_of
         self._now = now
@@ -71,7 +71,7 @@ class Doorkeeper:
         self._replays.take(token.holder, nonce, at=now)
         if now > token.until:
             raise Unauthenticated("the token's time is over", hint="supercloud token mint")
-        snapshot = await self._directory.look()
+        snapshot = await self._look()
         known = snapshot.principals.get(token.principal)
         if known is None or known.key != token.minted_for:
             raise Unauthenticated("the token's principal is gone, or has another key now")
