@@ -200,8 +200,8 @@ def test_tokens_are_measured_beside_the_bare_library_and_a_floor_is_held_from_it
     assert set(found) == {"tokens", "per_s", "limit_per_s", "requests_per_s", "ratio"}
     assert found["ratio"] == pytest.approx(found["per_s"] / found["limit_per_s"], rel=0.01)
     assert min(found.values()) > 0
-    for ratio, held in ((authz.RATIO_AIM, "yes"), (authz.RATIO_AIM - 0.01, "NO")):
-        _, line, _ = report.lines("authz", {**found, "ratio": ratio})
+    for value, held in ((authz.RATIO_AIM, "yes"), (authz.RATIO_AIM - 0.01, "NO")):
+        _, line, _ = report.lines("authz", {**found, "ratio": value})
         assert line.held == held and "at least 0.5" in line.text() and "at least 0.5" in report.table([line])
 
 

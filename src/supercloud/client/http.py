@@ -14,8 +14,6 @@ from urllib.parse import quote, urlencode
 from supercloud.client.place import Access
 from supercloud.model.errors import Failed, NotFound, OutcomeUnknown, Unavailable, error_from
 from supercloud.trust.files import read_private
-from supercloud.trust.keys import IdentityKey
-from supercloud.trust.proof import Signed, channel_of, digest_of, prove
 
 #: The name in the controller's certificate, whatever address it is reached at.
 CONTROLLER_NAME = "controller.supercloud"
@@ -45,6 +43,8 @@ class Client:
             self.tls.load_verify_locations(access.authority)
         except (OSError, ssl.SSLError) as error:
             raise Unavailable(f"{access.authority}: {error}", hint="supercloud up") from error
+        from supercloud.trust.keys import IdentityKey  # late: what only asks for help need not load it
+
         self._key = IdentityKey.from_pem(_private(access.key).decode("ascii", "replace"))
         self._token = _private(access.token).decode("ascii", "replace").strip()
         self._timeout_s = timeout_s
@@ -105,6 +105,8 @@ class Client:
 
     def stream(self, path: str, **query: object) -> dict[str, Any]:
         """What `websockets` connects with for a stream of bytes, once: the address and the proof."""
+        from supercloud.trust.proof import digest_of
+
         target = _target(path, query)
         self._open()  # the proof names the server's certificate
         return {
@@ -116,6 +118,8 @@ class Client:
         }
 
     def _proof(self, method: str, target: str, digest: str | None) -> dict[str, str]:
+        from supercloud.trust.proof import Signed, prove
+
         path, _, query = target.partition("?")
         request = Signed(
             method=method, path=path, query=query, token=self._token, channel=self._channel, digest=digest
@@ -132,6 +136,8 @@ class Client:
         kind: str | None = None,
         length: int | None = None,
     ) -> Any:
+        from supercloud.trust.proof import digest_of
+
         headers = {"Accept": "application/json"}
         if kind:
             headers["Content-Type"] = kind
@@ -171,6 +177,8 @@ class Client:
                     hint="supercloud up",
                 ) from error
             self._connection = connection
+            from supercloud.trust.proof import channel_of
+
             self._channel = channel_of(connection.certificate)
         return self._connection
 

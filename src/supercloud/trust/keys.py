@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from supercloud.model.errors import InvalidInput
-from supercloud.model.names import PublicKey
+
+if TYPE_CHECKING:
+    from supercloud.model.names import PublicKey
 
 KEY_BYTES = 32
 _NAMED = "ed25519/"

@@ -17,10 +17,13 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from supercloud.model.errors import InvalidInput, Unauthenticated, Unavailable
-from supercloud.model.names import PublicKey
 from supercloud.trust.keys import IdentityKey, from_text, to_text, verify_signature
+
+if TYPE_CHECKING:
+    from supercloud.model.names import PublicKey
 
 #: How far a request's time may be from ours, in seconds.
 WINDOW_S = 30.0

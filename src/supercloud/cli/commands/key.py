@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
@@ -14,7 +14,9 @@ from supercloud.client import Place
 from supercloud.client.place import FIRST_KEY, KEY_VARIABLE
 from supercloud.model.errors import Conflict
 from supercloud.trust.files import read_private, write_private
-from supercloud.trust.keys import IdentityKey
+
+if TYPE_CHECKING:
+    from supercloud.trust.keys import IdentityKey
 
 app = App(
     name="key",
@@ -33,6 +35,8 @@ def new(name: Name, /, *, output: Output = Format.TABLE) -> None:
     ----------
     name: What to call it here.
     """
+    from supercloud.trust.keys import IdentityKey
+
     place = Place.default()
     made = IdentityKey.new()
     place.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,6 +76,8 @@ def load(place: Place, name: str | None = None) -> IdentityKey:
     Raises:
         NotFound, Denied: as trust.files.read_private.
     """
+    from supercloud.trust.keys import IdentityKey
+
     return IdentityKey.from_pem(read_private(place.key_file(name or used())).decode("ascii", "replace"))
 
 
