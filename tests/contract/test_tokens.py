@@ -71,7 +71,9 @@ async def test_two_people_and_a_program_on_one_control_plane(api: Served, tmp_pa
     assert "key: " in await wrong("principal", "add", "eve", "--key", "ed25519/none", status=2)
 
     file = tmp_path / "alice.token"
-    file.write_text((await ok("token", "mint", "--for", "alice", "--until", "30d")).out)
+    mint = ("token", "mint", "--for", "alice", "--until", "30d", "--into", str(file))
+    assert "written to" in (await ok(*mint)).out and file.stat().st_mode & 0o777 == 0o600
+    assert "exists" in await wrong(*mint, status=4)
     assert "does not hold" in await wrong("token", "use", "bob", "--token", str(file), status=2)
     await ok("token", "use", "alice", "--token", str(file))
     as_alice, as_bob = {"SUPERCLOUD_KEY": "alice"}, {"SUPERCLOUD_KEY": "bob"}

@@ -16,7 +16,7 @@ from supercloud.services.northbound import Northbound
 from supercloud.trust import proof, tokens
 from supercloud.trust.tokens import Token
 
-_REMEMBERED = 4096
+_REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from supercloud.cli.session import Name, Names, OptionalName, Output, connect, s
 from supercloud.cli.times import Until
 from supercloud.client import Place
 from supercloud.client.place import KEY_VARIABLE
-from supercloud.model.errors import InvalidInput
+from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.permissions import Permission
 from supercloud.trust import tokens
 from supercloud.trust.files import read_private, write_private
@@ -35,6 +35,7 @@ Only = Annotated[
 Clouds = Annotated[
     Names, Parameter(name=["--cloud", "-c"], consume_multiple=True, help="clouds, by name or id")
 ]
+Into = Annotated[Path | None, Parameter(help="a file of yours to write it to, instead of printing it")]
 File = Annotated[Path | None, Parameter(name="--token", help="a file with the token; - is standard input")]
 
 
@@ -47,12 +48,14 @@ def mint(
     only: Only = None,
     cloud: Clouds = None,
     until: Annotated[Until, Parameter(help="how long, as 30d, or until when; 90 days unless given")] = None,
+    into: Into = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Have a fresh token signed, and print it. It is bound to the principal's key.
 
-    Example: supercloud token mint --for alice --until 30d > alice.token
+    Example: supercloud token mint --for alice --until 30d --into alice.token
     """
+    _must_be_free(into)
     bounds = _bounds(only, cloud, until)
     request: dict[str, Any] = {
         "principal": for_,
@@ -62,10 +65,7 @@ def mint(
     if until is not None:
         request["lasts_s"] = until - time.time()
     minted = connect().post("/tokens", request)
-    if output is Format.JSON:
-        print_thing(minted, output)
-    else:
-        sys.stdout.write(f"{minted['token']}\n")
+    _give(minted["token"], minted, into, output)
 
 
 @app.command
@@ -75,13 +75,15 @@ def attenuate(
     only: Only = None,
     cloud: Clouds = None,
     until: Annotated[Until, Parameter(help="how long from now, as 2h, or until when")] = None,
+    into: Into = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Print the token with less in it. Nobody is asked; nobody can put back what was left out.
 
     Example: supercloud token attenuate --cloud mine --only vm:read --until 2h
     """
-    _print(tokens.attenuate(_read(token), _bounds(only, cloud, until)), output)
+    text = tokens.attenuate(_read(token), _bounds(only, cloud, until))
+    _give(text, _named(text), into, output)
 
 
 @app.command
@@ -93,6 +95,7 @@ def hand_on(
     only: Only = None,
     cloud: Clouds = None,
     until: Annotated[Until, Parameter(help="how long from now, as 2h, or until when")] = None,
+    into: Into = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Print the token for another holder, signed by your key. From then on only their key can use that one.
@@ -102,7 +105,7 @@ def hand_on(
     if not tokens.is_key(to):
         raise InvalidInput(f"{to!r} is not a public key", hint="supercloud key show NAME prints it")
     text = tokens.hand_on(_read(token), keys.load(Place.default()), to, _bounds(only, cloud, until))
-    _print(text, output)
+    _give(text, _named(text), into, output)
 
 
 @app.command
@@ -220,8 +223,25 @@ def _permission(text: str) -> Permission:
         raise InvalidInput(f"{text!r} is not a permission", hint=", ".join(Permission)) from error
 
 
-def _print(text: str, output: Format) -> None:
+def _named(text: str) -> dict[str, Any]:
+    return {"token": text, "id": tokens.peek(text).revocation_ids[-1]}
+
+
+def _must_be_free(into: Path | None) -> None:
+    """
+    Raises:
+        Conflict: the file is there already.
+    """
+    if into is not None and into.exists():
+        raise Conflict(f"{into} exists", hint="name another file")
+
+
+def _give(text: str, about: dict[str, Any], into: Path | None, output: Format) -> None:
+    """Print a token, or write it where only its owner reads it. Raises: Conflict."""
+    if into is not None:
+        _must_be_free(into)
+        write_private(into, text.encode() + b"\n", replace=False)
     if output is Format.JSON:
-        print_thing({"token": text, "id": tokens.peek(text).revocation_ids[-1]}, output)
+        print_thing(about, output)
     else:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{text}\n" if into is None else f"written to {into}\n")
