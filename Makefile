@@ -39,9 +39,8 @@ check: packages $(STAMP) ## Formatting, lint, types, direction of imports
 unit: packages $(STAMP) ## The tests that need no VM
 	$(BIN)/pytest -m "not system" -n 2
 
-# The sample of faults has not been run to its end, and a day's use not passed as a whole (SPECIFICATION, top):
-# until they have, they stand apart.
-APART := tests/system/test_faults.py tests/system/test_daily_use.py
+# The sample of faults has not been run to its end (SPECIFICATION, top): until it has, it stands apart.
+APART := tests/system/test_faults.py
 system: setup ## The tests on real QEMU, libvirt, kernels and guests
 	$(BIN)/pytest -m system $(APART:%=--ignore %)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -227,3 +228,18 @@ async def test_observer_port_is_there(folder: Path) -> None:
         _, writer = await asyncio.open_unix_connection(short / "observer.sock")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_machine_is_logged_byte_for_byte_whoever_types_and_does_not_listen(folder: Path) -> None:
+    platform, spec, count = opened(folder), blanket(), 5000
+    await platform.create(spec)
+    log = home_of(folder, spec.id) / "console.log"
+    console = await platform.console(spec.id)
+    async with asyncio.timeout(20):
+        assert b"B" in await anext(console)
+    await platform.console_write(spec.id, b"x" * count)
+    deadline = time.monotonic() + 60
+    while log.stat().st_size <= count:  # nothing of ours runs meanwhile, on purpose
+        assert time.monotonic() < deadline
+    answers = bytes((ord("0") + number) % 256 for number in range(1, count + 1))
+    assert log.read_bytes() == b"B" + answers

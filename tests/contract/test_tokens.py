@@ -265,6 +265,9 @@ async def test_the_operators_token_is_kept_while_it_counts(api: Served, tmp_path
         await keeping.keep()
         assert tokens.peek(file.read_text().strip()).until > time.time() + 80 * 86400
     assert [one.name for one in await control.principals()] == ["operator", f"operator-{key.name[-8:]}"]
+    other = IdentityKey.new()
+    await OperatorToken(control, parts, other.name, file).keep()
+    assert tokens.peek(file.read_text().strip()).holder == other.name, "the former key was lost"
 
 
 async def test_what_was_there_before_principals_is_the_operators(database_url: str, tmp_path: Path) -> None:

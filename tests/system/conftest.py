@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from supercloud.cli.demo.scenario import ENDING
 from supercloud.client import Client, Place
 
 PROGRAM = Path(sys.executable).with_name("supercloud")
@@ -65,12 +66,9 @@ def estate() -> Iterator[Estate]:
             pytest.fail(f"the demo ended with {done.returncode}:\n{done.stderr[-4000:]}\n{_logs(home)}")
         yield Estate(place=Place(home), report=json.loads(done.stdout), said=done.stderr)
     finally:
-        for name in (SERVER, CLIENT):
-            empty.run("vm", "rm", name, "--cloud", CLOUD, "--force")
-        for name in BLANKETS:
-            empty.run("blanket", "rm", name, "--cloud", CLOUD)
-        empty.run("down")
+        ended = [empty.run(*command.split()) for command in ENDING]
         shutil.rmtree(home)
+    assert [one.stderr for one in ended if one.returncode] == [], "what the demo says ends it does"
 
 
 def _logs(home: Path) -> str:

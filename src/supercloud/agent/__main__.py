@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from supercloud import logs
 from supercloud.agent.agent import Drivers
 from supercloud.agent.birth import Birth
-from supercloud.agent.main import configure_logs, serve
+from supercloud.agent.main import serve
 from supercloud.blanket.bundles import MountedBundles
 from supercloud.blanket.forwards import SocketForwards
 from supercloud.blanket.keyring import Keyring
@@ -49,7 +50,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
 
 
 def main() -> None:
-    configure_logs()
+    logs.configure()
     asyncio.run(serve(linux))
 
 

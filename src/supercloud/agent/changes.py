@@ -11,8 +11,9 @@ from supercloud.model.names import Id
 
 T = TypeVar("T")
 
-#: Not everything that matters comes as an event; look again this often while somebody waits.
-_LOOK_S = 0.5
+#: What matters comes as an event; look again this often in case that one was missed. Where everything is
+#: emulated a look costs a tenth of a second of a processor, which a transfer needs.
+_LOOK_S = 2.0
 
 
 class Changes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -87,16 +86,3 @@ async def serve(drivers: Callable[[Birth], AbstractAsyncContextManager[Drivers]]
             group.create_task(agent.run())
     finally:
         journal.close()
-
-
-def configure_logs() -> None:
-    """JSON lines on stderr, which the supervisor bounds."""
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,  # without local variables, which may be keys
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -106,12 +109,15 @@ class ControlPlane:
         Raises:
             Conflict: a port is in use by another program.
         """
-        self.place.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.place.home.chmod(0o700)
+        with self._alone():
+            return self._up(api_port, agents_port, progress)
+
+    def _up(self, api_port: int | None, agents_port: int | None, progress: Callable[[str], None]) -> Started:
         ports = self._choose(api_port, agents_port)
         key, made = self._first_key()
+        new = made or not self.place.token_file(FIRST_KEY).exists()  # it never came up with this key
         if made:
-            self.down()  # what runs knows another operator, or is from before there were keys
+            self._down()  # what runs knows another operator, or is from before there were keys
         daemon = self.daemon(ports, key.name)
         started = self.keystore.start(
             lambda: _accepts(self.place.keystore_socket),
@@ -125,13 +131,29 @@ class ControlPlane:
         started |= daemon.start(
             lambda: _answers(self.place), timeout_s=_START_S, waiting=lambda: progress("starting")
         )
-        return Started(started, key.name if made else None)
+        return Started(started, key.name if new else None)
 
     def down(self) -> bool:
         """End both. Whether anything ran."""
+        if not self.place.home.exists():
+            return False
+        with self._alone():
+            return self._down()
+
+    def _down(self) -> bool:
         ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
         ended = self.daemon(ports).stop()
         return self.keystore.stop() or ended
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` or `down` at a time; a second one waits, and finds what the first one made of it."""
+        home = self.place.home
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+        with os.fdopen(os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def running(self) -> bool:
         """Whether the control plane itself runs."""

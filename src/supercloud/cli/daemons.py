@@ -20,7 +20,6 @@ import psutil
 
 from supercloud.model.errors import Failed
 
-_LOG_BYTES = 8 << 20
 _LOOK_EVERY_S = 0.1
 
 
@@ -96,8 +95,6 @@ class Daemon:
         return Failed(f"{self.name} {what}: {self._last_line()}", hint=f"its log is {self.log}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
         with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
             return subprocess.Popen(
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"

@@ -146,9 +146,13 @@ def _left_column(usual_s: float | None) -> Any:
     return Left()
 
 
+#: A smaller share done says little of the rest.
+_TELLING = 0.01
+
+
 def time_left(elapsed_s: float, done: float | None, usual_s: float | None) -> str:
     """In words; nothing where nobody can tell."""
-    if done:
+    if done and done >= _TELLING:
         left_s = elapsed_s * (1 - done) / done
     elif usual_s is not None and elapsed_s < usual_s:
         left_s = usual_s - elapsed_s

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from supercloud import logs
 from supercloud.api.app import create_app
 from supercloud.api.listener import create_server, serve
 from supercloud.controlplane.compose import DATABASE, control_plane, database_url
@@ -116,16 +117,7 @@ def _harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure(level=logging.INFO)
 
 
 # ---------------------------------------------------------------- commands

@@ -61,8 +61,10 @@ class OperatorToken:
             token = tokens.read(text, await self._parts.keys.token_root())
         except (NotFound, Denied):
             return False
-        known = (await self._parts.directory.look()).principals.get(token.principal)
-        revoked = (await self._parts.directory.look()).revoked
-        if known is None or known.key != token.holder or not revoked.isdisjoint(token.revocation_ids):
+        there = await self._parts.directory.look()
+        known = there.principals.get(token.principal)
+        if known is None or not known.key == token.holder == self._key:
+            return False
+        if not there.revoked.isdisjoint(token.revocation_ids):
             return False
         return token.roles == known.roles and token.until > time.time() + _LASTS_S / 2

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
 _PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
-PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer")
+PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer", "logs")
 #: Of these parts, what no blanket needs: tokens are for people, and their library stays outside.
 _LEFT_OUT = frozenset({PACKAGE / "trust" / "tokens.py"})
 
@@ -33,7 +33,9 @@ def sources() -> list[Path]:
     """The files of our own that it holds."""
     found = [PACKAGE / "__init__.py"]
     for part in PARTS:
-        found += sorted(set((PACKAGE / part).rglob("*.py")) - _LEFT_OUT)
+        folder = PACKAGE / part
+        here = set(folder.rglob("*.py")) if folder.is_dir() else {folder.with_suffix(".py")}
+        found += sorted(here - _LEFT_OUT)
     return found
 
 

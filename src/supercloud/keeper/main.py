@@ -9,12 +9,12 @@ import asyncio
 import os
 import secrets
 import signal
-import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
 
+from supercloud import logs
 from supercloud.blanket.clock import BlanketClock
 from supercloud.keeper.egress import permit
 from supercloud.keeper.journal import Journal
@@ -125,15 +125,7 @@ def _feed_nothing() -> None:
 
 
 def main() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,  # without local variables, which may be keys
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure()
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)  # a busy blanket must not delay a pause
     asyncio.run(keep())

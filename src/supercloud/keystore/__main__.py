@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
+from supercloud import logs
 from supercloud.keystore.backup import back_up, open_backup, read_backup, restore, write_backup
 from supercloud.keystore.client import RemoteOwner
 from supercloud.keystore.records import Policy
@@ -77,15 +76,7 @@ def _harden() -> None:
     """No key in a core dump or a traceback's local variables, no file for others."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,  # the plain one: without local variables
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure()
 
 
 def _needed(value: Path | None, option: str) -> Path:

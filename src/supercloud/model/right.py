@@ -30,7 +30,7 @@ class RightTerms:
 
     length_s: float = 60.0  # from the grant to the holder's own deadline
     margin_s: float = 15.0  # what the store waits beyond that: clock drift and the keeper's reaction
-    grace_s: float = 30.0  # how long an expired instance stays paused before its memory is given up
+    grace_s: float = 300.0  # how long an expired instance stays paused before its memory is given up
     renew_every_s: float = 10.0
 
     def check(self) -> None:

@@ -89,7 +89,7 @@ class CreateCloud:
     cpu_model: CpuModel | None = None  # the baseline of every instance; None: the project's default
     right_length_s: Seconds = 60.0
     right_margin_s: Seconds = 15.0
-    right_grace_s: Seconds = 30.0
+    right_grace_s: Seconds = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

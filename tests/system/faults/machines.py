@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
-
 from supercloud.images.blanket import BuiltImages
 from supercloud.model.names import Id
 from supercloud.platforms.qemu.command import CONSOLE_LOG, OBSERVER_SOCKET
 from supercloud.platforms.qemu.driver import QemuPlatform
+from supercloud.platforms.qemu.process import Process
 from supercloud.platforms.qemu.record import read
 from supercloud.ports.platform import MachineState
 
 T = TypeVar("T")
 _SHELL_S = 120.0
+_END_S = 30.0
 _DONE = "fault-done"
 
 
@@ -38,10 +38,12 @@ class Machine:
         """Its QEMU, as a power cut would."""
         record = read(self._home)
         assert record is not None and record.pid is not None, f"machine {self.id} does not run"
-        process = psutil.Process(record.pid)
-        assert process.name().startswith("qemu-system"), process
-        process.kill()
-        process.wait(30)
+        assert record.created_at is not None
+        qemu = Process.find(record.pid, record.created_at)
+        assert qemu is not None, f"machine {self.id} has no process"
+        with qemu:
+            qemu.kill()
+            assert asyncio.run(qemu.wait(_END_S)), f"QEMU {record.pid} does not die"
 
     def start(self) -> None:
         self._do(lambda platform: platform.start(self.id))

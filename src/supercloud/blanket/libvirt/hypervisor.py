@@ -15,7 +15,7 @@ from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources, domain, domain_name, spec_of, usable_models
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
 from supercloud.blanket.places import Places
-from supercloud.model.errors import Conflict, Failed, NotFound
+from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
 from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceSpec, RunState
 from supercloud.ports.hypervisor import DomainEvent
@@ -208,6 +208,11 @@ class Lifecycle:
         }
         text = f"{word}: migrated" if migrated else word
         self._post(DomainEvent(instance=name.removeprefix(_PREFIX), state=state, detail=text))
+
+    async def announce(self, instance: Id, why: str) -> None:
+        """Tell listeners of an instance's state again, for a reason that libvirt has no event for."""
+        with contextlib.suppress(SupercloudError):  # it is looked up again anyway
+            self._deliver(DomainEvent(instance=instance, state=await self.state(instance), detail=why))
 
     def _post(self, event: DomainEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the program is ending, nobody listens

@@ -6,6 +6,7 @@ The transfer belongs to libvirtd: it goes on when this program ends, and the nex
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,10 +37,19 @@ class _Outgoing:
 class Migrating:
     """Sends instances to other blankets. Mixed into `LibvirtHypervisor`."""
 
-    def __init__(self, connection: Connection, *, sources: Sources, places: Places) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        sources: Sources,
+        places: Places,
+        over: Callable[[Id, str], Awaitable[None]],
+    ) -> None:
+        """`over`: told of each transfer's end; libvirt tells nobody that one failed."""
         self._connection = connection
         self._sources = sources
         self._places = places
+        self._over = over
         self._senders = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="transfer")
         self._outgoing: dict[Id, _Outgoing] = {}
         connection.on_open(self._hear_of_jobs)
@@ -79,6 +89,7 @@ class Migrating:
             await self._connection.call(migrate, executor=self._senders)
         except SupercloudError as error:
             outgoing.failed = error.message
+        await self._over(instance, "transfer over")
 
     async def transfer(self, instance: Id) -> TransferStatus:
         """How far a transfer is. One that an earlier life of this program began is found at libvirtd.

@@ -21,7 +21,7 @@ def create(
     cpu_model: str | None = None,
     right_length: float = 60.0,
     right_margin: float = 15.0,
-    right_grace: float = 30.0,
+    right_grace: float = 300.0,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a cloud.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from supercloud.cli.demo.scenario import CLIENT, CLOUD, SERVER, Demo, Report
+from supercloud.cli.demo.scenario import CLIENT, ENDING, SERVER, Demo, Report
 from supercloud.cli.output import Format, print_json
 from supercloud.cli.session import Output
 from supercloud.client import Place
@@ -54,10 +54,11 @@ def _print(report: Report, published: str | None) -> None:
     for name, value in rows:
         sys.stdout.write(f"{name.ljust(width)}  {value}\n")
     more = f"\n{published}" if published else ""
+    ending = "\n".join(f"  supercloud {command}" for command in ENDING)
     sys.stdout.write(
         f"""{more}
 It is still up. Look further:  supercloud status; supercloud vm show {SERVER}; supercloud vm logs {CLIENT}
-End it:  supercloud vm rm {SERVER} --force; supercloud vm rm {CLIENT} --force;
-         supercloud blanket rm n1; supercloud blanket rm s1; supercloud cloud rm {CLOUD}; supercloud down
+End it:
+{ending}
 """
     )

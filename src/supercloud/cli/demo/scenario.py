@@ -22,6 +22,14 @@ from supercloud.model.names import GIB
 CLOUD, NETWORK, IMAGE = "demo", "demo", "demo-debian"
 SERVER, CLIENT = "server", "client"
 BLANKETS = {"n1": "north", "s1": "south"}
+#: The commands that end what the demo left up, in this order.
+ENDING = (
+    *(f"vm rm {name} --cloud {CLOUD} --force" for name in (SERVER, CLIENT)),
+    *(f"blanket rm {name} --cloud {CLOUD}" for name in BLANKETS),
+    f"network rm {NETWORK} --cloud {CLOUD}",
+    f"cloud rm {CLOUD}",
+    "down",
+)
 _CLIENT_DATA = "#!/bin/sh\nexec /usr/local/bin/demo-client {address}\n"
 #: Deadlines, generous for a machine that emulates everything twice.
 _BOOT_S = 240.0

@@ -17,7 +17,7 @@ from supercloud.ports.platform import BlanketFiles, BlanketMachine
 BINARY = "qemu-system-x86_64"
 #: Names inside a machine's directory.
 QMP_SOCKET = "qmp.sock"
-CONSOLE_SOCKET = "console.sock"
+CONSOLE = "console"  # QEMU reads from its `.in`, a FIFO
 CONSOLE_LOG = "console.log"
 OBSERVER_SOCKET = "observer.sock"
 DATA_DISK = "data.qcow2"
@@ -81,7 +81,7 @@ def machine(
     argv += _disk("root", _raw(files.root)) + _disk("bundle", _raw(files.bundle)) + _disk(DATA_NODE, _data())
     argv += ["-netdev", f"user,id=net,{forward}", "-device", f"virtio-net-pci,netdev=net,id={NIC}"]
     argv += ["-device", "virtio-rng-pci"]
-    argv += _listener("console", CONSOLE_SOCKET, f"logfile={CONSOLE_LOG},logappend=on")
+    argv += ["-chardev", f"pipe,id=console,path={CONSOLE},logfile={CONSOLE_LOG},logappend=on"]
     argv += ["-serial", "chardev:console"]
     argv += _listener("observer", OBSERVER_SOCKET)
     argv += ["-device", "virtio-serial-pci"]
@@ -92,8 +92,8 @@ def machine(
     return argv
 
 
-def _listener(name: str, path: str, *more: str) -> list[str]:
-    return ["-chardev", ",".join([f"socket,id={name},path={path},server=on,wait=off", *more])]
+def _listener(name: str, path: str) -> list[str]:
+    return ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
 
 
 def _disk(node: str, blockdev: Mapping[str, object]) -> list[str]:

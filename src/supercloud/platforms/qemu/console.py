@@ -1,21 +1,21 @@
-"""The serial console of a machine. QEMU's log of it is what is read; QEMU's socket takes the input.
+"""The serial console of a machine. QEMU's log of it is what is read; a FIFO takes the input.
 
-The socket serves one client, and what a machine writes before a client is accepted never reaches it. The log
-has every byte in order, for any number of readers, in any process.
+Both serve any number of clients, in any process. A socket for both would not do: QEMU logs a byte again each
+time that its client is slow to take it, and 270 unread bytes are slow already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from asyncinotify import Inotify, Mask
 
 from supercloud.model.errors import Unavailable
-from supercloud.platforms.qemu.command import CONSOLE_LOG, CONSOLE_SOCKET
-from supercloud.platforms.qemu.monitor import reachable
+from supercloud.platforms.qemu.command import CONSOLE, CONSOLE_LOG
 from supercloud.platforms.qemu.process import Process
 
 _CHUNK = 64 << 10
@@ -59,47 +59,34 @@ async def _ended(running: Process | None) -> None:
         await running.wait(None)
 
 
-class Keyboard:
-    """The one connection to QEMU that types. What the machine writes to it is dropped: the log has it."""
+async def type_in(directory: Path, data: bytes) -> None:
+    """
+    Raises:
+        Unavailable: no QEMU reads there, or the machine does not take it.
+    """
+    try:
+        keys = os.open(directory / f"{CONSOLE}.in", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"the console does not take input: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(_WRITE_S):
+            while data:
+                data = data[await _written(keys, data) :]
+    except (OSError, TimeoutError) as error:
+        raise Unavailable("the console does not take input: the machine does not read it") from error
+    finally:
+        os.close(keys)
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._writer: asyncio.StreamWriter | None = None
-        self._drain: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
 
-    async def type(self, data: bytes) -> None:
-        """Send `data`. The connection stays open: QEMU forgets input whose sender hangs up at once.
-
-        Raises:
-            Unavailable: nobody listens on the console, or the machine does not take it.
-        """
+async def _written(descriptor: int, data: bytes) -> int:
+    loop = asyncio.get_running_loop()
+    while True:
         try:
-            async with asyncio.timeout(_WRITE_S), self._turn:
-                writer = self._writer or await self._connect()
-                writer.write(data)
-                await writer.drain()
-        except (OSError, TimeoutError) as error:
-            raise Unavailable(f"the console does not take input: {error}") from error
-
-    async def close(self) -> None:
-        """Hang up."""
-        if self._drain is not None:
-            self._drain.cancel()
-            await asyncio.gather(self._drain, return_exceptions=True)
-
-    async def _connect(self) -> asyncio.StreamWriter:
-        with reachable(self._directory) as short:
-            reader, writer = await asyncio.open_unix_connection(short / CONSOLE_SOCKET)
-        self._writer = writer
-        self._drain = asyncio.create_task(self._drop(reader, writer))
-        return writer
-
-    async def _drop(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(OSError):  # QEMU was killed: the same as its end
-                while await reader.read(_CHUNK):
-                    pass
-        finally:
-            self._writer = None
-            writer.close()
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            room = loop.create_future()
+            loop.add_writer(descriptor, room.set_result, None)
+            try:
+                await room
+            finally:
+                loop.remove_writer(descriptor)

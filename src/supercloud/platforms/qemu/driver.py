@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +21,7 @@ from supercloud.platforms.host import Host, ThisHost, require_room
 from supercloud.platforms.qemu import accelerator, command, power, process
 from supercloud.platforms.qemu.accelerator import Choice, Proof
 from supercloud.platforms.qemu.addresses import PortRange
-from supercloud.platforms.qemu.console import Keyboard, follow
+from supercloud.platforms.qemu.console import follow, type_in
 from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
@@ -57,14 +57,6 @@ class QemuOptions:
     sandbox: bool = True
 
 
-@dataclass(slots=True)
-class _Desk:
-    """What this driver object holds for one machine while it works on it."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    keyboard: Keyboard | None = None
-
-
 class QemuPlatform:
     """ports.platform.Platform with console, freeze, snapshot and link, over a directory of machines."""
 
@@ -86,7 +78,7 @@ class QemuPlatform:
         self._cache_dir = cache_dir or state_dir
         self._host = host or ThisHost()
         self._ports = PortRange(first=self._options.first_port, last=self._options.last_port)
-        self._desks: dict[str, _Desk] = {}
+        self._locks: dict[Id, asyncio.Lock] = {}
         self._proof: Proof | None = None
         self._proving = asyncio.Lock()
 
@@ -108,7 +100,7 @@ class QemuPlatform:
     async def create(self, machine: BlanketMachine) -> Machine:
         spec = checked_spec(machine)
         home = self._home(spec.id)
-        async with self._desk(spec.id).lock:
+        async with self._lock(spec.id):
             known = home.record()
             if known is None:
                 return await self._make(home, spec)
@@ -132,12 +124,12 @@ class QemuPlatform:
         return [machine for machine in found if machine is not None]
 
     async def start(self, machine: Id) -> Machine:
-        async with self._desk(machine).lock:
+        async with self._lock(machine):
             home, known = self._found(machine)
             return await self._ensure_running(home, known)
 
     async def stop(self, machine: Id, *, force: bool = False) -> Machine:
-        async with self._desk(machine).lock:
+        async with self._lock(machine):
             home, known = self._found(machine)
             with self._running(home, known) as running:
                 if running is not None:
@@ -148,12 +140,8 @@ class QemuPlatform:
             return _machine(known, MachineState.STOPPED)
 
     async def destroy(self, machine: Id) -> None:
-        desk = self._desk(machine)
-        async with desk.lock:
+        async with self._lock(machine):
             await _whole(self._home(machine).erase())
-            if desk.keyboard is not None:
-                await desk.keyboard.close()
-                desk.keyboard = None
 
     def blanket_endpoint(self, port: int) -> Endpoint:
         if not 1 <= port <= 65535:
@@ -168,10 +156,7 @@ class QemuPlatform:
 
     async def console_write(self, machine: Id, data: bytes) -> None:
         home, _, _ = self._live(machine)
-        desk = self._desk(machine)
-        if desk.keyboard is None:
-            desk.keyboard = Keyboard(home.path)
-        await desk.keyboard.type(data)
+        await type_in(home.path, data)
 
     async def freeze(self, machine: Id) -> None:
         await self._ask(machine, lambda monitor: monitor.execute("stop"))
@@ -257,6 +242,7 @@ class QemuPlatform:
         known = replace(known, pid=None, created_at=None, started=True)
         home.write(known)  # before the process: if we die in between, the next of us looks for it
         try:
+            home.console_ports()
             with home.qmp_listener() as listener:
                 spec = _spec(known, home.birth())
                 argv = command.machine(
@@ -277,7 +263,7 @@ class QemuPlatform:
         return known
 
     async def _ask(self, machine: Id, what: Callable[[Monitor], Coroutine[Any, Any, object]]) -> None:
-        async with self._desk(machine).lock:
+        async with self._lock(machine):
             home, _, _ = self._live(machine)
             async with session(home.path) as monitor:
                 await what(monitor)
@@ -342,8 +328,8 @@ class QemuPlatform:
             with running:
                 yield running
 
-    def _desk(self, machine: Id) -> _Desk:
-        return self._desks.setdefault(checked_id(machine), _Desk())
+    def _lock(self, machine: Id) -> asyncio.Lock:
+        return self._locks.setdefault(checked_id(machine), asyncio.Lock())
 
     def _live(self, machine: Id) -> tuple[Home, int, float]:
         """A machine that runs, and its process."""

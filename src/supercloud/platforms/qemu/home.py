@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from supercloud.platforms.qemu import process, record
 from supercloud.platforms.qemu.command import (
     BINARY,
     BIRTH,
+    CONSOLE,
     CONSOLE_LOG,
     DATA_DISK,
     QEMU_LOG,
@@ -142,6 +144,14 @@ class Home:
             listener.bind(str(short / QMP_SOCKET))
             listener.listen(8)
             yield listener.fileno()
+
+    def console_ports(self) -> None:
+        """What QEMU opens as its console's two ends. Its output goes nowhere: the log has it."""
+        keys, screen = self.path / f"{CONSOLE}.in", self.path / f"{CONSOLE}.out"
+        if not keys.exists():
+            os.mkfifo(keys, 0o600)
+        if not screen.is_symlink():
+            screen.symlink_to(os.devnull)
 
     def last_words(self) -> str:
         """The last line that QEMU wrote to its log."""
