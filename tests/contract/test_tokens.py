@@ -29,9 +29,9 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     (tmp_path / "machines").mkdir()
-    made = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
+    made = World(database_url, tmp_path)
     yield made
     await made.close()
 

@@ -33,8 +33,8 @@ _INPUT = re.compile(r'proof=(\([a-z0-9" @-]{1,200}\));created=([0-9]{1,12});nonc
 _SIGNATURE = re.compile(r"proof=:([A-Za-z0-9+/]{86}==):")
 _SIGNATURE_BYTES = 64
 _NONCE_BYTES = 16
-#: Nonces kept for each window: beyond, it is answered that there are too many requests.
-_NONCES = 200_000
+#: Nonces kept of a minute, some 25 MB: more than one process can verify in that time.
+_NONCES = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
