@@ -22,7 +22,7 @@ from sqlalchemy import update
 from test_api import _Named
 from test_control_plane import DIGEST, World, furnish
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from supercloud.api import guard
 from supercloud.client.http import CONTROLLER_NAME
@@ -262,6 +262,26 @@ async def test_streams_are_for_who_may_have_them(cast: Cast) -> None:
         for who in ("reader", "runner"):
             assert (await _stream(cast, cast.signing[who], path)) == "denied", who
         assert await _stream(cast, cast.signing["alice"], path) in {"open", "refused"}
+
+
+async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
+    path, alice = "/v1/instances/web/streams/console", cast.signing["alice"]
+    async with connect(
+        f"wss://{HOST}:{cast.api.access.port}{path}",
+        ssl=cast.api.client().tls,
+        server_hostname=CONTROLLER_NAME,
+        additional_headers=alice.headers("GET", path, b""),
+    ) as stream:
+        for _ in range(2):
+            await stream.send(b"x")
+            async with asyncio.timeout(20):
+                assert await stream.recv() == b"x", "every port of a double is an echo"
+        revoked = await cast.clients["operator"].post("/tokens/revoke", json={"token": alice.token})
+        assert revoked.status_code == 200
+        async with asyncio.timeout(20):
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    await stream.recv()
 
 
 async def _stream(cast: Cast, signing: Signing | None, path: str) -> str | int:

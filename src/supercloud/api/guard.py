@@ -7,6 +7,7 @@ that declares nothing, or two things, keeps the API from starting.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
@@ -29,6 +30,9 @@ from supercloud.services.northbound import Northbound
 from supercloud.trust import proof
 from supercloud.trust.keys import to_text
 
+#: How often it is looked whether the token of an open stream counts still: its time may be over, and another
+#: controller may have revoked it.
+_LOOK_EVERY_S = 1.0
 #: In the API's description.
 PERMISSION_KEY = "x-permission"
 SECURITY_SCHEME = {
@@ -44,6 +48,8 @@ class Door(Protocol):
     """services.doorkeeper.Doorkeeper."""
 
     async def authenticate(self, presented: Presented) -> Bearer: ...
+
+    async def check(self, bearer: Bearer) -> None: ...
 
     def admit(self, bearer: Bearer, permission: Permission) -> Northbound: ...
 
@@ -71,8 +77,27 @@ class Guard:
             await _refuse(error, scope, receive, send)
             return
         scope.setdefault("state", {})["enter"] = lambda permission: self._door.admit(bearer, permission)
+        if scope["type"] == "websocket":
+            await self._watched(bearer, scope, receive, send)
+            return
         digest = presented.covered.digest
         await self._app(scope, receive if digest is None else _signed(receive, digest), send)
+
+    async def _watched(self, bearer: Bearer, scope: Scope, receive: Receive, send: Send) -> None:
+        """A stream lasts as long as its token counts."""
+        stream = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            while not stream.done():
+                await asyncio.wait({stream}, timeout=_LOOK_EVERY_S)
+                try:
+                    await self._door.check(bearer)
+                except Unauthenticated:
+                    stream.cancel()
+                    await asyncio.wait({stream})
+        finally:
+            stream.cancel()
+        if not stream.cancelled():
+            stream.result()
 
 
 def _presented(scope: Scope, content_suffix: str) -> Presented:

@@ -69,7 +69,17 @@ class Doorkeeper:
             covered, presented.signature_input, presented.signature, holder=token.holder, at=now
         )
         self._replays.take(token.holder, nonce, at=now)
-        if now > token.until:
+        return Bearer(token, await self._standing(token))
+
+    async def check(self, bearer: Bearer) -> None:
+        """Whether its token counts still: what is asked for may last.
+
+        Raises: Unauthenticated.
+        """
+        await self._standing(bearer.token)
+
+    async def _standing(self, token: Token) -> Known:
+        if self._now() > token.until:
             raise Unauthenticated("the token's time is over", hint="supercloud token mint")
         snapshot = await self._look()
         known = snapshot.principals.get(token.principal)
@@ -77,7 +87,7 @@ class Doorkeeper:
             raise Unauthenticated("the token's principal is gone, or has another key now")
         if not snapshot.revoked.isdisjoint(token.revocation_ids):
             raise Unauthenticated("the token is revoked", hint="supercloud token mint")
-        return Bearer(token, known)
+        return known
 
     def admit(self, bearer: Bearer, permission: Permission) -> Northbound:
         """What the bearer may ask for under this permission, as far as it sees.

@@ -38,7 +38,7 @@ from supercloud.trust.keys import IdentityKey
 TOKEN_CHARS = 8192
 #: So often a token may be handed on, and so many blocks it may have in all.
 HANDS, BLOCKS = 8, 24
-#: The library's own limit, 1 ms by the wall clock, is passed by whoever does not get the processor for so long.
+#: The library's own limit, 1 ms by the wall clock, is passed by who does not get the processor for so long.
 #: What blocks may hold bounds the work, so that this has to bound nothing.
 _TIME = timedelta(minutes=1)
 _STRINGS = r'\{"[a-z0-9:-]*"(, "[a-z0-9:-]*")*\}'
