@@ -94,6 +94,8 @@ class Guard:
                 except Unauthenticated:
                     stream.cancel()
                     await asyncio.wait({stream})
+                except SupercloudError:
+                    continue  # the store is away: it is looked again, and nobody new gets in meanwhile
         finally:
             stream.cancel()
         if not stream.cancelled():
