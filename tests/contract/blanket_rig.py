@@ -5,7 +5,7 @@ The one control plane decides with the very functions of model.right, over a con
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -181,8 +181,9 @@ class FakeOverlay:
 
     async def permit(self, instance: str, seconds: float) -> None: ...
 
-    async def grant_tcp(self, peer: str, port: int, seconds: float) -> None:
-        self.grants[peer, port] = seconds
+    async def grant_tcp(self, peer: str, ports: Sequence[int], seconds: float) -> None:
+        for port in ports:
+            self.grants[peer, port] = seconds
 
     async def prepare_key(self) -> MeshReport:
         return await self.report()

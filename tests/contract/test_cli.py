@@ -45,12 +45,13 @@ volume create|volume ls|volume show|volume attach|volume detach|volume resize|vo
 volume snapshot|volume backup
 vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
 operation ls|operation show|operation wait|operation cancel
+apply|diff|export|schema
 """.replace("\n", "|")
     .strip("|")
     .split("|")
 )
-#: These take over the terminal, or have nothing to say but that they are done.
-_NO_JSON = {"blanket console", "vm console", "vm ssh", "vm logs"}
+#: These take over the terminal, or say what has one form only.
+_NO_JSON = {"blanket console", "vm console", "vm ssh", "vm logs", "schema"}
 
 
 @pytest.fixture

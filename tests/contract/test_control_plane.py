@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,7 @@ from supercloud.services.northbound import (
     Publish,
     RegisterImage,
     RunInstance,
+    WantedCloud,
 )
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.sagas import migrate
@@ -216,6 +217,58 @@ async def test_a_cloud_from_nothing_to_a_migration_and_back(bench: Bench) -> Non
     assert not bench.site.machines
     await bench.control.remove_network("lan")
     await bench.control.remove_cloud("c")
+
+
+async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench) -> None:
+    """By the requests that made it, with what has become of it since."""
+    control = bench.control
+    blankets = [
+        AddBlanket(name=name, cloud="c", provider="p", memory_mib=3072) for name in ("north", "south")
+    ]
+    await asyncio.gather(*[bench.done(await control.add_blanket(one)) for one in blankets])
+    await control.create_network(CreateNetwork(name="a", cloud="c", cidr="10.10.0.0/24"))
+    for name, on in (("two", None), ("one", None), ("idle", "south")):
+        await control.create_volume(CreateVolume(name=name, cloud="c", size_bytes=MIB, on=on, image=None))
+    run = RunInstance(
+        name="web",
+        cloud="c",
+        image=DIGEST,
+        on="north",
+        networks=("lan", "a"),
+        publish=(Publish(port=80),),
+        user_data="#cloud-config\n",
+        ssh_keys=("ssh-ed25519 AAAA me",),
+        hold=True,
+    )
+    await bench.done(await control.run_instance(run))
+    for name in ("two", "one"):
+        await bench.done(await control.attach_volume(name, instance="web"))
+    await bench.done(await control.migrate_instance("web", to="south"))
+
+    found = await control.wanted_cloud("c")
+    (port,) = found.instances[0].publish
+    assert port.at and port.port == 80
+    wanted = WantedCloud(
+        cloud=CreateCloud(name="c", cpu_model=(await control.cloud("c")).cpu_model),
+        blankets=tuple(blankets),
+        networks=(
+            CreateNetwork(name="a", cloud="c", cidr="10.10.0.0/24"),
+            CreateNetwork(name="lan", cloud="c", cidr="10.9.0.0/24"),
+        ),
+        volumes=(
+            CreateVolume(name="idle", cloud="c", size_bytes=MIB, on="south"),
+            CreateVolume(name="one", cloud="c", size_bytes=MIB),
+            CreateVolume(name="two", cloud="c", size_bytes=MIB),
+        ),
+        instances=(replace(run, image="debian", on="south", disk_bytes=64 * MIB, publish=(port,)),),
+        attached={"web": ("two", "one")},
+    )
+    assert found == wanted
+    await bench.done(await control.detach_volume("two"))
+    found = await control.wanted_cloud("c")
+    assert found.attached == {"web": ("one",)} and found.volumes[2].on == "south", "where its data went"
+    with pytest.raises(NotFound):
+        await control.wanted_cloud("nowhere")
 
 
 async def test_migrations_that_cannot_be_are_refused_with_the_reason(bench: Bench) -> None:

@@ -195,12 +195,12 @@ async def closed(scene: Scene) -> None:
         check(f"an instance does not reach {where}", await alice.refused(ip))
     check("the world does not reach a blanket", await refused(None, one.underlay))
     check("without a grant nothing listens on the mesh", await refused("one", two.address))
-    await two.call("grant_tcp", one.address, TCP_PORT, 60)
+    await two.call("grant_tcp", one.address, [TCP_PORT], 60)
     check("a grant opens one port to one blanket", await connects("one", two.address))
     check("and to no other blanket", await refused("three", two.address))
-    await two.call("grant_tcp", one.address, TCP_PORT, 0)
+    await two.call("grant_tcp", one.address, [TCP_PORT], 0)
     check("a grant that ended is closed", await refused("one", two.address))
-    await two.call("grant_tcp", one.address, TCP_PORT, 1)
+    await two.call("grant_tcp", one.address, [TCP_PORT], 1)
 
     async def over() -> bool:
         return await refused("one", two.address)

@@ -109,8 +109,8 @@ class Migration:
         if (granted := self._granted.get(operation)) is None:
             return
         source, landing = granted
-        for port in (landing.libvirt_port, landing.memory_port, landing.disk_port):
-            await self._overlay.grant_tcp(source, port, seconds)
+        ports = (landing.libvirt_port, landing.memory_port, landing.disk_port)
+        await self._overlay.grant_tcp(source, ports, seconds)
 
     async def target_status(self, request: OperationRef) -> TargetReport:
         """See the port. A copy is complete before this says so, and this remembers since when."""

@@ -168,6 +168,7 @@ class Needs:
 CloudRead = Annotated[Northbound, Depends(Needs(Permission.CLOUD_READ))]
 CloudWrite = Annotated[Northbound, Depends(Needs(Permission.CLOUD_WRITE))]
 CloudCreate = Annotated[Northbound, Depends(Needs(Permission.CLOUD_CREATE))]
+CloudExport = Annotated[Northbound, Depends(Needs(Permission.CLOUD_EXPORT))]
 BlanketRead = Annotated[Northbound, Depends(Needs(Permission.BLANKET_READ))]
 BlanketWrite = Annotated[Northbound, Depends(Needs(Permission.BLANKET_WRITE))]
 BlanketConsole = Annotated[Northbound, Depends(Needs(Permission.BLANKET_CONSOLE))]

@@ -11,6 +11,7 @@ from supercloud.api.guard import (
     BlanketRead,
     BlanketWrite,
     CloudCreate,
+    CloudExport,
     CloudRead,
     CloudWrite,
     ImageRead,
@@ -44,6 +45,7 @@ from supercloud.services.northbound import (
     RegisterImage,
     RunInstance,
     VolumeView,
+    WantedCloud,
 )
 
 #: In a path.
@@ -150,6 +152,10 @@ def _clouds() -> APIRouter:
     async def rm(control: CloudWrite, ref: RefPath) -> Response:
         await control.remove_cloud(ref)
         return Response(status_code=_NO_CONTENT)
+
+    @router.get("/{ref}/wanted")
+    async def wanted(control: CloudExport, ref: RefPath) -> WantedCloud:
+        return await control.wanted_cloud(ref)
 
     @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
     async def rotate(control: CloudWrite, ref: RefPath) -> OperationView:

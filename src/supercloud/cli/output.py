@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -97,17 +97,30 @@ class Bar(Protocol):
     def __call__(self, phase: str, done: float | None) -> None: ...
 
 
+class Board(Protocol):
+    """Several bars at once, each for as long as its context lasts; from any thread."""
+
+    def __call__(self, title: str, *, usual_s: float | None = None) -> AbstractContextManager[Bar]: ...
+
+
 @contextmanager
 def progress(title: str, *, quiet: bool = False, usual_s: float | None = None) -> Iterator[Bar]:
     """A bar with time left on a terminal; a line now and then elsewhere; nothing when `quiet`.
 
     `usual_s` is how long the like took before: the time left is told from it until `done` tells it better.
     """
+    with board(quiet=quiet) as shown, shown(title, usual_s=usual_s) as bar:
+        yield bar
+
+
+@contextmanager
+def board(*, quiet: bool = False) -> Iterator[Board]:
+    """As `progress`, for several things at once."""
     if quiet:
-        yield lambda phase, done: None
+        yield _no_bar
         return
     if not sys.stderr.isatty():
-        yield _Lines(title, usual_s)
+        yield _line_bar
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -117,31 +130,49 @@ def progress(title: str, *, quiet: bool = False, usual_s: float | None = None) -
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
-        _left_column(usual_s),
+        _left_column(),
         console=Console(stderr=True),
         transient=True,
     ) as shown:
-        task = shown.add_task(title, total=None)
 
-        def update(phase: str, done: float | None) -> None:
-            shown.update(
-                task,
-                description=f"{title}: {phase}" if phase else title,
-                total=None if done is None else 1.0,
-                completed=0 if done is None else done,
-            )
+        @contextmanager
+        def bar(title: str, *, usual_s: float | None = None) -> Iterator[Bar]:
+            task = shown.add_task(title, total=None, usual_s=usual_s)
 
-        yield update
+            def update(phase: str, done: float | None) -> None:
+                shown.update(
+                    task,
+                    description=f"{title}: {phase}" if phase else title,
+                    total=None if done is None else 1.0,
+                    completed=0 if done is None else done,
+                )
+
+            try:
+                yield update
+            finally:
+                shown.remove_task(task)
+
+        yield bar
 
 
-def _left_column(usual_s: float | None) -> Any:
+@contextmanager
+def _no_bar(title: str, *, usual_s: float | None = None) -> Iterator[Bar]:
+    yield lambda phase, done: None
+
+
+@contextmanager
+def _line_bar(title: str, *, usual_s: float | None = None) -> Iterator[Bar]:
+    yield _Lines(title, usual_s)
+
+
+def _left_column() -> Any:
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 
     class Left(ProgressColumn):
         def render(self, task: Task) -> Text:
             done = task.completed if task.total else None
-            return Text(time_left(task.elapsed or 0.0, done, usual_s))
+            return Text(time_left(task.elapsed or 0.0, done, task.fields["usual_s"]))
 
     return Left()
 

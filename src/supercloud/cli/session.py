@@ -70,7 +70,7 @@ def finish(
         _say_how_to_follow(operation)
         return None
     try:
-        with progress(title, quiet=output is Format.JSON, usual_s=_usual_s(client, operation)) as bar:
+        with progress(title, quiet=output is Format.JSON, usual_s=usual_s(client, operation)) as bar:
             ended = _follow(client, operation, bar)
     except (KeyboardInterrupt, Unavailable):
         _say_how_to_follow(operation)
@@ -98,7 +98,7 @@ def _say_how_to_follow(operation: Mapping[str, Any]) -> None:
     )
 
 
-def _usual_s(client: Client, operation: Mapping[str, Any]) -> float | None:
+def usual_s(client: Client, operation: Mapping[str, Any]) -> float | None:
     """Seconds that operations of this kind took of late, to tell the time left by."""
     try:
         past = client.get("/operations", kind=operation["kind"], limit=_HISTORY)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_FORM = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+#: Also for those who check it elsewhere, so of what every kind of regular expression has.
+PATTERN = r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMGTkmgt]?)(?:[iI]?[bB])?"
+_FORM = re.compile(PATTERN)
 
 
 def parse_size(text: str) -> int:
@@ -30,6 +32,14 @@ def format_size(size: float) -> str:
         if abs(size) >= factor and unit:
             return f"{size / factor:.1f}".removesuffix(".0") + unit
     return f"{size:.0f}"
+
+
+def exact_size(size: int) -> str:
+    """As `format_size`, but that it is read as what it was, to the byte."""
+    short = format_size(size)
+    if parse_size(short) == size:
+        return short
+    return f"{size >> 20}M" if size % (1 << 20) == 0 else str(size)
 
 
 def _convert(_: Any, tokens: Sequence[Any]) -> int:

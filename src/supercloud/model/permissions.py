@@ -21,6 +21,7 @@ class Permission(StrEnum):
     CLOUD_READ = "cloud:read"
     CLOUD_WRITE = "cloud:write"
     CLOUD_CREATE = "cloud:create"
+    CLOUD_EXPORT = "cloud:export"  # with all that is in it, user data and ssh keys too
     BLANKET_READ = "blanket:read"
     BLANKET_WRITE = "blanket:write"
     BLANKET_CONSOLE = "blanket:console"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -216,8 +216,8 @@ class Overlay(Protocol):
         """Let its traffic out for so long; the kernel itself stops it afterwards. 0 stops it now."""
         ...
 
-    async def grant_tcp(self, peer: Ipv4, port: Port, seconds: float) -> None:
-        """Let that blanket (a mesh address) connect to this TCP port of ours; 0 ends the grant.
+    async def grant_tcp(self, peer: Ipv4, ports: Sequence[Port], seconds: float) -> None:
+        """Let that blanket (a mesh address) connect to these TCP ports of ours; 0 ends the grant.
 
         The kernel itself ends it after `seconds`; connections that were made meanwhile stay.
         """

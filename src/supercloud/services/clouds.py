@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Conflict
 from supercloud.model.names import Name, new_id
 from supercloud.model.right import RightTerms
-from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref
+from supercloud.services import wanted
+from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref, WantedCloud
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, owned, owner_of, within
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Principal, Volume
@@ -76,6 +77,10 @@ class Clouds:
             blankets = await session.scalar(select(func.count()).where(Blanket.cloud == row.id))
             instances = await session.scalar(select(func.count()).where(Instance.cloud == row.id))
             return _view(row, await _owner(session, row), blankets or 0, instances or 0)
+
+    async def wanted_cloud(self, ref: Ref) -> WantedCloud:
+        async with self._parts.store.read() as session:
+            return await wanted.of(session, await find_cloud(session, ref))
 
     async def remove_cloud(self, ref: Ref) -> None:
         """

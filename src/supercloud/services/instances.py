@@ -11,11 +11,11 @@ from supercloud.model.errors import Conflict, InvalidInput, Refused, Unavailable
 from supercloud.model.names import Id, Name, new_id
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.ports.agent import NICS, StopMode, StreamKind
+from supercloud.ports.agent import StopMode, StreamKind
 from supercloud.services import instance_views, mesh
 from supercloud.services.clouds import RENEW_EVERY_S
 from supercloud.services.networks import plug
-from supercloud.services.northbound import InstanceView, OperationView, Publish, Ref, RunInstance, Stream
+from supercloud.services.northbound import InstanceView, OperationView, Ref, RunInstance, Stream
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import check_migration
@@ -28,6 +28,7 @@ from supercloud.services.refs import (
     find_network,
     own_cloud,
 )
+from supercloud.services.rules import NETWORKS, boot_volume, check_instance
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.store.tables import (
     Blanket,
@@ -41,9 +42,6 @@ from supercloud.services.store.tables import (
 )
 from supercloud.services.volumes import check_size
 
-_USER_DATA_BYTES = 64 << 10
-_NETWORKS = f"an instance is in at most {NICS} networks, each once"
-
 
 class Instances:
     """The part of Northbound about instances."""
@@ -52,7 +50,7 @@ class Instances:
         self._parts = parts
 
     async def run_instance(self, request: RunInstance) -> OperationView:
-        _check(request)
+        check_instance(request)
         listening: list[int] = []
         identity = new_id()
         try:
@@ -178,22 +176,6 @@ class Instances:
         return operation, False
 
 
-def _check(request: RunInstance) -> None:
-    if request.user_data is not None and len(request.user_data.encode()) > _USER_DATA_BYTES:
-        raise InvalidInput(f"user data is limited to {_USER_DATA_BYTES} bytes")
-    if len(request.networks) > NICS or len(set(request.networks)) != len(request.networks):
-        raise InvalidInput(_NETWORKS)
-    if request.publish and not request.networks:
-        raise InvalidInput("a published port needs a --network to reach the instance on")
-    _check_ports(request.publish)
-
-
-def _check_ports(publish: tuple[Publish, ...]) -> None:
-    wanted = [one.at for one in publish if one.at]
-    if len(set(wanted)) != len(wanted) or any(not 0 <= at <= 65535 for at in wanted):
-        raise InvalidInput("published ports are 0 to 65535, each once")
-
-
 async def _named(session: AsyncSession, cloud: Id, name: Name) -> Instance | None:
     found: Instance | None = await session.scalar(
         select(Instance).where(Instance.cloud == cloud, Instance.name == name)
@@ -237,7 +219,7 @@ async def _insert(
         Volume(
             id=new_id(),
             cloud=cloud.id,
-            name=f"{request.name[:58]}-root",
+            name=boot_volume(request.name),
             size_bytes=check_size(request.disk_bytes or _whole_mib(image.virtual_bytes), image),
             image=image.id,
             instance=identity,
@@ -252,7 +234,7 @@ async def _insert(
     SqlRights.create(session, identity, cloud=cloud.id, terms=terms, hold=request.hold)
     networks = [await find_network(session, ref, cloud.id) for ref in request.networks]
     if len({network.id for network in networks}) != len(networks):
-        raise InvalidInput(_NETWORKS)
+        raise InvalidInput(NETWORKS)
     for position, network in enumerate(networks):
         await plug(session, network, identity, position)
 

@@ -9,17 +9,15 @@ import time
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, Exhausted, InvalidInput
+from supercloud.model.errors import Conflict, Exhausted
 from supercloud.model.names import Id, Ipv4, Mac, new_id
 from supercloud.services import mesh
 from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, find_network, own_cloud, within
+from supercloud.services.rules import check_network
 from supercloud.services.store.tables import Cloud, Instance, Network, NicRow
 
-_PRIVATE = tuple(ipaddress.IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
-#: The blankets' own NAT network, which instances must be able to tell from theirs.
-_RESERVED = (ipaddress.IPv4Network("10.0.2.0/24"),)
 _VNIS = range(4096, 1 << 24)
 
 
@@ -30,7 +28,7 @@ class Networks:
         self._parts = parts
 
     async def create_network(self, request: CreateNetwork) -> NetworkView:
-        cidr = _checked(request.cidr)
+        cidr = check_network(request.cidr)
         async with self._parts.store.write() as session:
             cloud = await own_cloud(session, request.cloud)
             for name, other in await session.execute(
@@ -123,18 +121,6 @@ def _free_ip(network: Network, taken: set[str]) -> Ipv4:
 def _new_mac() -> Mac:
     """Locally administered, unicast; 40 random bits, and the table refuses a second one of its kind."""
     return ":".join(["52", *(f"{byte:02x}" for byte in secrets.token_bytes(5))])
-
-
-def _checked(cidr: str) -> ipaddress.IPv4Network:
-    try:
-        network = ipaddress.IPv4Network(cidr)
-    except ValueError as error:
-        raise InvalidInput(f"{cidr} is not a network: {error}", hint="for example 10.9.0.0/24") from error
-    if not any(network.subnet_of(private) for private in _PRIVATE) or not 16 <= network.prefixlen <= 28:
-        raise InvalidInput(f"{cidr} is not a private network of /16 to /28", hint="for example 10.9.0.0/24")
-    if any(network.overlaps(reserved) for reserved in _RESERVED):
-        raise InvalidInput("10.0.2.0/24 is what blankets themselves live in", hint="for example 10.9.0.0/24")
-    return network
 
 
 async def _free_vni(session: AsyncSession) -> int:

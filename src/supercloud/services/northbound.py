@@ -173,10 +173,25 @@ class OperationView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedCloud:
+    """All that a cloud has, as it would have to be asked for to have it again. An instance is where it is
+    now, with its boot volume's size; `volumes` are the others, and `attached` says which instance has which.
+    """
+
+    cloud: CreateCloud
+    blankets: tuple[AddBlanket, ...]
+    networks: tuple[CreateNetwork, ...]
+    volumes: tuple[CreateVolume, ...]
+    instances: tuple[RunInstance, ...]
+    attached: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderView:
     id: Id
     name: Name
     kind: str
+    options: dict[str, str]
     accelerator: str
     nesting: bool
     confidentiality: Confidentiality
@@ -368,6 +383,7 @@ class Northbound(Protocol):
     async def create_cloud(self, request: CreateCloud) -> CloudView: ...
     async def clouds(self) -> list[CloudView]: ...
     async def cloud(self, ref: Ref) -> CloudView: ...
+    async def wanted_cloud(self, ref: Ref) -> WantedCloud: ...
     async def remove_cloud(self, ref: Ref) -> None: ...
     async def rotate_keys(self, cloud: Ref) -> OperationView: ...
 

@@ -87,6 +87,7 @@ def _view(row: Provider, blankets: int) -> ProviderView:
         id=row.id,
         name=row.name,
         kind=row.kind,
+        options=dict(row.options),
         accelerator=declared.accelerator,
         nesting=declared.nesting,
         confidentiality=declared.confidentiality,

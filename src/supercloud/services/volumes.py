@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, InvalidInput
-from supercloud.model.names import MIB, Name, SizeBytes, new_id
+from supercloud.model.names import Name, SizeBytes, new_id
 from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
 from supercloud.services.parts import Parts
 from supercloud.services.refs import (
@@ -21,6 +21,7 @@ from supercloud.services.refs import (
     owned,
     within,
 )
+from supercloud.services.rules import check_volume_size
 from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Volume, VolumeCopy
 
 _SNAPSHOTS = 64
@@ -169,8 +170,7 @@ def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:
     Raises:
         InvalidInput: not whole MiB, or smaller than its image.
     """
-    if size < MIB or size % MIB:
-        raise InvalidInput("a volume's size is a whole number of MiB, at least one")
+    check_volume_size(size)
     if image is not None and size < image.virtual_bytes:
         raise InvalidInput(f"image {image.name} needs at least {image.virtual_bytes} bytes")
     return size

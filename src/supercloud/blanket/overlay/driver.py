@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -149,8 +149,8 @@ class LinuxOverlay:
         if devices:
             await nft.run(packet_filter.permit(devices, seconds))
 
-    async def grant_tcp(self, peer: Ipv4, port: Port, seconds: float) -> None:
-        await nft.run(packet_filter.grant(peer, port, seconds))
+    async def grant_tcp(self, peer: Ipv4, ports: Sequence[Port], seconds: float) -> None:
+        await nft.run(packet_filter.grant(peer, ports, seconds))
 
     # ------------------------------------------------------------ keys
 

@@ -98,13 +98,16 @@ def timed(family: str, name: str, element: Element, seconds: int) -> Json:
 
 def permit(devices: Iterable[str], seconds: float) -> Json:
     """Let the traffic of these ports in for whole `seconds` from now; 0: no longer."""
-    one_by_one = [timed("bridge", PERMITTED, (device,), int(seconds)) for device in devices]
-    return {"nftables": [command for one in one_by_one for command in one["nftables"]]}
+    return _together(timed("bridge", PERMITTED, (device,), int(seconds)) for device in devices)
 
 
-def grant(peer: Ipv4, port: Port, seconds: float) -> Json:
-    """Let `peer` (a mesh address) connect to this TCP port of the blanket; 0: no longer."""
-    return timed("inet", GRANTS, (peer, port), int(seconds))
+def grant(peer: Ipv4, ports: Iterable[Port], seconds: float) -> Json:
+    """Let `peer` (a mesh address) connect to these TCP ports of the blanket; 0: no longer."""
+    return _together(timed("inet", GRANTS, (peer, port), int(seconds)) for port in ports)
+
+
+def _together(transactions: Iterable[Json]) -> Json:
+    return {"nftables": [command for one in transactions for command in one["nftables"]]}
 
 
 # ---------------------------------------------------------------- rules

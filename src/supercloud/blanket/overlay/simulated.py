@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from supercloud.blanket.overlay.plan import (
     NOTHING,
@@ -67,8 +67,9 @@ class SimulatedOverlay:
         for device in devices:
             self._until[device] = self._now() + int(seconds)
 
-    async def grant_tcp(self, peer: Ipv4, port: Port, seconds: float) -> None:
-        self._grants[peer, port] = self._now() + int(seconds)
+    async def grant_tcp(self, peer: Ipv4, ports: Sequence[Port], seconds: float) -> None:
+        for port in ports:
+            self._grants[peer, port] = self._now() + int(seconds)
 
     async def prepare_key(self) -> MeshReport:
         self._next = True

@@ -295,7 +295,6 @@ async def _right(world: World, trip: Trip) -> RunRight:
 async def _arrive(world: World, trip: Trip) -> None:
     await world.promote_copies(trip.operation)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=trip.target)
-    await world.locate(trip.instance)
 
 
 async def _end_at_target(world: World, trip: Trip) -> None:
@@ -391,12 +390,15 @@ async def _clean_up(world: World, trip: Trip) -> None:
 async def _release(world: World, trip: Trip) -> None:
     """Close both sides and delete the copies that lost. A blanket that is away keeps rows in the store as
     leftovers, whose keys are destroyed already; they are removed when it is back."""
-    for blanket in (trip.source, trip.target):
-        try:
-            await world.agent(blanket).migration.release(trip.ref)
-        except Unavailable as error:
-            _log.info("migration.not_released", blanket=blanket, why=error.message)
+    await asyncio.gather(*(_release_at(world, trip, blanket) for blanket in (trip.source, trip.target)))
     try:
         await disks.drop_leftovers(world, trip.operation)
     except Unavailable as error:
         _log.info("migration.leftovers_stay", operation=trip.operation, why=error.message)
+
+
+async def _release_at(world: World, trip: Trip, blanket: Id) -> None:
+    try:
+        await world.agent(blanket).migration.release(trip.ref)
+    except Unavailable as error:
+        _log.info("migration.not_released", blanket=blanket, why=error.message)

@@ -1,0 +1,400 @@
+"""What may stand in the file: the API's requests, as people write them.
+
+Every rule is the API's own: scalars of `model.names` and `services.northbound`, checks of `services.rules`,
+defaults of the requests. A thing's name is its key, and its cloud is the file's. What is left out is the
+default, and where there is no fixed one (`cpuModel`, `blanket`, `disk`) anything is as declared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from supercloud.cli.sizes import PATTERN, format_size, parse_size
+from supercloud.model.errors import InvalidInput
+from supercloud.model.names import MIB, Cidr, MemoryMib, Name, SizeBytes, Text, Vcpus
+from supercloud.model.right import RightTerms
+from supercloud.ports.platform import Flavour
+from supercloud.services import rules
+from supercloud.services.northbound import (
+    AddBlanket,
+    AddProvider,
+    CpuModel,
+    CreateCloud,
+    CreateNetwork,
+    CreateVolume,
+    OptionName,
+    OptionValue,
+    PlatformKind,
+    Publish,
+    Ref,
+    RunInstance,
+    Seconds,
+    SshKey,
+)
+
+T = TypeVar("T")
+VERSION = 1
+_PUBLISH = TypeAdapter(Publish)
+
+
+def _default(request: type[Any], name: str) -> Any:
+    """What the API takes where a request does not say."""
+    return next(one.default for one in dataclasses.fields(request) if one.name == name)
+
+
+def _ruled(check: Callable[[], T]) -> T:
+    """A rule of the API's, where it says no, as pydantic wants to hear it."""
+    try:
+        return check()
+    except InvalidInput as error:
+        raise PydanticCustomError("rule", "{what}", {"what": error.message, "todo": error.hint}) from error
+
+
+def _size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _memory(value: Any) -> Any:
+    size = _size(value)
+    if isinstance(size, bool) or not isinstance(size, int):
+        return size  # for pydantic to say what it is not
+    if size % MIB:
+        raise ValueError(f"{value} is not a whole number of MiB")
+    return size // MIB
+
+
+def published(value: Any) -> Publish:
+    """
+    Raises:
+        ValueError: it is no port.
+    """
+    at, colon, port = str(value).rpartition(":") if isinstance(value, str | int) else ("", "", "")
+    try:
+        if isinstance(value, bool) or not port.isascii() or not (at or "0").isascii():
+            raise ValueError
+        return _PUBLISH.validate_python({"port": int(port), "at": int(at) if colon else 0})
+    except (ValueError, ValidationError) as error:
+        raise ValueError(f"{value!r:.60} is not PORT or PORT_HERE:PORT") from error
+
+
+def _option(value: Any) -> Any:
+    """As they would be typed: a number or `true` stands for its text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _size_schema(unit: int, scalar: Any) -> dict[str, Any]:
+    """As a number of bytes, or as people write it; `scalar` is what it becomes, in `unit`s."""
+    bounds = TypeAdapter(scalar).json_schema()
+    number = {"type": "integer", "minimum": bounds["minimum"] * unit, "multipleOf": unit}
+    text = {"type": "string", "pattern": f"^{PATTERN}$".replace("?:", "")}
+    return {"anyOf": [number, text], "examples": ["512M", "10G"]}
+
+
+_PORT_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 65535},
+        {"type": "string", "pattern": "^([0-9]{1,5}:)?[0-9]{1,5}$"},
+    ],
+    "examples": ["8080:80", 80],
+}
+Memory = Annotated[MemoryMib, BeforeValidator(_memory), WithJsonSchema(_size_schema(MIB, MemoryMib))]
+Size = Annotated[SizeBytes, BeforeValidator(_size), WithJsonSchema(_size_schema(1, SizeBytes))]
+Port = Annotated[Publish, PlainValidator(published), WithJsonSchema(_PORT_SCHEMA)]
+Option = Annotated[
+    OptionValue,
+    BeforeValidator(_option),
+    WithJsonSchema({"type": ["string", "number", "boolean"], "maxLength": 4096}),
+]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, alias_generator=to_camel, use_attribute_docstrings=True
+    )
+
+
+class Cloud(Part):
+    """The cloud and the terms of its run rights."""
+
+    name: Name
+    """What it is called."""
+    cpu_model: CpuModel | None = None
+    """The baseline CPU of every instance; left out, whatever the control plane has chosen."""
+    right_length: Seconds = _default(CreateCloud, "right_length_s")
+    """Seconds that a run right lasts; a control plane may be away for nearly that long."""
+    right_margin: Seconds = _default(CreateCloud, "right_margin_s")
+    """Seconds beyond that before the right may move to another blanket."""
+    right_grace: Seconds = _default(CreateCloud, "right_grace_s")
+    """Seconds that an instance without a right stays paused before it is stopped."""
+
+    @field_validator("right_length", "right_margin", "right_grace")
+    @classmethod
+    def _can_be_kept(cls, value: float, info: ValidationInfo) -> float:
+        terms: dict[str, Any] = {f"{str(info.field_name).removeprefix('right_')}_s": value}
+        _ruled(lambda: RightTerms(**terms).check())
+        return value
+
+    def request(self) -> CreateCloud:
+        return CreateCloud(
+            name=self.name,
+            cpu_model=self.cpu_model,
+            right_length_s=self.right_length,
+            right_margin_s=self.right_margin,
+            right_grace_s=self.right_grace,
+        )
+
+
+class Provider(Part):
+    """A domain with its platform."""
+
+    kind: PlatformKind
+    """Of its platform: qemu, or simulated for trying things out."""
+    options: Annotated[dict[OptionName, Option], Field(max_length=64)] = {}
+    """For the platform's driver, as `supercloud provider add --option` takes them."""
+
+    def request(self, name: str) -> AddProvider:
+        return AddProvider(name=name, kind=self.kind, options=dict(self.options))
+
+
+class Blanket(Part):
+    """A hypervisor of your own, on a provider's platform."""
+
+    provider: Name
+    """The domain whose platform runs it."""
+    flavour: Flavour = _default(AddBlanket, "flavour")
+    """Its hypervisor; live migration needs the same one at both ends."""
+    vcpus: Vcpus = _default(AddBlanket, "vcpus")
+    """Virtual CPUs of the whole blanket."""
+    memory: Memory = _default(AddBlanket, "memory_mib")
+    """Memory of the whole blanket, e.g. 2G; instances take theirs from it."""
+    disk: Size = _default(AddBlanket, "disk_bytes")
+    """Disk for images and volumes, e.g. 20G; it grows as it is used."""
+    debug_shell: bool = _default(AddBlanket, "debug_shell")
+    """Root on its console, for you and for whoever runs the platform."""
+
+    def request(self, name: str, cloud: str) -> AddBlanket:
+        return AddBlanket(
+            name=name,
+            cloud=cloud,
+            provider=self.provider,
+            flavour=self.flavour,
+            vcpus=self.vcpus,
+            memory_mib=self.memory,
+            disk_bytes=self.disk,
+            debug_shell=self.debug_shell,
+        )
+
+
+class Network(Part):
+    """An encrypted network over all blankets of the cloud."""
+
+    cidr: Cidr
+    """A private IPv4 network of /16 to /28, e.g. 10.20.0.0/24; its first address is the gateway."""
+
+    @field_validator("cidr")
+    @classmethod
+    def _is_a_network(cls, value: str) -> str:
+        return str(_ruled(lambda: rules.check_network(value)))
+
+    def request(self, name: str, cloud: str) -> CreateNetwork:
+        return CreateNetwork(name=name, cloud=cloud, cidr=self.cidr)
+
+
+class Volume(Part):
+    """An encrypted disk. An instance's `volumes` say who has it."""
+
+    size: Size
+    """What a guest sees, e.g. 10G; it can grow."""
+    image: Ref | None = None
+    """Begin as a copy of this image instead of empty."""
+    blanket: Name | None = None
+    """Where it is made; left out, where it is first attached."""
+
+    @field_validator("size")
+    @classmethod
+    def _is_whole(cls, value: int) -> int:
+        return _ruled(lambda: rules.check_volume_size(value))
+
+    def request(self, name: str, cloud: str) -> CreateVolume:
+        return CreateVolume(name=name, cloud=cloud, size_bytes=self.size, on=self.blanket, image=self.image)
+
+
+class Instance(Part):
+    """A VM."""
+
+    image: Ref
+    """What it boots: the name or the digest of an image that was imported."""
+    blanket: Name | None = None
+    """Where it runs; another one here moves it there, live. Left out, wherever there is room."""
+    memory: Memory = _default(RunInstance, "memory_mib")
+    """Its memory, e.g. 512M."""
+    vcpus: Vcpus = _default(RunInstance, "vcpus")
+    """Its virtual CPUs."""
+    disk: Size | None = None
+    """Size of its boot volume, which can grow; left out, the image's own."""
+    networks: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    """Its networks, in the order of its interfaces."""
+    publish: Annotated[tuple[Port, ...], Field(max_length=64)] = ()
+    """TCP ports of it, PORT or PORT_HERE:PORT, reachable on the control plane's loopback."""
+    volumes: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    """Its further disks, in this order."""
+    user_data: Text | None = None
+    """cloud-init user data."""
+    user_data_file: Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)] | None = None
+    """A file with cloud-init user data, in this file's folder or below."""
+    ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
+    """Lines as in an authorized_keys file."""
+    hold: bool = _default(RunInstance, "hold")
+    """Run on while nobody can be reached; failing over then needs proof that the old copy is dead."""
+
+    @field_validator("disk")
+    @classmethod
+    def _is_whole(cls, value: int | None) -> int | None:
+        return None if value is None else _ruled(lambda: rules.check_volume_size(value))
+
+    @field_validator("networks")
+    @classmethod
+    def _are_few(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _ruled(lambda: rules.check_networks(value, ()))
+        return value
+
+    @field_validator("publish")
+    @classmethod
+    def _can_be_reached(cls, value: tuple[Publish, ...], info: ValidationInfo) -> tuple[Publish, ...]:
+        _ruled(lambda: rules.check_ports(value))
+        if "networks" in info.data:
+            _ruled(lambda: rules.check_networks(info.data["networks"], value))
+        return value
+
+    @field_validator("volumes")
+    @classmethod
+    def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a volume is in the list twice")
+        return value
+
+    @field_validator("user_data")
+    @classmethod
+    def _fits(cls, value: str | None) -> str | None:
+        return None if value is None else _ruled(lambda: rules.check_user_data(value))
+
+    @field_validator("user_data_file")
+    @classmethod
+    def _is_the_only_one(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("user_data") is not None:
+            raise ValueError("there is `userData` as well")
+        return value
+
+    def request(self, name: str, cloud: str, user_data: str | None) -> RunInstance:
+        return RunInstance(
+            name=name,
+            cloud=cloud,
+            image=self.image,
+            on=self.blanket,
+            memory_mib=self.memory,
+            vcpus=self.vcpus,
+            disk_bytes=self.disk,
+            networks=self.networks,
+            publish=self.publish,
+            user_data=self.user_data if user_data is None else user_data,
+            ssh_keys=self.ssh_keys,
+            hold=self.hold,
+        )
+
+
+class CloudFile(Part):
+    """A whole cloud of supercloud's. Each section is a kind of thing, each key in it a name."""
+
+    version: Annotated[int, WithJsonSchema({"type": "integer", "const": VERSION})]
+    """Of this format: 1."""
+    cloud: Cloud
+    providers: dict[Name, Provider] = {}
+    """Domains to be added where they are missing; those that are there need not be listed."""
+    blankets: dict[Name, Blanket] = {}
+    """Hypervisors of your own, on providers' platforms."""
+    networks: dict[Name, Network] = {}
+    """Encrypted networks over all blankets."""
+    volumes: dict[Name, Volume] = {}
+    """Encrypted disks, but those that instances boot from."""
+    instances: dict[Name, Instance] = {}
+    """VMs."""
+
+    @field_validator("version")
+    @classmethod
+    def _is_ours(cls, value: int) -> int:
+        if value != VERSION:
+            raise ValueError(f"this is version {value} of the format, and version {VERSION} is read")
+        return value
+
+
+#: Sections of things by name. A further kind of thing is a class, a section above, and a part of the plan.
+SECTIONS: Mapping[str, type[Part]] = {
+    "providers": Provider,
+    "blankets": Blanket,
+    "networks": Network,
+    "volumes": Volume,
+    "instances": Instance,
+}
+
+
+def part_at(path: tuple[str | int, ...]) -> type[Part] | None:
+    """The model of the mapping at `path`, if it has one."""
+    match path:
+        case ():
+            return CloudFile
+        case ("cloud",):
+            return Cloud
+        case (str(section), _):
+            return SECTIONS.get(section)
+    return None
+
+
+def filled(data: Any) -> Any:
+    """With a section whose entries were all commented out as the empty one that it is."""
+    if not isinstance(data, dict):
+        return data
+    return {key: {} if key in SECTIONS and one is None else one for key, one in data.items()}
+
+
+def keys_of(part: type[Part]) -> dict[str, str]:
+    """Keys that may stand there, each with what it is for."""
+    return {field.alias or name: field.description or "" for name, field in part.model_fields.items()}
+
+
+def json_schema() -> dict[str, Any]:
+    """For editors: JSON Schema, draft 2020-12."""
+    schema = CloudFile.model_json_schema()
+    named = [schema["properties"][name] for name in SECTIONS]
+    for section in named:
+        section["type"] = ["object", "null"]
+    parts = schema["$defs"]
+    for mapping in (*named, parts["Provider"]["properties"]["options"]):
+        mapping["additionalProperties"] = False  # beside those whose names fit
+    for part, key, unit in (("Blanket", "memory", MIB), ("Blanket", "disk", 1), ("Instance", "memory", MIB)):
+        field = parts[part]["properties"][key]
+        field["default"] = format_size(field["default"] * unit)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:supercloud:schema:cloud:{VERSION}",
+        **schema,
+        "title": "A cloud of supercloud's",
+    }

@@ -1,0 +1,126 @@
+"""What is there, as the plan needs it: the cloud as it was wanted, and the state of its things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from supercloud.cli.declared.steps import Kind
+from supercloud.client import Client
+from supercloud.model.errors import NotFound
+from supercloud.model.names import Digest, Id, Name
+from supercloud.model.states import BlanketState, InstanceState
+from supercloud.services.northbound import (
+    AddProvider,
+    BlanketView,
+    ImageView,
+    InstanceView,
+    OperationView,
+    ProviderView,
+    VolumeView,
+    WantedCloud,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlanketThere:
+    state: BlanketState = BlanketState.READY
+    joined: bool = True  # ever: something may be in it
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceThere:
+    state: InstanceState = InstanceState.RUNNING
+    boot_volume: Name | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeThere:
+    instance: Name | None = None
+    blanket: Name | None = None  # where its data is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """An operation that has not ended, with its kind, e.g. `instance.run`."""
+
+    operation: Id
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class There:
+    wanted: WantedCloud | None = None  # None: there is no such cloud
+    providers: Mapping[Name, AddProvider] = field(default_factory=dict)
+    images: Mapping[Name | Digest, Name] = field(default_factory=dict)  # complete ones, by name and by digest
+    blankets: Mapping[Name, BlanketThere] = field(default_factory=dict)
+    instances: Mapping[Name, InstanceThere] = field(default_factory=dict)
+    volumes: Mapping[Name, VolumeThere] = field(default_factory=dict)
+    under_way: Mapping[tuple[Kind, Name], UnderWay] = field(default_factory=dict)
+
+
+def look(client: Client, cloud: Name) -> There:
+    """
+    Raises:
+        SupercloudError: as the client.
+    """
+    providers = _list(client, ProviderView, "/providers")
+    images = [one for one in _list(client, ImageView, "/images") if one.complete]
+    there = There(
+        providers={
+            one.name: AddProvider(name=one.name, kind=one.kind, options=one.options) for one in providers
+        },
+        images={ref: one.name for one in images for ref in (one.name, one.digest)},
+    )
+    wanted = _wanted(client, cloud)
+    if wanted is None:
+        return there
+    # Operations first: one that ends while we look is then seen twice, and not missed.
+    operations = {one.object: one for one in _list(client, OperationView, "/operations", open_only="true")}
+    blankets = _list(client, BlanketView, "/blankets", cloud=cloud)
+    instances = _list(client, InstanceView, "/instances", cloud=cloud)
+    volumes = _list(client, VolumeView, "/volumes", cloud=cloud)
+    named: list[tuple[Kind, Any]] = [
+        *((Kind.BLANKET, one) for one in blankets),
+        *((Kind.INSTANCE, one) for one in instances),
+        *((Kind.VOLUME, one) for one in volumes),
+    ]
+    return There(
+        wanted=wanted,
+        providers=there.providers,
+        images=there.images,
+        blankets={
+            one.name: BlanketThere(state=one.state, joined=one.flavour is not None, reason=one.reason)
+            for one in blankets
+        },
+        instances={
+            one.name: InstanceThere(
+                state=one.state, boot_volume=next(iter(one.volumes), None), reason=one.reason
+            )
+            for one in instances
+        },
+        volumes={one.name: VolumeThere(instance=one.instance, blanket=one.blanket) for one in volumes},
+        under_way={
+            (kind, one.name): UnderWay(operation=found.id, kind=found.kind)
+            for kind, one in named
+            if (found := operations.get(one.id)) is not None
+        },
+    )
+
+
+def _wanted(client: Client, cloud: Name) -> WantedCloud | None:
+    """None: there is no such cloud."""
+    try:
+        found = client.get(f"/clouds/{cloud}/wanted")
+    except NotFound:
+        return None
+    return TypeAdapter(WantedCloud).validate_python(found)
+
+
+def _list(client: Client, kind: type[Any], path: str, **query: object) -> list[Any]:
+    return TypeAdapter(list[kind]).validate_python(client.get(path, **query))  # type: ignore[valid-type]

@@ -1,0 +1,271 @@
+"""The plan between what is declared and what is there: carried out, in any order that it allows, nothing is
+left to do; and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clouds import declared
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from pretend import Elsewhere, Pretend
+
+from supercloud.cli.declared.plan import plan
+from supercloud.cli.declared.read import Declared, read
+from supercloud.cli.declared.steps import Act, Kind, Plan
+from supercloud.cli.declared.there import BlanketThere, UnderWay
+from supercloud.cli.declared.write import document, text
+from supercloud.model.states import BlanketState, InstanceState
+from supercloud.services.northbound import WantedCloud
+
+pytestmark = pytest.mark.unit
+many = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def carry_out(found: Plan, world: Pretend, data: st.DataObject | None = None) -> None:
+    """In an order of hypothesis' choice, as steps at once may end."""
+    done: set[str] = set()
+    left = list(found.steps)
+    while left:
+        ready = [step for step in left if step.needs <= done]
+        assert ready, "steps wait for each other"
+        step = data.draw(st.sampled_from(ready)) if data is not None else ready[0]
+        world.do(step.call)
+        done.add(step.key)
+        left.remove(step)
+
+
+def there_of(wanted: Declared) -> Pretend:
+    world = Pretend()
+    found = plan(wanted, world.there())
+    assert not found.refusals
+    carry_out(found, world)
+    return world
+
+
+@many
+@given(declared(texts=False), st.data())
+def test_applied_to_nothing_it_is_there_and_applied_again_nothing_is_done(
+    wanted: Declared, data: st.DataObject
+) -> None:
+    world = Pretend()
+    found = plan(wanted, world.there())
+    assert not found.refusals and not found.taken_away
+    carry_out(found, world, data)
+    again = plan(wanted, world.there())
+    assert not again.differs and not again.extras, again
+
+
+@many
+@given(
+    declared(texts=False, alike=True),
+    declared(texts=False, alike=True, grown=True),
+    st.booleans(),
+    st.data(),
+)
+def test_from_one_cloud_to_another(
+    before: Declared, after: Declared, prune: bool, data: st.DataObject
+) -> None:
+    """What can be changed is; what cannot is refused; what is not in the file goes only if it is pruned."""
+    world = there_of(before)
+    for name in world.instances:
+        world.states[name] = data.draw(st.sampled_from([InstanceState.RUNNING, InstanceState.STOPPED]))
+    had = dataclasses.replace(world.there())
+    found = plan(after, had, prune=prune)
+    event(f"prune: {prune}, " + ("refused" if found.refusals else f"{len(found.steps)} steps"))
+    if not prune:
+        assert all(step.act is not Act.REMOVE and step.act is not Act.STOP for step in found.steps)
+    if found.refusals:
+        return
+    try:
+        carry_out(found, world, data)
+    except Elsewhere:
+        anywhere = {one.name for one in after.wanted.instances if one.on is None}
+        assert anywhere & {step.name for step in found.steps if step.act is Act.CREATE}
+        return
+    again = plan(after, world.there(), prune=prune)
+    assert not again.differs, again
+    assert not (prune and again.extras)
+    kept = {one.name for one in after.wanted.volumes}
+    assert not kept & world.lost, "what the file wants is not lost with a blanket"
+
+
+# ---------------------------------------------------------------- what cannot be drawn so easily
+
+
+def cloud(body: str, tmp_path: Path) -> Declared:
+    head = "version: 1\ncloud: {name: mine}\nproviders: {north: {kind: qemu}}\n"
+    return read((head + body).encode(), "cloud.yaml", tmp_path).declared
+
+
+TWO = """\
+blankets: {n1: {provider: north}, s1: {provider: north}}
+networks: {lan: {cidr: 10.1.0.0/24}}
+volumes: {data: {size: 16M}}
+instances:
+  web: {image: debian, blanket: n1, networks: [lan], volumes: [data]}
+"""
+
+
+def keys(found: Plan) -> list[str]:
+    return [step.key for step in found.steps]
+
+
+def test_a_blanket_that_never_came_to_be_is_made_again(tmp_path: Path) -> None:
+    wanted = cloud("blankets: {n1: {provider: north}}", tmp_path)
+    world = there_of(wanted)
+    world.blanket_states["n1"] = BlanketThere(state=BlanketState.FAILED, joined=False, reason="no room")
+    found = plan(wanted, world.there())
+    assert keys(found) == ["clear blanket n1", "create blanket n1"] and not found.taken_away
+    assert found.steps[1].needs == {"clear blanket n1"}
+    world.blanket_states["n1"] = BlanketThere(state=BlanketState.REVOKED, reason="it was cloned")
+    found = plan(wanted, world.there())
+    assert not found.steps and "it was cloned" in found.refusals[0].why, "something may be in it"
+    world.blanket_states["n1"] = BlanketThere(state=BlanketState.UNREACHABLE)
+    assert not plan(wanted, world.there()).differs, "whether it runs is its owner's"
+
+
+def test_what_is_being_made_is_waited_for_and_what_needs_it_comes_later(tmp_path: Path) -> None:
+    wanted = cloud(TWO, tmp_path)
+    world = there_of(cloud(TWO.partition("instances")[0], tmp_path))
+    world.under_way[Kind.BLANKET, "n1"] = UnderWay(operation="7", kind="blanket.add")
+    found = plan(wanted, world.there())
+    assert keys(found) == ["wait blanket n1"] and found.steps[0].call.path == "/operations/7"
+    world.under_way.clear()
+    carry_out(plan(wanted, world.there()), world)
+    world.under_way[Kind.INSTANCE, "web"] = UnderWay(operation="8", kind="instance.migrate")
+    assert not plan(wanted, world.there()).differs, "nothing is to be done to it"
+    moved = cloud(TWO.replace("blanket: n1", "blanket: s1"), tmp_path)
+    world.states["web"] = InstanceState.MIGRATING
+    waits = plan(moved, world.there())
+    assert keys(waits) == ["wait instance web"] and not waits.refusals
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (InstanceState.RUNNING, ["migrate instance web"]),
+        (InstanceState.FAILED, ["start instance web", "migrate instance web"]),
+        (InstanceState.STOPPED, []),
+        (InstanceState.FENCED, []),
+    ],
+)
+def test_only_what_runs_moves(state: InstanceState, expected: list[str], tmp_path: Path) -> None:
+    world = there_of(cloud(TWO, tmp_path))
+    world.states["web"] = state
+    found = plan(cloud(TWO.replace("blanket: n1", "blanket: s1"), tmp_path), world.there())
+    assert keys(found) == expected
+    assert [one.hint for one in found.refusals] == ([] if expected else ["supercloud vm start web"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "hint"),
+    [
+        ("10.1.0.0", "10.2.0.0", ("networks", "lan", "cidr"), "supercloud network rm lan"),
+        ("size: 16M", "size: 8M", ("volumes", "data", "size"), "change the file back"),
+        ("size: 16M", "size: 16M, image: debian", ("volumes", "data", "image"), "volume rm data"),
+        ("image: debian", "image: alpine", ("instances", "web", "image"), "vm rm web"),
+        ("image: debian", "image: debian, vcpus: 2", ("instances", "web", "vcpus"), "vm rm web"),
+        ("image: debian", "image: debian, userData: x", ("instances", "web", "userData"), "vm rm web"),
+        ("n1: {provider: north}", "n1: {provider: south}", ("blankets", "n1", "provider"), "`north`?"),
+        ("n1: {provider: north}", "n1: {provider: north, disk: 9G}", ("blankets", "n1", "disk"), "rm n1"),
+    ],
+)
+def test_what_cannot_change_is_refused_where_it_stands(
+    old: str, new: str, path: Any, hint: str, tmp_path: Path
+) -> None:
+    world = there_of(cloud(TWO, tmp_path))
+    world.providers["noth"] = world.providers["north"]
+    found = plan(cloud(TWO.replace(old, new, 1), tmp_path), world.there())
+    (refusal,) = found.refusals
+    assert refusal.path == path and not found.steps
+    assert hint in refusal.hint or hint == "`north`?"
+
+
+def test_user_data_is_not_printed_where_it_differs(tmp_path: Path) -> None:
+    secret = TWO.replace("image: debian", "image: debian, userData: hunter2")
+    world = there_of(cloud(secret, tmp_path))
+    (refusal,) = plan(cloud(secret.replace("hunter2", "hunter3"), tmp_path), world.there()).refusals
+    assert "hunter" not in str(refusal)
+
+
+def test_a_blanket_with_data_that_is_wanted_is_not_pruned(tmp_path: Path) -> None:
+    world = there_of(cloud(TWO, tmp_path))
+    one = TWO.replace("n1: {provider: north}, ", "")
+    stays = plan(cloud(one.replace("blanket: n1, ", ""), tmp_path), world.there(), prune=True)
+    assert [refusal.path for refusal in stays.refusals] == [("instances", "web", "blanket")]
+    moves = plan(cloud(one.replace("blanket: n1", "blanket: s1"), tmp_path), world.there(), prune=True)
+    assert keys(moves) == ["migrate instance web", "remove blanket n1"] and not moves.refusals
+    left = plan(
+        cloud(one.replace("blanket: n1", "blanket: s1").replace(", volumes: [data]", ""), tmp_path),
+        world.there(),
+        prune=True,
+    )
+    assert [refusal.path for refusal in left.refusals] == [("volumes", "data")]
+
+
+def test_what_is_new_waits_for_what_is_in_its_way(tmp_path: Path) -> None:
+    old = "blankets: {n1: {provider: north}}\nnetworks: {lan: {cidr: 10.1.0.0/24}}\n"
+    web = "instances: {%s: {image: debian, networks: [%s], publish: ['80:80']}}\n"
+    world = there_of(cloud(old + web % ("web", "lan"), tmp_path))
+    new = cloud(
+        old.replace("lan: {cidr: 10.1.0.0/24}", "wan: {cidr: 10.1.0.0/16}") + web % ("www", "wan"), tmp_path
+    )
+    kept = plan(new, world.there())
+    assert {(one.kind, one.name) for one in kept.extras} == {(Kind.INSTANCE, "web"), (Kind.NETWORK, "lan")}
+    order = keys(plan(new, world.there(), prune=True))
+    assert order.index("stop instance web") < order.index("remove instance web")
+    assert order.index("remove network lan") < order.index("create network wan")
+    assert order.index("remove instance web") < order.index("create instance www")
+
+
+def test_a_missing_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    wanted = cloud(TWO.replace("image: debian", "image: debain"), tmp_path)
+    (refusal,) = plan(wanted, Pretend().there()).refusals
+    assert "supercloud image import FILE --name debain" in refusal.hint and "`debian`?" in refusal.hint
+
+
+# ---------------------------------------------------------------- written, and read again
+
+
+@many
+@given(declared())
+def test_what_is_written_is_read_as_it_was(wanted: Declared) -> None:
+    written = text(document(wanted.wanted, wanted.providers))
+    found = read(written.encode(), "cloud.yaml", Path("/nowhere")).declared
+    assert found.wanted == wanted.wanted, written
+    used = {one.provider for one in wanted.wanted.blankets}
+    assert found.providers == {name: one for name, one in wanted.providers.items() if name in used}
+
+
+@many
+@given(declared())
+def test_an_export_does_not_differ_and_makes_the_same_elsewhere(wanted: Declared) -> None:
+    world = there_of(wanted)
+    there = world.there()
+    assert there.wanted is not None
+    back = read(
+        text(document(there.wanted, there.providers)).encode(), "back.yaml", Path("/nowhere")
+    ).declared
+    found = plan(back, there, prune=True)
+    assert not found.differs and not found.extras, found
+    again = there_of(back).there().wanted
+    assert again is not None and by_name(again) == by_name(there.wanted)
+
+
+def by_name(wanted: WantedCloud) -> WantedCloud:
+    def kind(things: Any) -> Any:
+        return tuple(sorted(things, key=lambda one: one.name))
+
+    return dataclasses.replace(
+        wanted,
+        blankets=kind(wanted.blankets),
+        networks=kind(wanted.networks),
+        volumes=kind(wanted.volumes),
+        instances=kind(wanted.instances),
+    )
