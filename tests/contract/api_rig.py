@@ -6,23 +6,29 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from test_control_plane import Bench, World
 
 from supercloud.api.app import create_app
 from supercloud.api.listener import create_server, serve
-from supercloud.client import Access, Client, Place
-from supercloud.controlplane.main import _is_operator
+from supercloud.client import Access, Client, Endpoint, Place
+from supercloud.client.place import FIRST_KEY
+from supercloud.controlplane.operator import OperatorToken
 from supercloud.keystore.server import listening
-from supercloud.trust.certificates import identity_of
+from supercloud.services.doorkeeper import Doorkeeper
+from supercloud.trust.files import write_private
 from supercloud.trust.keys import IdentityKey
+from supercloud.trust.proof import Signed, channel_of, digest_of, prove
 from supercloud.trust.tls import Credentials, server_context
 
 HOST = "127.0.0.1"
@@ -74,10 +80,17 @@ class Served:
     bench: Bench
     access: Access
     home: Path
+    channel: str = ""
     argvs: list[list[str]] = field(default_factory=list)  # of every command that was started
 
-    def client(self) -> Client:
-        return Client(self.access, timeout_s=20)
+    def client(self, key: str = FIRST_KEY) -> Client:
+        return Client(Place(self.home).access(key), timeout_s=20)
+
+    def sign(self, key: str = FIRST_KEY) -> Signing:
+        """Signs what is sent over httpx, as the holder of a key here."""
+        access = Place(self.home).access(key)
+        identity = IdentityKey.from_pem(Path(access.key).read_text())
+        return Signing(identity, Path(access.token).read_text().strip(), self.channel)
 
     async def start(self, *arguments: str, **environment: str) -> Command:
         argv = [sys.executable, "-m", "supercloud.cli", *arguments]
@@ -109,6 +122,30 @@ class Served:
         return line
 
 
+class Signing(httpx.Auth):
+    """Proves each request; bytes that are streamed to the disk stay as they are."""
+
+    def __init__(self, key: IdentityKey, token: str, channel: str) -> None:
+        self.key, self.token, self.channel = key, token, channel
+
+    def headers(self, method: str, target: str, body: bytes | None) -> dict[str, str]:
+        path, _, query = target.partition("?")
+        digest = None if body is None else digest_of(body)
+        request = Signed(
+            method=method, path=path, query=query, token=self.token, channel=self.channel, digest=digest
+        )
+        return prove(self.key, request, at=time.time())
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        target = request.url.raw_path.decode()
+        try:
+            body: bytes | None = None if target.partition("?")[0].endswith("/content") else request.content
+        except httpx.RequestNotRead:  # a stream, which is to be refused
+            body = b""
+        request.headers.update(self.headers(request.method, target, body))
+        yield request
+
+
 def command_environment(home: Path) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
@@ -127,40 +164,44 @@ async def served(world: World, home: Path) -> AsyncIterator[Served]:
     async with (
         world.up() as bench,
         listening(world.keys, Place(home).keystore_socket, controller_uid=os.getuid()),
-        _listening(world, bench) as port,
+        _listening(world, bench) as (port, channel),
     ):
-        access = await _access(world, home, port)
-        Place(home).save(access)
-        yield Served(bench, access, home)
+        place = Place(home)
+        place.keys.mkdir(exist_ok=True)
+        place.authority_file.write_text(await world.keys.authority())
+        place.save(Endpoint(host=HOST, port=port, authority=str(place.authority_file)))
+        key = IdentityKey.new()
+        write_private(place.key_file(FIRST_KEY), key.to_pem().encode())
+        await OperatorToken(bench.control, bench.parts, key.name, place.token_file(FIRST_KEY)).keep()
+        yield Served(bench, place.access(FIRST_KEY), home, channel)
 
 
 @asynccontextmanager
-async def _listening(world: World, bench: Bench) -> AsyncIterator[int]:
+async def _listening(world: World, bench: Bench) -> AsyncIterator[tuple[int, str]]:
+    """Its port, and what names connections to it."""
     identity = IdentityKey.new()
     answer = await world.keys.issue_controller(csr_pem=identity.csr())
     context = server_context(
-        Credentials(answer.certificate_pem, identity.to_pem()), answer.authority_pem, joining=False
+        Credentials(answer.certificate_pem, identity.to_pem()), answer.authority_pem, anonymous=True
     )
-    server = create_server(create_app(bench.control), context, host=HOST, port=0, admit=_is_operator)
+    channel = channel_of(ssl.PEM_cert_to_DER_cert(answer.certificate_pem))
+    door = await doorkeeper(world, bench, channel)
+    server = create_server(create_app(door), context, host=HOST, port=0)
     serving = asyncio.create_task(serve(server))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield server.servers[0].sockets[0].getsockname()[1], channel
     finally:
         server.should_exit = True
         await serving
 
 
-async def _access(world: World, home: Path, port: int) -> Access:
-    key = IdentityKey.new()
-    answer = await world.keys.issue_operator(csr_pem=key.csr())
-    files = {"key": key.to_pem(), "certificate": answer.certificate_pem, "authority": answer.authority_pem}
-    for name, text in files.items():
-        (home / f"{name}.pem").write_text(text)
-    return Access(
-        host=HOST,
-        port=port,
-        expires_at=identity_of(answer.certificate_pem).expires_at,
-        **{name: str(home / f"{name}.pem") for name in files},
+async def doorkeeper(world: World, bench: Bench, channel: str) -> Doorkeeper:
+    """Of a server with one name for its connections."""
+    return Doorkeeper(
+        bench.parts.directory.look,
+        root=await world.keys.token_root(),
+        channels=lambda: frozenset({channel}),
+        on_behalf_of=bench.control.on_behalf_of,
     )

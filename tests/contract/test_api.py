@@ -50,6 +50,7 @@ async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
         verify=api.client().tls,
         headers={"Host": CONTROLLER_NAME},
         timeout=30,
+        auth=api.sign(),
     ) as client:
         client._transport = _Named(api.client().tls)  # the certificate names the controller, not its address
         yield client
@@ -118,7 +119,7 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
     described = (await http.get("/openapi.json")).json()
     assert described["openapi"].startswith("3.1")
     read = [path for path, item in described["paths"].items() if "get" in item and "{" not in path]
-    assert len(read) == 9
+    assert len(read) == 11
     for path in read:
         answer = await http.get(path.removeprefix("/v1"))
         wanted = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -238,23 +239,16 @@ async def test_uploads_go_on_where_they_ended(api: Served, world: World, http: h
     assert left == [DIGEST.removeprefix("sha256:")]
 
 
-async def test_nobody_but_operators_speaks(api: Served, world: World) -> None:
-    await furnish(api.bench, world.keys)
-    north = await api.bench.blanket("north")
-    blanket = _context(api)
-    passport = north.passport
-    key, certificate = api.home / "blanket-key.pem", api.home / "blanket.pem"
-    key.write_text(passport.keys.identity.to_pem())
-    certificate.write_text(passport.certificate_pem)
-    blanket.load_cert_chain(certificate, key)
-    for context in (blanket, _context(api)):
-        with pytest.raises(OSError):
-            assert await asyncio.to_thread(_speaks, api.access.port, context)
-    operator = api.client().tls
-    assert await asyncio.to_thread(_speaks, api.access.port, operator)
-    operator.minimum_version = operator.maximum_version = ssl.TLSVersion.TLSv1_2
+async def test_nobody_speaks_without_a_token(api: Served) -> None:
+    said = await asyncio.to_thread(_said, api.access.port, _context(api), {})
+    assert said.startswith(b"HTTP/1.1 401") and b"www-authenticate: Biscuit" in said.lower().replace(
+        b"biscuit", b"Biscuit"
+    )
+    assert await asyncio.to_thread(_speaks, api)
+    old = _context(api)
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
-        await asyncio.to_thread(_speaks, api.access.port, operator)
+        await asyncio.to_thread(_said, api.access.port, old, {})
 
 
 def _context(api: Served) -> ssl.SSLContext:
@@ -263,17 +257,22 @@ def _context(api: Served) -> ssl.SSLContext:
     return context
 
 
-def _speaks(port: int, context: ssl.SSLContext) -> bytes:
+def _speaks(api: Served) -> bool:
+    signed = api.sign().headers("GET", "/v1/status", b"")
+    return _said(api.access.port, _context(api), signed).startswith(b"HTTP/1.1 200")
+
+
+def _said(port: int, context: ssl.SSLContext, headers: dict[str, str]) -> bytes:
     """The answer to a request. Raises OSError where none comes."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with (
         socket.create_connection((HOST, port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname=CONTROLLER_NAME) as wrapped,
     ):
-        wrapped.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = wrapped.recv(100)
+        wrapped.sendall(f"GET /v1/status HTTP/1.1\r\nHost: x\r\n{lines}Connection: close\r\n\r\n".encode())
+        answer = wrapped.recv(1000)
         if not answer:
             raise ConnectionResetError("closed without an answer")
-        assert answer.startswith(b"HTTP/1.1 200")
         return answer
 
 
@@ -297,7 +296,7 @@ async def test_no_bytes_end_the_listener(api: Served) -> None:
             async with asyncio.timeout(2):
                 await reader.read(1000)
         writer.close()
-    assert await asyncio.to_thread(_speaks, api.access.port, api.client().tls)
+    assert await asyncio.to_thread(_speaks, api)
 
 
 async def test_streams_carry_bytes_or_say_why_not(api: Served, world: World) -> None:
@@ -306,13 +305,11 @@ async def test_streams_carry_bytes_or_say_why_not(api: Served, world: World) -> 
     await api.bench.run(on="n1")
     client = api.client()
 
-    def opened(path: str, **query: object) -> Any:
-        return connect(
-            client.stream_uri(path, **query),
-            ssl=client.tls,
-            server_hostname=CONTROLLER_NAME,
-            compression=None,
-        )
+    @contextlib.asynccontextmanager
+    async def opened(path: str, **query: object) -> AsyncIterator[Any]:
+        where = await asyncio.to_thread(lambda: client.stream(path, **query))
+        async with connect(**where) as stream:
+            yield stream
 
     async with opened("/instances/web/streams/tcp", port=22) as stream:
         await stream.send(b"ping" * 1000)

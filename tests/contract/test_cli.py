@@ -34,6 +34,9 @@ COMMANDS = (
     """
 up|down|status|backup|restore|doctor|demo
 provider add|provider ls|provider show|provider rm
+key new|key ls|key show
+principal add|principal ls|principal show|principal rekey|principal rm
+token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
 cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
@@ -261,8 +264,7 @@ async def test_no_control_plane_says_how_to_start_one(tmp_path: Path) -> None:
     lone = Served(None, None, tmp_path)  # type: ignore[arg-type]
     (tmp_path / "tmp").mkdir()
     assert "(supercloud up)" in await lone.wrong("vm", "ls", status=6)
-    (tmp_path / "operator").mkdir()
-    (tmp_path / "operator" / "access.json").write_text("{")
+    (tmp_path / "access.json").write_text("{")
     assert "broken (supercloud up rewrites it)" in await lone.wrong("vm", "ls", status=2)
 
 
@@ -372,27 +374,32 @@ def home(tmp_path: Path) -> Iterator[Path]:
     _command(tmp_path, "down")
 
 
-def _command(home: Path, *arguments: str) -> Done:
+def _command(home: Path, *arguments: str, **environment: str) -> Done:
     done = subprocess.run(
         [sys.executable, "-m", "supercloud.cli", *arguments],
         check=False,
         capture_output=True,
         text=True,
         timeout=280,
-        env=command_environment(home),
+        env=command_environment(home) | environment,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
+    environment: dict[str, str] = {}
+
     def ok(*arguments: str) -> Any:
-        done = _command(home, *arguments)
+        done = _command(home, *arguments, **environment)
         assert done.status == 0, (arguments, done, *[log.read_text()[-2000:] for log in home.glob("*.log")])
         return done
 
-    assert "is up" in ok("up").out
+    said = ok("up").out
+    assert "is up" in said and re.search(r"your key, made now: ed25519/[0-9a-f]{64}\n", said)
+    assert str(home / "keys" / "operator.pem") in said
     first = {name: (home / f"{name}.pid").read_text() for name in ("controlplane", "keystore")}
-    assert "was up already" in ok("up").out
+    again = ok("up").out
+    assert "was up already" in again and "key" not in again, "it is shown once"
     assert {name: (home / f"{name}.pid").read_text() for name in first} == first
     ok("provider", "add", "north", "--kind", "simulated")
     assert "kinds: qemu, simulated" in _command(home, "provider", "add", "x", "--kind", "mainframe").err
@@ -408,10 +415,18 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     broken = _command(home, "restore", str(home / "broken"))
     assert broken.status != 0 and len(broken.err.splitlines()) == 2 and "Traceback" not in broken.err
     ok("restore", str(home / "b"))
+    (home / "keys" / "operator.pem").rename(home / "lost.pem")
     began = time.monotonic()
-    ok("up")
+    assert "your key, made now" in ok("up").out
+    assert time.monotonic() - began < 60
+    assert ok("cloud", "ls", "-o", "json").json == [], "what is there is the lost key's principal's"
+    mended = ok("key", "new", "mended").out.strip()
+    ok("principal", "rekey", "operator", "--key", mended)
+    ok("token", "mint", "--for", "operator", "--into", str(home / "t"))
+    ok("token", "use", "mended", "--token", str(home / "t"))
+    environment["SUPERCLOUD_KEY"] = "mended"
     assert [one["name"] for one in ok("cloud", "ls", "-o", "json").json] == ["kept"]
-    assert ok("status", "-o", "json").json["quarantine_left_s"] >= 0 and time.monotonic() - began < 60
+    assert ok("status", "-o", "json").json["quarantine_left_s"] >= 0
     for path in [*home.rglob("*.pem"), *home.rglob("*.db"), *home.glob("*.log"), *home.rglob("*.key")]:
         assert path.stat().st_mode & 0o077 == 0, f"{path} is for its owner only"
     ok("down")

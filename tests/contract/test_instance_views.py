@@ -116,13 +116,13 @@ async def test_each_instance_is_shown_with_what_is_its_own_and_in_order(store: S
         session.add(Published(at=8080, cloud=first, instance=web, port=80))
     async with store.read() as session:
         every = await instance_views.views(session, rights)
-        of_first = await instance_views.views(session, rights, cloud=first)
-        shown = await instance_views.view(session, rights, "web", cloud=first)
+        of_first = await instance_views.views(session, rights, clouds=(first,))
+        shown = await instance_views.view(session, rights, "web", clouds=(first,))
         by_id = await instance_views.view(session, rights, twin)
         with pytest.raises(Conflict, match="several clouds"):
             await instance_views.view(session, rights, "web")
         with pytest.raises(NotFound):
-            await instance_views.view(session, rights, "other", cloud=second)
+            await instance_views.view(session, rights, "other", clouds=(second,))
     assert [(one.cloud, one.name) for one in every] == [("a", "other"), ("a", "web"), ("b", "web")]
     assert [one.id for one in of_first] == [other, web] and of_first[1] == shown
     assert (shown.networks, shown.addresses) == (("lan", "wan"), ("10.0.0.2", "10.0.0.3"))

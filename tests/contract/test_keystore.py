@@ -27,8 +27,10 @@ from supercloud.model.errors import (
     Unavailable,
 )
 from supercloud.model.names import new_id
+from supercloud.model.permissions import Permission, Role
 from supercloud.ports.agent import SealedKey
-from supercloud.ports.keystore import JoinAnswer, JoinRequest
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, TokenRequest
+from supercloud.trust import tokens
 from supercloud.trust.certificates import Anchors, Kind, identity_of
 from supercloud.trust.join import join_request
 from supercloud.trust.keys import IdentityKey, SealingKey, to_text
@@ -435,11 +437,27 @@ async def test_the_owner_certifies_a_control_plane_that_then_renews_by_itself(fa
         await faces.owner.issue_controller(csr_pem=key.csr(), addresses=("not a näme",))
 
 
-async def test_an_operators_certificate_is_the_authoritys(faces: Faces) -> None:
-    answer = await faces.owner.issue_operator(csr_pem=IdentityKey.new().csr())
-    identity = identity_of(answer.certificate_pem)
-    assert identity.kind is Kind.OPERATOR
-    assert answer.authority_pem == await faces.owner.authority()
+async def test_tokens_are_signed_with_one_key_until_the_authority_is_made_anew(faces: Faces) -> None:
+    root = await faces.served.token_root()
+    request = TokenRequest(
+        principal=new_id(),
+        roles=(Role.OWNER,),
+        holder=IdentityKey.new().name,
+        until=2_000_000_000.0,
+        only=(Permission.VM_READ,),
+    )
+    token = tokens.read(await faces.served.mint_token(request), root)
+    assert (token.principal, token.holder, token.roles) == (
+        request.principal,
+        request.holder,
+        {Role.OWNER},
+    )
+    assert not token.undivided and await faces.served.token_root() == root
+    await faces.owner.recreate_authority()
+    other = await faces.served.token_root()
+    assert other != root
+    with pytest.raises(Denied):
+        tokens.read(await faces.served.mint_token(request), root)
 
 
 # ---------------------------------------------------------------- the process alone

@@ -6,13 +6,16 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
+import requests
 import schemathesis
 import uvicorn
+from api_rig import Signing, doorkeeper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -26,6 +29,9 @@ from test_control_plane import World, furnish
 
 from supercloud.api.app import create_app
 from supercloud.api.listener import serve
+from supercloud.controlplane.operator import OperatorToken
+from supercloud.services.northbound import AddPrincipal
+from supercloud.trust.keys import IdentityKey
 
 pytestmark = pytest.mark.contract
 _CHECKS = [
@@ -42,8 +48,10 @@ _KNOWN = {
     "on": "n1",
     "to": "n1",
     "instance": "web",
+    "principal": "alice",
     "networks": ["lan"],
 }
+_CHANNEL = ":none:"
 _KNOWN_REF = {
     "clouds": "c",
     "providers": "p",
@@ -52,12 +60,29 @@ _KNOWN_REF = {
     "instances": "web",
     "networks": "lan",
     "volumes": "data",
+    "principals": "alice",
 }
 
 
+@dataclass
+class Target:
+    url: str
+    sign: Signing
+
+    def signed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """As `requests` wants to be given it, which schemathesis sends with."""
+        raw = request.body or b""
+        body = raw.encode() if isinstance(raw, str) else raw
+        path = request.path_url
+        content = path.partition("?")[0].endswith("/content") and request.method == "PUT"
+        assert request.method is not None and isinstance(body, bytes)
+        request.headers.update(self.sign.headers(request.method, path, None if content else body))
+        return request
+
+
 @asynccontextmanager
-async def _plain(folder: Path) -> AsyncIterator[str]:
-    """A control plane with something in it, without TLS: who may speak is tested elsewhere."""
+async def _plain(folder: Path) -> AsyncIterator[Target]:
+    """A control plane with something in it, without TLS; what is sent is its operator's."""
     (folder / "machines").mkdir()
     world = World(f"sqlite:///{folder / 'supercloud.db'}", folder)
     try:
@@ -65,14 +90,19 @@ async def _plain(folder: Path) -> AsyncIterator[str]:
             await furnish(bench, world.keys)
             await bench.blanket("n1")
             await bench.run(on="n1")
-            config = uvicorn.Config(create_app(bench.control), port=0, lifespan="off", log_config=None)
+            await bench.control.add_principal(AddPrincipal(name="alice", key=IdentityKey.new().name))
+            key = IdentityKey.new()
+            file = folder / "operator.token"
+            await OperatorToken(bench.control, bench.parts, key.name, file).keep()
+            door = await doorkeeper(world, bench, _CHANNEL)
+            config = uvicorn.Config(create_app(door), port=0, lifespan="off", log_config=None)
             server = uvicorn.Server(config)
             server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
             serving = asyncio.create_task(serve(server))
             while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield f"http://127.0.0.1:{port}"
+            yield Target(f"http://127.0.0.1:{port}", Signing(key, file.read_text().strip(), _CHANNEL))
             server.should_exit = True
             await serving
     finally:
@@ -80,10 +110,10 @@ async def _plain(folder: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """In a thread of its own: what is tested is asynchronous, what tests it is not."""
     folder = tmp_path_factory.mktemp("api")
-    found: list[str] = []
+    found: list[Target] = []
     up = threading.Event()
     loop = asyncio.new_event_loop()
     ending = asyncio.Event()
@@ -113,14 +143,14 @@ _OPERATIONS = {result.ok().label: result.ok() for result in _SCHEMA.get_all_oper
 
 
 @pytest.mark.parametrize("label", _OPERATIONS)
-def test_every_answer_is_as_described(label: str, url: str) -> None:
+def test_every_answer_is_as_described(label: str, target: Target) -> None:
     operation = _OPERATIONS[label]
 
     @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode)))
     def fuzz(case: schemathesis.Case) -> None:
         _aim(case)
-        case.call_and_validate(base_url=url, checks=_CHECKS, timeout=100)
+        case.call_and_validate(base_url=target.url, checks=_CHECKS, timeout=100, auth=target.signed)
 
     fuzz()
 
@@ -136,7 +166,7 @@ def _aim(case: schemathesis.Case) -> None:
                 case.body[name] = known
 
 
-def test_it_still_works(url: str) -> None:
+def test_it_still_works(target: Target) -> None:
     """After all that."""
-    status = httpx.get(f"{url}/v1/status").json()
+    status = httpx.get(f"{target.url}/v1/status", auth=target.sign).json()
     assert status["database"] == "sqlite" and status["clouds"] >= 0

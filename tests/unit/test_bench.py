@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from supercloud.blanket.domain_xml import domain
 from supercloud.blanket.places import Places
-from supercloud.cli.bench import report
+from supercloud.cli.bench import authz, report
 from supercloud.cli.bench.migration import MigrationResult, Move, downtime_ms, uncertain_s
 from supercloud.cli.bench.statistics import median, percentile, ratio
 from supercloud.cli.bench.twin import MAC, NAME, TAP, twin_of
@@ -192,6 +192,16 @@ def test_an_aim_is_held_up_to_its_value_and_missed_above() -> None:
     assert (control_plane.held, agent.held, keystore.held) == ("NO", "yes", "-")
     assert replace(agent, value=None).held == "-"
     assert "160 MB (at most 150 MB: NO; 100 MB just started)" in control_plane.text()
+
+
+def test_tokens_are_measured_beside_the_bare_library_and_a_floor_is_held_from_its_value() -> None:
+    found = authz.measure(lambda *_: None, rounds=1).public()
+    assert set(found) == {"tokens", "per_s", "limit_per_s", "requests_per_s", "ratio"}
+    assert found["ratio"] == pytest.approx(found["per_s"] / found["limit_per_s"], rel=0.01)
+    assert min(found.values()) > 0
+    for value, held in ((authz.RATIO_AIM, "yes"), (authz.RATIO_AIM - 0.01, "NO")):
+        _, line, _ = report.lines("authz", {**found, "ratio": value})
+        assert line.held == held and "at least 0.5" in line.text() and "at least 0.5" in report.table([line])
 
 
 def test_docs_get_the_latest_results_in_their_section_only(tmp_path: Path) -> None:

@@ -21,7 +21,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from supercloud.model.errors import Denied, InvalidInput
 from supercloud.model.names import new_id
 from supercloud.trust.authority import LIFETIME_S, Authority
-from supercloud.trust.certificates import CONTROLLER_URI, Anchors, Identity, Kind, Revoked, identity_of
+from supercloud.trust.certificates import (
+    CONTROLLER_URI,
+    Anchors,
+    Identity,
+    Kind,
+    Revoked,
+    blanket_uri,
+    identity_of,
+)
 from supercloud.trust.keys import IdentityKey, SealingKey, key_of_csr, to_text
 from supercloud.trust.tls import (
     CONTROLLER_NAME,
@@ -77,7 +85,8 @@ def test_another_authoritys_certificate_is_denied_even_under_the_same_name() -> 
 def test_a_blanket_cannot_issue_certificates() -> None:
     authority, key = Authority.new(at=NOW), IdentityKey.new()
     mine = Authority(blanket_certificate(authority, key, SealingKey.new()), key)
-    forged = mine.operator(IdentityKey.new().private.public_key(), at=NOW, lifetime_s=LIFETIME_S)
+    key = IdentityKey.new().private.public_key()
+    forged = mine.controller(key, addresses=(), at=NOW, lifetime_s=LIFETIME_S)
     with pytest.raises(Denied):
         Anchors(authority.certificate_pem).verify(forged, NOW)
 
@@ -85,7 +94,7 @@ def test_a_blanket_cannot_issue_certificates() -> None:
 def test_a_name_and_a_use_that_do_not_go_together_are_refused() -> None:
     authority, key = Authority.new(at=NOW), IdentityKey.new().private.public_key()
     name = x509.UniformResourceIdentifier(CONTROLLER_URI)
-    odd = authority._issue(key, Kind.OPERATOR, [name], at=NOW, lifetime_s=LIFETIME_S)
+    odd = authority._issue(key, Kind.BLANKET, [name], at=NOW, lifetime_s=LIFETIME_S)
     with pytest.raises(InvalidInput, match="another use"):
         identity_of(odd)
 
@@ -100,21 +109,21 @@ def test_while_one_authority_replaces_another_both_are_trusted() -> None:
 
 def test_names_in_a_request_are_ignored() -> None:
     key = IdentityKey.new()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "controller")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody")])
     request = (
         x509.CertificateSigningRequestBuilder(name)
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier("supercloud:controller")]),
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(blanket_uri(CLOUD, BLANKET))]),
             critical=True,
         )
         .sign(key.private, None)
     )
     authority = Authority.new(at=NOW)
-    certificate = authority.operator(
-        key_of_csr(request.public_bytes(Encoding.PEM).decode()), at=NOW, lifetime_s=LIFETIME_S
+    certificate = authority.controller(
+        key_of_csr(request.public_bytes(Encoding.PEM).decode()), addresses=(), at=NOW, lifetime_s=LIFETIME_S
     )
-    assert identity_of(certificate).kind is Kind.OPERATOR
-    assert "controller" not in x509.load_pem_x509_certificate(certificate.encode()).subject.rfc4514_string()
+    assert identity_of(certificate).kind is Kind.CONTROLLER
+    assert "somebody" not in x509.load_pem_x509_certificate(certificate.encode()).subject.rfc4514_string()
 
 
 def test_a_request_of_another_kind_of_key_is_refused() -> None:
@@ -194,10 +203,8 @@ class Cloud:
         key = self.key.private.public_key()
         if kind is Kind.BLANKET:
             pem = blanket_certificate(self.authority, self.key, self.sealing, at)
-        elif kind is Kind.CONTROLLER:
-            pem = self.authority.controller(key, addresses=("192.0.2.7",), at=at, lifetime_s=LIFETIME_S)
         else:
-            pem = self.authority.operator(key, at=at, lifetime_s=LIFETIME_S)
+            pem = self.authority.controller(key, addresses=("192.0.2.7",), at=at, lifetime_s=LIFETIME_S)
         return Credentials(pem, self.key.to_pem())
 
 

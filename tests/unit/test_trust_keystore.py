@@ -300,7 +300,7 @@ def test_the_two_faces_are_apart() -> None:
     store = memory_keystore()
     served, owner = handlers(Served, "keystore", store), handlers(Owner, "owner", store)
     assert set(methods(Served)) >= {"invite", "admit", "renew", "volume_key", "image_key", "destroy_key"}
-    assert not {"keystore.new_image_key", "keystore.issue_operator", "keystore.approve"} & set(served)
+    assert not {"keystore.new_image_key", "keystore.issue_controller", "keystore.approve"} & set(served)
     assert "owner.volume_key" not in owner
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query
 
 from supercloud import __version__
-from supercloud.api import bytestreams, problems, things
+from supercloud.api import bytestreams, guard, principals, problems, things
+from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
 from supercloud.model.names import Id
-from supercloud.services.northbound import Northbound, OperationView, StatusView
+from supercloud.services.northbound import OperationView, StatusView
 
 #: A longer wait would outlive proxies' idle limits.
 MAX_WAIT_S = 30.0
+#: Of paths whose bodies go to the disk as they come.
+_CONTENT = "/content"
 
 
-def create_app(control: Northbound) -> FastAPI:
-    """An ASGI application. Who may call it is settled below it: see `supercloud.api.listener`."""
+def create_app(door: Door) -> FastAPI:
+    """An ASGI application. `door` decides who gets in, and to what."""
     app = FastAPI(
         title="supercloud",
         version=__version__,
@@ -29,23 +32,33 @@ def create_app(control: Northbound) -> FastAPI:
         responses={"default": problems.DOCUMENTED},
     )
     problems.install(app)
-    app.add_middleware(BodyLimit, content_suffix="/content")
-    app.include_router(_operations(control), prefix="/v1")
-    for router in things.routers(control):
+    app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
+    app.add_middleware(BodyLimit, content_suffix=_CONTENT)
+    routers = [_operations(), *principals.routers(), *things.routers(), bytestreams.router()]
+    guard.declared(routers)
+    for router in routers:
         app.include_router(router, prefix="/v1")
-    app.include_router(bytestreams.router(control), prefix="/v1")
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = described()
+        found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
-def _operations(control: Northbound) -> APIRouter:
+def _operations() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.get("/status")
-    async def status() -> StatusView:
+    async def status(control: CloudRead) -> StatusView:
         return await control.status()
 
     @router.get("/operations")
     async def operations(
+        control: OperationRead,
         open_only: bool = False,
         kind: Annotated[str | None, Query(pattern=r"^[a-z.-]{1,64}$")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
@@ -54,13 +67,14 @@ def _operations(control: Northbound) -> APIRouter:
 
     @router.get("/operations/{operation}")
     async def operation(
+        control: OperationRead,
         operation: Annotated[Id, Path()],
         wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 0,
     ) -> OperationView:
         return await control.operation(operation, wait_s=wait_s)
 
     @router.post("/operations/{operation}/cancel")
-    async def cancel(operation: Annotated[Id, Path()]) -> OperationView:
+    async def cancel(control: OperationCancel, operation: Annotated[Id, Path()]) -> OperationView:
         return await control.cancel(operation)
 
     return router

@@ -7,49 +7,39 @@ from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from supercloud.api.guard import BlanketConsole, VmConsole
 from supercloud.api.things import InCloud, RefPath
-from supercloud.model.errors import SupercloudError
 from supercloud.model.names import Port
 from supercloud.ports.agent import StreamKind
-from supercloud.services.northbound import Northbound, Stream
-
-#: WebSocket close code for an error of ours; the reason carries `code: message`.
-REFUSED = 4000
-_REASON_BYTES = 120  # RFC 6455 bounds a close frame's payload to 125 bytes, two of them the code
+from supercloud.services.northbound import Stream
 
 
-def router(control: Northbound) -> APIRouter:
+def router() -> APIRouter:
     """Binary frames both ways; the stream's end closes the socket and the other way round."""
     found = APIRouter()
 
     @found.websocket("/instances/{ref}/streams/{kind}")
-    async def instance(
-        socket: WebSocket, ref: RefPath, kind: StreamKind, port: Port | None = None, cloud: InCloud = None
+    async def instance(  # noqa: PLR0917 - FastAPI calls it by name
+        control: VmConsole,
+        socket: WebSocket,
+        ref: RefPath,
+        kind: StreamKind,
+        port: Port | None = None,
+        cloud: InCloud = None,
     ) -> None:
+        stream = await control.open_stream(ref, kind=kind, port=port, cloud=cloud)
         await socket.accept()
-        try:
-            stream = await control.open_stream(ref, kind=kind, port=port, cloud=cloud)
-        except SupercloudError as error:
-            await _refuse(socket, error)
-            return
         await _pump(socket, stream)
 
     @found.websocket("/blankets/{ref}/console")
-    async def blanket(socket: WebSocket, ref: RefPath, cloud: InCloud = None) -> None:
+    async def blanket(
+        control: BlanketConsole, socket: WebSocket, ref: RefPath, cloud: InCloud = None
+    ) -> None:
+        stream = await control.blanket_console(ref, cloud=cloud)
         await socket.accept()
-        try:
-            stream = await control.blanket_console(ref, cloud=cloud)
-        except SupercloudError as error:
-            await _refuse(socket, error)
-            return
         await _pump(socket, stream)
 
     return found
-
-
-async def _refuse(socket: WebSocket, error: SupercloudError) -> None:
-    reason = f"{error.code}: {error.message}".encode()[:_REASON_BYTES].decode(errors="ignore")
-    await socket.close(REFUSED, reason)
 
 
 async def _pump(socket: WebSocket, stream: Stream) -> None:

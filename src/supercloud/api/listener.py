@@ -1,44 +1,25 @@
-"""The API's listener: TLS 1.3, and nobody speaks but the owner's operators.
-
-Blankets have certificates of the same authority, so a chain alone opens nothing: the name in it must be an
-operator's. That is looked at once for each connection, below HTTP, so no route can forget it.
-"""
+"""The API's listener: TLS 1.3 with the control plane's own certificate. Who asks, `api.guard` finds out."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-#: Decides on the DER form of a peer's certificate.
-Admit = Callable[[bytes], bool]
 _BODY_IDLE_S = 20
 
 
-def create_server(
-    app: FastAPI, context: ssl.SSLContext, *, host: str, port: int, admit: Admit
-) -> uvicorn.Server:
-    """A server that the caller runs; `context` must require client certificates."""
-
-    class OperatorsOnly(HttpToolsProtocol):
-        def connection_made(self, transport: Any) -> None:
-            tls = transport.get_extra_info("ssl_object")
-            certificate = tls.getpeercert(binary_form=True) if tls else None
-            super().connection_made(transport)
-            if certificate is None or not admit(certificate):
-                transport.abort()
-
+def create_server(app: FastAPI, context: ssl.SSLContext, *, host: str, port: int) -> uvicorn.Server:
+    """A server that the caller runs."""
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=OperatorsOnly,
+        http="httptools",
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,

@@ -11,12 +11,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.websockets import WebSocket
 
-from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError
+from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError, Unauthenticated
+from supercloud.trust.proof import SCHEME
 
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _DETAIL_CHARS = 2000
+#: What HTTP itself answers, as errors of ours.
+_KINDS = {kind.http_status: kind for kind in (NotFound, Unauthenticated)}
+#: WebSocket close code for an error of ours; the reason carries `code: message`.
+STREAM_REFUSED = 4000
+_REASON_BYTES = 120  # RFC 6455 bounds a close frame's payload to 125 bytes, two of them the code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +56,10 @@ def problem(error: SupercloudError, status: int | None = None) -> JSONResponse:
         code=error.code,
         hint=error.hint,
     )
-    return JSONResponse(asdict(body), status_code=status, media_type=MEDIA_TYPE)
+    answer = JSONResponse(asdict(body), status_code=status, media_type=MEDIA_TYPE)
+    if status == Unauthenticated.http_status:
+        answer.headers["WWW-Authenticate"] = SCHEME
+    return answer
 
 
 def _sayable(text: str) -> str:
@@ -57,11 +67,21 @@ def _sayable(text: str) -> str:
     return text[:_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
+async def _close(socket: WebSocket, error: SupercloudError) -> None:
+    """A stream that cannot be had says why in its close frame."""
+    reason = f"{error.code}: {error.message}".encode()[:_REASON_BYTES].decode(errors="ignore")
+    await socket.accept()
+    await socket.close(STREAM_REFUSED, reason)
+
+
 def install(app: FastAPI) -> None:
     """Give every failure of `app` this one form."""
 
     @app.exception_handler(SupercloudError)
-    async def known(_: Request, error: SupercloudError) -> JSONResponse:
+    async def known(connection: Request | WebSocket, error: SupercloudError) -> JSONResponse | None:
+        if isinstance(connection, WebSocket):
+            await _close(connection, error)
+            return None
         return problem(error)
 
     @app.exception_handler(RequestValidationError)
@@ -74,7 +94,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(_: Request, error: HTTPException) -> JSONResponse:
-        kind = NotFound if error.status_code == NotFound.http_status else InvalidInput
+        kind = _KINDS.get(error.status_code, InvalidInput)
         answer = problem(kind(str(error.detail)), error.status_code)
         answer.headers.update(error.headers or {})
         return answer

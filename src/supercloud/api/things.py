@@ -7,6 +7,25 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
+from supercloud.api.guard import (
+    BlanketRead,
+    BlanketWrite,
+    CloudCreate,
+    CloudExport,
+    CloudRead,
+    CloudWrite,
+    ImageRead,
+    ImageWrite,
+    NetworkRead,
+    NetworkWrite,
+    ProviderRead,
+    ProviderWrite,
+    VmMigrate,
+    VmRead,
+    VmRun,
+    VolumeRead,
+    VolumeWrite,
+)
 from supercloud.model.names import Digest, Name, SizeBytes
 from supercloud.ports.agent import StopMode
 from supercloud.services.northbound import (
@@ -20,7 +39,6 @@ from supercloud.services.northbound import (
     ImageView,
     InstanceView,
     NetworkView,
-    Northbound,
     OperationView,
     ProviderView,
     Ref,
@@ -79,116 +97,121 @@ class Migrate:
     to: Ref
 
 
-def routers(control: Northbound) -> list[APIRouter]:
+def routers() -> list[APIRouter]:
     """All of them; order does not matter."""
     return [
-        _providers(control),
-        _clouds(control),
-        _blankets(control),
-        _images(control),
-        _networks(control),
-        _volumes(control),
-        _instances(control),
+        _providers(),
+        _clouds(),
+        _blankets(),
+        _images(),
+        _networks(),
+        _volumes(),
+        _instances(),
     ]
 
 
-def _providers(control: Northbound) -> APIRouter:
+def _providers() -> APIRouter:
     router = APIRouter(prefix="/providers", tags=["providers"])
 
     @router.post("", status_code=_CREATED)
-    async def add(request: AddProvider) -> ProviderView:
+    async def add(control: ProviderWrite, request: AddProvider) -> ProviderView:
         return await control.add_provider(request)
 
     @router.get("")
-    async def ls() -> list[ProviderView]:
+    async def ls(control: ProviderRead) -> list[ProviderView]:
         return await control.providers()
 
     @router.get("/{ref}")
-    async def show(ref: RefPath) -> ProviderView:
+    async def show(control: ProviderRead, ref: RefPath) -> ProviderView:
         return await control.provider(ref)
 
     @router.delete("/{ref}", status_code=_NO_CONTENT)
-    async def rm(ref: RefPath) -> Response:
+    async def rm(control: ProviderWrite, ref: RefPath) -> Response:
         await control.remove_provider(ref)
         return Response(status_code=_NO_CONTENT)
 
     return router
 
 
-def _clouds(control: Northbound) -> APIRouter:
+def _clouds() -> APIRouter:
     router = APIRouter(prefix="/clouds", tags=["clouds"])
 
     @router.post("", status_code=_CREATED)
-    async def create(request: CreateCloud) -> CloudView:
+    async def create(control: CloudCreate, request: CreateCloud) -> CloudView:
         return await control.create_cloud(request)
 
     @router.get("")
-    async def ls() -> list[CloudView]:
+    async def ls(control: CloudRead) -> list[CloudView]:
         return await control.clouds()
 
     @router.get("/{ref}")
-    async def show(ref: RefPath) -> CloudView:
+    async def show(control: CloudRead, ref: RefPath) -> CloudView:
         return await control.cloud(ref)
 
     @router.delete("/{ref}", status_code=_NO_CONTENT)
-    async def rm(ref: RefPath) -> Response:
+    async def rm(control: CloudWrite, ref: RefPath) -> Response:
         await control.remove_cloud(ref)
         return Response(status_code=_NO_CONTENT)
 
     @router.get("/{ref}/wanted")
-    async def wanted(ref: RefPath) -> WantedCloud:
+    async def wanted(control: CloudExport, ref: RefPath) -> WantedCloud:
         return await control.wanted_cloud(ref)
 
     @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
-    async def rotate(ref: RefPath) -> OperationView:
+    async def rotate(control: CloudWrite, ref: RefPath) -> OperationView:
         return await control.rotate_keys(ref)
 
     return router
 
 
-def _blankets(control: Northbound) -> APIRouter:
+def _blankets() -> APIRouter:
     router = APIRouter(prefix="/blankets", tags=["blankets"])
 
     @router.post("", status_code=_ACCEPTED)
-    async def add(request: AddBlanket) -> OperationView:
+    async def add(control: BlanketWrite, request: AddBlanket) -> OperationView:
         return await control.add_blanket(request)
 
     @router.get("")
-    async def ls(cloud: InCloud = None) -> list[BlanketView]:
+    async def ls(control: BlanketRead, cloud: InCloud = None) -> list[BlanketView]:
         return await control.blankets(cloud=cloud)
 
     @router.get("/{ref}")
-    async def show(ref: RefPath, cloud: InCloud = None) -> BlanketView:
+    async def show(control: BlanketRead, ref: RefPath, cloud: InCloud = None) -> BlanketView:
         return await control.blanket(ref, cloud=cloud)
 
     @router.delete("/{ref}", status_code=_ACCEPTED)
-    async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+    async def rm(
+        control: BlanketWrite, ref: RefPath, cloud: InCloud = None, force: bool = False
+    ) -> OperationView:
         return await control.remove_blanket(ref, cloud=cloud, force=force)
 
     @router.post("/{ref}/start", status_code=_ACCEPTED)
-    async def start(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def start(control: BlanketWrite, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.start_blanket(ref, cloud=cloud)
 
     @router.post("/{ref}/stop", status_code=_ACCEPTED)
-    async def stop(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+    async def stop(
+        control: BlanketWrite, ref: RefPath, cloud: InCloud = None, force: bool = False
+    ) -> OperationView:
         return await control.stop_blanket(ref, cloud=cloud, force=force)
 
     @router.post("/{ref}/upgrade", status_code=_ACCEPTED)
-    async def upgrade(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def upgrade(control: BlanketWrite, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.upgrade_blanket(ref, cloud=cloud)
 
     return router
 
 
-def _images(control: Northbound) -> APIRouter:
+def _images() -> APIRouter:
     router = APIRouter(prefix="/images", tags=["images"])
 
     @router.post("", status_code=_CREATED)
-    async def register(request: RegisterImage) -> ImageView:
+    async def register(control: ImageWrite, request: RegisterImage) -> ImageView:
         return await control.register_image(request)
 
     @router.put("/{digest}/content", openapi_extra=_UPLOAD)
     async def upload(
+        control: ImageWrite,
         digest: Annotated[Digest, Path()],
         request: Request,
         offset: Annotated[int, Query(ge=0, lt=1 << 50)] = 0,
@@ -196,120 +219,132 @@ def _images(control: Northbound) -> APIRouter:
         return await control.upload_image(digest, offset, request.stream())
 
     @router.get("")
-    async def ls() -> list[ImageView]:
+    async def ls(control: ImageRead) -> list[ImageView]:
         return await control.images()
 
     @router.get("/{ref}")
-    async def show(ref: RefPath) -> ImageView:
+    async def show(control: ImageRead, ref: RefPath) -> ImageView:
         return await control.image(ref)
 
     @router.delete("/{ref}", status_code=_NO_CONTENT)
-    async def rm(ref: RefPath) -> Response:
+    async def rm(control: ImageWrite, ref: RefPath) -> Response:
         await control.remove_image(ref)
         return Response(status_code=_NO_CONTENT)
 
     return router
 
 
-def _networks(control: Northbound) -> APIRouter:
+def _networks() -> APIRouter:
     router = APIRouter(prefix="/networks", tags=["networks"])
 
     @router.post("", status_code=_CREATED)
-    async def create(request: CreateNetwork) -> NetworkView:
+    async def create(control: NetworkWrite, request: CreateNetwork) -> NetworkView:
         return await control.create_network(request)
 
     @router.get("")
-    async def ls(cloud: InCloud = None) -> list[NetworkView]:
+    async def ls(control: NetworkRead, cloud: InCloud = None) -> list[NetworkView]:
         return await control.networks(cloud=cloud)
 
     @router.get("/{ref}")
-    async def show(ref: RefPath, cloud: InCloud = None) -> NetworkView:
+    async def show(control: NetworkRead, ref: RefPath, cloud: InCloud = None) -> NetworkView:
         return await control.network(ref, cloud=cloud)
 
     @router.delete("/{ref}", status_code=_NO_CONTENT)
-    async def rm(ref: RefPath, cloud: InCloud = None) -> Response:
+    async def rm(control: NetworkWrite, ref: RefPath, cloud: InCloud = None) -> Response:
         await control.remove_network(ref, cloud=cloud)
         return Response(status_code=_NO_CONTENT)
 
     return router
 
 
-def _volumes(control: Northbound) -> APIRouter:
+def _volumes() -> APIRouter:
     router = APIRouter(prefix="/volumes", tags=["volumes"])
 
     @router.post("", status_code=_CREATED)
-    async def create(request: CreateVolume) -> VolumeView:
+    async def create(control: VolumeWrite, request: CreateVolume) -> VolumeView:
         return await control.create_volume(request)
 
     @router.get("")
-    async def ls(cloud: InCloud = None) -> list[VolumeView]:
+    async def ls(control: VolumeRead, cloud: InCloud = None) -> list[VolumeView]:
         return await control.volumes(cloud=cloud)
 
     @router.get("/{ref}")
-    async def show(ref: RefPath, cloud: InCloud = None) -> VolumeView:
+    async def show(control: VolumeRead, ref: RefPath, cloud: InCloud = None) -> VolumeView:
         return await control.volume(ref, cloud=cloud)
 
     @router.post("/{ref}/attach", status_code=_ACCEPTED)
-    async def attach(ref: RefPath, request: Attach, cloud: InCloud = None) -> OperationView:
+    async def attach(
+        control: VolumeWrite, ref: RefPath, request: Attach, cloud: InCloud = None
+    ) -> OperationView:
         return await control.attach_volume(ref, instance=request.instance, cloud=cloud)
 
     @router.post("/{ref}/detach", status_code=_ACCEPTED)
-    async def detach(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def detach(control: VolumeWrite, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.detach_volume(ref, cloud=cloud)
 
     @router.post("/{ref}/resize", status_code=_ACCEPTED)
-    async def resize(ref: RefPath, request: Resize, cloud: InCloud = None) -> OperationView:
+    async def resize(
+        control: VolumeWrite, ref: RefPath, request: Resize, cloud: InCloud = None
+    ) -> OperationView:
         return await control.resize_volume(ref, size_bytes=request.size_bytes, cloud=cloud)
 
     @router.post("/{ref}/snapshot", status_code=_ACCEPTED)
-    async def snapshot(ref: RefPath, request: Snapshot, cloud: InCloud = None) -> OperationView:
+    async def snapshot(
+        control: VolumeWrite, ref: RefPath, request: Snapshot, cloud: InCloud = None
+    ) -> OperationView:
         return await control.snapshot_volume(ref, snapshot=request.snapshot, cloud=cloud)
 
     @router.post("/{ref}/backup", status_code=_ACCEPTED)
-    async def backup(ref: RefPath, request: BackUp, cloud: InCloud = None) -> OperationView:
+    async def backup(
+        control: VolumeWrite, ref: RefPath, request: BackUp, cloud: InCloud = None
+    ) -> OperationView:
         return await control.back_up_volume(ref, image=request.image, cloud=cloud)
 
     @router.delete("/{ref}", status_code=_ACCEPTED)
-    async def rm(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def rm(control: VolumeWrite, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.remove_volume(ref, cloud=cloud)
 
     return router
 
 
-def _instances(control: Northbound) -> APIRouter:
+def _instances() -> APIRouter:
     router = APIRouter(prefix="/instances", tags=["instances"])
 
     @router.post("", status_code=_ACCEPTED)
-    async def run(request: RunInstance) -> OperationView:
+    async def run(control: VmRun, request: RunInstance) -> OperationView:
         return await control.run_instance(request)
 
     @router.get("")
-    async def ls(cloud: InCloud = None) -> list[InstanceView]:
+    async def ls(control: VmRead, cloud: InCloud = None) -> list[InstanceView]:
         return await control.instances(cloud=cloud)
 
     @router.get("/{ref}")
-    async def show(ref: RefPath, cloud: InCloud = None) -> InstanceView:
+    async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:
         return await control.instance(ref, cloud=cloud)
 
     @router.post("/{ref}/start", status_code=_ACCEPTED)
-    async def start(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def start(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.start_instance(ref, cloud=cloud)
 
     @router.post("/{ref}/stop", status_code=_ACCEPTED)
-    async def stop(ref: RefPath, request: Stop | None = None, cloud: InCloud = None) -> OperationView:
+    async def stop(
+        control: VmRun, ref: RefPath, request: Stop | None = None, cloud: InCloud = None
+    ) -> OperationView:
         mode = request.mode if request else StopMode.SHUTDOWN
         return await control.stop_instance(ref, cloud=cloud, mode=mode)
 
     @router.post("/{ref}/reboot", status_code=_ACCEPTED)
-    async def reboot(ref: RefPath, cloud: InCloud = None) -> OperationView:
+    async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.reboot_instance(ref, cloud=cloud)
 
     @router.post("/{ref}/migrate", status_code=_ACCEPTED)
-    async def migrate(ref: RefPath, request: Migrate, cloud: InCloud = None) -> OperationView:
+    async def migrate(
+        control: VmMigrate, ref: RefPath, request: Migrate, cloud: InCloud = None
+    ) -> OperationView:
         return await control.migrate_instance(ref, to=request.to, cloud=cloud)
 
     @router.delete("/{ref}", status_code=_ACCEPTED)
-    async def rm(ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+    async def rm(control: VmRun, ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
         return await control.remove_instance(ref, cloud=cloud, force=force)
 
     return router

@@ -1,4 +1,4 @@
-"""The two programs of a control plane on this machine, and the operator's certificate for it."""
+"""The two programs of a control plane on this machine, and the key of whoever administers it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from supercloud.cli.daemons import Daemon
-from supercloud.client import Access, Client, Place
-from supercloud.model.errors import Conflict, Failed, InvalidInput, SupercloudError
+from supercloud.client import Client, Endpoint, Place
+from supercloud.client.place import FIRST_KEY
+from supercloud.model.errors import Conflict, Failed, InvalidInput, NotFound, SupercloudError
+from supercloud.trust.files import read_private, write_private
+
+if TYPE_CHECKING:
+    from supercloud.trust.keys import IdentityKey
 
 HOST = "127.0.0.1"
 _API_PORT = 7443
 _AGENTS_PORT = 7444
-_RENEW_S = 6 * 3600
 #: Generous: on a machine that runs blankets under emulation a start takes many times what it takes on others.
 _START_S = 180.0
 
@@ -34,6 +38,14 @@ class Ports:
 
     api: int
     agents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What `up` did. `new_key`: the key that it made, which is shown this once."""
+
+    anything: bool
+    new_key: str | None
 
 
 class ControlPlane:
@@ -63,7 +75,8 @@ class ControlPlane:
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"{self._ports_file} is broken") from error
 
-    def daemon(self, ports: Ports) -> Daemon:
+    def daemon(self, ports: Ports, operator: str = "") -> Daemon:
+        """The control plane itself; to start it takes the public key of its `operator`."""
         return Daemon(
             "controlplane",
             self.place.home,
@@ -77,6 +90,10 @@ class ControlPlane:
                 f"{HOST}:{ports.api}",
                 "--agents",
                 f"{HOST}:{ports.agents}",
+                "--operator",
+                operator,
+                "--operator-token",
+                str(self.place.token_file(FIRST_KEY)),
             ],
         )
 
@@ -86,8 +103,8 @@ class ControlPlane:
         api_port: int | None,
         agents_port: int | None,
         progress: Callable[[str], None] = lambda phase: None,
-    ) -> bool:
-        """Start what does not run. Whether anything had to be started. `progress` is told what is waited for.
+    ) -> Started:
+        """Start what does not run. `progress` is told what is waited for.
 
         Raises:
             Conflict: a port is in use by another program.
@@ -95,9 +112,13 @@ class ControlPlane:
         with self._alone():
             return self._up(api_port, agents_port, progress)
 
-    def _up(self, api_port: int | None, agents_port: int | None, progress: Callable[[str], None]) -> bool:
+    def _up(self, api_port: int | None, agents_port: int | None, progress: Callable[[str], None]) -> Started:
         ports = self._choose(api_port, agents_port)
-        daemon = self.daemon(ports)
+        key, made = self._first_key()
+        new = made or not self.place.token_file(FIRST_KEY).exists()  # it never came up with this key
+        if made:
+            self._down()  # what runs knows another operator, or is from before there were keys
+        daemon = self.daemon(ports, key.name)
         started = self.keystore.start(
             lambda: _accepts(self.place.keystore_socket),
             timeout_s=_START_S,
@@ -106,20 +127,23 @@ class ControlPlane:
         if daemon.process() is None:
             for port in (ports.api, ports.agents):
                 _must_be_free(port)
-        access = asyncio.run(self._certify(ports))
+        asyncio.run(self._point(ports))
         started |= daemon.start(
-            lambda: _answers(access), timeout_s=_START_S, waiting=lambda: progress("starting")
+            lambda: _answers(self.place), timeout_s=_START_S, waiting=lambda: progress("starting")
         )
-        return started
+        return Started(started, key.name if new else None)
 
     def down(self) -> bool:
         """End both. Whether anything ran."""
         if not self.place.home.exists():
             return False
         with self._alone():
-            ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
-            ended = self.daemon(ports).stop()
-            return self.keystore.stop() or ended
+            return self._down()
+
+    def _down(self) -> bool:
+        ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
+        ended = self.daemon(ports).stop()
+        return self.keystore.stop() or ended
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -160,50 +184,32 @@ class ControlPlane:
             self._ports_file.write_text(json.dumps(asdict(chosen)))
         return chosen
 
-    async def _certify(self, ports: Ports) -> Access:
-        """The operator's certificate, made anew when little of its time is left."""
-        from supercloud.keystore.client import RemoteOwner
-        from supercloud.trust.certificates import identity_of
+    def _first_key(self) -> tuple[IdentityKey, bool]:
+        """The key of whoever administers the control plane, and whether it had to be made."""
         from supercloud.trust.keys import IdentityKey
 
-        directory = self.place.access_file.parent
+        file = self.place.key_file(FIRST_KEY)
         try:
-            access = self.place.access()
-            if access.port == ports.api and access.expires_at > time.time() + _RENEW_S:
-                return access
-        except SupercloudError:
-            pass  # none yet, or broken: made below
-        directory.mkdir(mode=0o700, exist_ok=True)
+            return IdentityKey.from_pem(read_private(file).decode("ascii", "replace")), False
+        except NotFound:
+            made = IdentityKey.new()
+        self.place.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(file, made.to_pem().encode(), replace=False)
+        return made, True
+
+    async def _point(self, ports: Ports) -> None:
+        """Write down where the API is, and whose certificates it shows: they may have been replaced."""
+        from supercloud.keystore.client import RemoteOwner
+
         owner = RemoteOwner(self.place.keystore_socket)
         try:
-            key = IdentityKey.new()
-            answer = await owner.issue_operator(csr_pem=key.csr())
+            authority_pem = await owner.authority()
         finally:
             await owner.close()
-        files = {
-            "key.pem": key.to_pem(),
-            "certificate.pem": answer.certificate_pem,
-            "authority.pem": answer.authority_pem,
-        }
-        for name, text in files.items():
-            _write_private(directory / name, text)
-        access = Access(
-            host=HOST,
-            port=ports.api,
-            key=str(directory / "key.pem"),
-            certificate=str(directory / "certificate.pem"),
-            authority=str(directory / "authority.pem"),
-            expires_at=identity_of(answer.certificate_pem).expires_at,
-        )
-        self.place.save(access)
-        return access
-
-
-def _write_private(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    scratch.replace(path)
+        write_private(self.place.authority_file, authority_pem.encode())
+        self.place.save(Endpoint(host=HOST, port=ports.api, authority=str(self.place.authority_file)))
+        # Before there were tokens, the operator had a certificate there.
+        shutil.rmtree(self.place.home / "operator", ignore_errors=True)
 
 
 def _accepts(path: Path) -> bool:
@@ -215,9 +221,9 @@ def _accepts(path: Path) -> bool:
         return True
 
 
-def _answers(access: Access) -> bool:
+def _answers(place: Place) -> bool:
     try:
-        Client(access, timeout_s=5).get("/status")
+        Client(place.access(FIRST_KEY), timeout_s=5).get("/status")
     except SupercloudError:
         return False
     return True

@@ -20,6 +20,9 @@ _COMMANDS = {
     "restore": ("system:restore", "Put the state of a backup in place"),
     "doctor": ("system:doctor", "What this machine can do, and what is missing"),
     "provider": ("provider:app", "Domains with their platforms"),
+    "key": ("key:app", "Keys of yours: who you are"),
+    "principal": ("principal:app", "Who may use this control plane"),
+    "token": ("token:app", "What may be asked for, by whom, until when"),
     "cloud": ("cloud:app", "Self-service clouds"),
     "blanket": ("blanket:app", "Hypervisors of your own, on providers' platforms"),
     "image": ("image:app", "Bootable disks"),
@@ -32,7 +35,7 @@ _COMMANDS = {
     "schema": ("declared:schema", "The JSON Schema of that file, for editors"),
     "operation": ("operation:app", "What is being done, and what was"),
     "demo": ("demo:demo", "Two domains, one cloud, live migrations under load: on real VMs"),
-    "bench": ("bench:bench", "Measure: migration, api, footprint"),
+    "bench": ("bench:bench", "Measure: migration, api, footprint, authz"),
 }
 _INTERRUPTED, _PIPE_CLOSED, _TERMINATED = 130, 141, 143  # as shells count ends by SIGINT, SIGPIPE, SIGTERM
 _TRACE = "SUPERCLOUD_TRACE"

@@ -19,7 +19,6 @@ from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
 from supercloud.client import Client, Place
-from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.errors import Unavailable, error_from
 
 #: Ctrl-], as telnet and virsh have it.
@@ -31,13 +30,7 @@ _QUIET_S = 5.0
 @contextmanager
 def _opened(client: Client, path: str, **query: object) -> Iterator[ClientConnection]:
     try:
-        with connect(
-            client.stream_uri(path, **query),
-            ssl=client.tls,
-            server_hostname=CONTROLLER_NAME,
-            compression=None,
-            max_size=1 << 20,
-        ) as connection:
+        with connect(**client.stream(path, **query), max_size=1 << 20) as connection:
             yield connection
     except (OSError, InvalidHandshake) as error:
         raise Unavailable(f"no stream: {error}", hint="supercloud status") from error

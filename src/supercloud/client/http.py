@@ -1,4 +1,4 @@
-"""Requests over one TLS connection with the operator's certificate; problem details become our errors."""
+"""Requests over one TLS connection, each signed by its token's holder; problem details become our errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from supercloud.client.place import Access
-from supercloud.model.errors import Failed, OutcomeUnknown, Unavailable, error_from
+from supercloud.model.errors import Failed, NotFound, OutcomeUnknown, Unavailable, error_from
+from supercloud.trust.files import read_private
 
 #: The name in the controller's certificate, whatever address it is reached at.
 CONTROLLER_NAME = "controller.supercloud"
@@ -40,11 +41,15 @@ class Client:
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
             self.tls.load_verify_locations(access.authority)
-            self.tls.load_cert_chain(access.certificate, access.key)
         except (OSError, ssl.SSLError) as error:
-            raise Unavailable(f"the operator's certificate cannot be read: {error}") from error
+            raise Unavailable(f"{access.authority}: {error}", hint="supercloud up") from error
+        from supercloud.trust.keys import IdentityKey  # late: what only asks for help need not load it
+
+        self._key = IdentityKey.from_pem(_private(access.key).decode("ascii", "replace"))
+        self._token = _private(access.token).decode("ascii", "replace").strip()
         self._timeout_s = timeout_s
-        self._connection: http.client.HTTPSConnection | None = None
+        self._connection: _Pinned | None = None
+        self._channel = ""
         self._used = 0.0
 
     def get(self, path: str, **query: object) -> Any:
@@ -52,6 +57,9 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **query: object) -> Any:
         return self._ask("POST", path, query, body=json.dumps(body or {}).encode(), kind="application/json")
+
+    def put(self, path: str, body: Mapping[str, Any], **query: object) -> Any:
+        return self._ask("PUT", path, query, body=json.dumps(body).encode(), kind="application/json")
 
     def delete(self, path: str, **query: object) -> Any:
         return self._ask("DELETE", path, query)
@@ -95,9 +103,28 @@ class Client:
                 length=file.stat().st_size - offset,
             )
 
-    def stream_uri(self, path: str, **query: object) -> str:
-        """Where `websockets` connects for a stream of bytes."""
-        return f"wss://{self.access.host}:{self.access.port}{_target(path, query)}"
+    def stream(self, path: str, **query: object) -> dict[str, Any]:
+        """What `websockets` connects with for a stream of bytes, once: the address and the proof."""
+        from supercloud.trust.proof import digest_of
+
+        target = _target(path, query)
+        self._open()  # the proof names the server's certificate
+        return {
+            "uri": f"wss://{self.access.host}:{self.access.port}{target}",
+            "additional_headers": self._proof("GET", target, digest_of(b"")),
+            "ssl": self.tls,
+            "server_hostname": CONTROLLER_NAME,
+            "compression": None,
+        }
+
+    def _proof(self, method: str, target: str, digest: str | None) -> dict[str, str]:
+        from supercloud.trust.proof import Signed, prove
+
+        path, _, query = target.partition("?")
+        request = Signed(
+            method=method, path=path, query=query, token=self._token, channel=self._channel, digest=digest
+        )
+        return prove(self._key, request, at=time.time())
 
     def _ask(
         self,
@@ -109,14 +136,20 @@ class Client:
         kind: str | None = None,
         length: int | None = None,
     ) -> Any:
+        from supercloud.trust.proof import digest_of
+
         headers = {"Accept": "application/json"}
         if kind:
             headers["Content-Type"] = kind
         if length is not None:
             headers["Content-Length"] = str(length)
         connection = self._open()
+        target = _target(path, query)
+        # The bytes of an image are checked against the digest that its path names.
+        digest = None if isinstance(body, _Watched) else digest_of(body or b"")
+        headers |= self._proof(method, target, digest)
         try:
-            connection.request(method, _target(path, query), body=body, headers=headers)
+            connection.request(method, target, body=body, headers=headers)
             answer = connection.getresponse()
             text = answer.read()
             self._used = time.monotonic()
@@ -128,8 +161,10 @@ class Client:
             ) from error
         return self._take(answer.status, text)
 
-    def _open(self) -> http.client.HTTPSConnection:
-        if self._connection is not None and time.monotonic() - self._used > _IDLE_S:
+    def _open(self) -> _Pinned:
+        if self._connection is not None and (
+            self._connection.sock is None or time.monotonic() - self._used > _IDLE_S
+        ):
             self._connection.close()
             self._connection = None
         if self._connection is None:
@@ -142,6 +177,9 @@ class Client:
                     hint="supercloud up",
                 ) from error
             self._connection = connection
+            from supercloud.trust.proof import channel_of
+
+            self._channel = channel_of(connection.certificate)
         return self._connection
 
     @staticmethod
@@ -165,10 +203,26 @@ class _Pinned(http.client.HTTPSConnection):
     def __init__(self, access: Access, tls: ssl.SSLContext, timeout_s: float) -> None:
         super().__init__(access.host, access.port, timeout=timeout_s, context=tls)
         self._tls = tls
+        self.auto_open = 0  # a proof is for one connection
+        self.certificate = b""  # that the server showed, DER
 
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=CONTROLLER_NAME)
+        wrapped = self._tls.wrap_socket(self.sock, server_hostname=CONTROLLER_NAME)
+        self.sock = wrapped
+        self.certificate = wrapped.getpeercert(binary_form=True) or b""
+
+
+def _private(path: str) -> bytes:
+    """
+    Raises:
+        Unavailable: it is not there.
+        Denied: others may read it.
+    """
+    try:
+        return read_private(Path(path))
+    except NotFound as error:
+        raise Unavailable(error.message, hint="supercloud up, or supercloud key ls") from error
 
 
 class _Watched:

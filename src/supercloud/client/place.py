@@ -1,27 +1,43 @@
-"""Where a control plane's state is on this machine, and what an operator needs to reach it."""
+"""Where a control plane's state is on this machine, and what a client needs to reach it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
 
 from supercloud.model.errors import InvalidInput, Unavailable
+from supercloud.trust.files import write_private
+
+#: Whom the first key belongs to, and the key that is used unless another is named.
+FIRST_KEY = "operator"
+#: The name of the key to speak with.
+KEY_VARIABLE = "SUPERCLOUD_KEY"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach the API: kept in a file that only the operator reads."""
+    """How to reach the API, and as whom: paths of files, the key's and the token's for their owner only."""
 
     host: str
     port: int
-    certificate: str  # PEM files
-    key: str
-    authority: str
-    expires_at: float  # of the certificate, wall clock
+    authority: str  # PEM
+    key: str  # PEM
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where the API listens, and under which authority's certificates."""
+
+    host: str
+    port: int
+    authority: str  # a PEM file
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +52,54 @@ class Place:
         return cls(Path(chosen).absolute() if chosen else platformdirs.user_state_path("supercloud"))
 
     @property
-    def access_file(self) -> Path:
-        return self.home / "operator" / "access.json"
+    def endpoint_file(self) -> Path:
+        return self.home / "access.json"
+
+    @property
+    def authority_file(self) -> Path:
+        return self.home / "authority.pem"
 
     @property
     def keystore_socket(self) -> Path:
         return self.home / "keystore.sock"
 
-    def access(self) -> Access:
-        """
+    @property
+    def keys(self) -> Path:
+        return self.home / "keys"
+
+    def key_file(self, name: str) -> Path:
+        """Of a private key. Raises: InvalidInput (no such name can be)."""
+        return self.keys / f"{_checked(name)}.pem"
+
+    def token_file(self, name: str) -> Path:
+        """Of the token that is used with the key of that name. Raises: InvalidInput."""
+        return self.keys / f"{_checked(name)}.token"
+
+    def access(self, key: str | None = None) -> Access:
+        """With `key`, or the one that $SUPERCLOUD_KEY names, or the first one.
+
         Raises:
             Unavailable: nothing was set up here.
-            InvalidInput: the file is broken.
+            InvalidInput: the file is broken, or such a key cannot be.
         """
+        name = key or os.environ.get(KEY_VARIABLE) or FIRST_KEY
+        endpoint = self.endpoint()
+        return Access(**asdict(endpoint), key=str(self.key_file(name)), token=str(self.token_file(name)))
+
+    def endpoint(self) -> Endpoint:
+        """Raises: as `access`."""
         try:
-            return Access(**json.loads(self.access_file.read_text()))
+            return Endpoint(**json.loads(self.endpoint_file.read_text()))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Unavailable(f"there is no control plane in {self.home}", hint="supercloud up") from error
         except (ValueError, TypeError) as error:
-            raise InvalidInput(f"{self.access_file} is broken", hint="supercloud up rewrites it") from error
+            raise InvalidInput(f"{self.endpoint_file} is broken", hint="supercloud up rewrites it") from error
 
-    def save(self, access: Access) -> None:
-        self.access_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = self.access_file.with_suffix(".new")
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(asdict(access), file)
-        scratch.replace(self.access_file)
+    def save(self, endpoint: Endpoint) -> None:
+        write_private(self.endpoint_file, json.dumps(asdict(endpoint)).encode())
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} is not the name of a key: lower-case letters, digits, inner hyphens")
+    return name

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supercloud.ports.keystore import KeyStore
 from supercloud.services.agents import Agents
+from supercloud.services.directory import Directory
 from supercloud.services.durable import DurableRuntime
 from supercloud.services.facade import ControlPlane
 from supercloud.services.mesh import Meshes
@@ -42,6 +43,7 @@ async def control_plane(
     parts = Parts(
         settings=settings,
         store=store,
+        directory=Directory(store),
         rights=rights,
         keys=keys,
         operations=operations,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import deque
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ from supercloud.keystore.client import RemoteKeyStore, RemoteOwner
 from supercloud.model.errors import SupercloudError
 from supercloud.trust.certificates import identity_of
 from supercloud.trust.keys import IdentityKey
+from supercloud.trust.proof import channel_of
 from supercloud.trust.tls import Credentials, reload, server_context, trust_authority
 
 _log = structlog.get_logger(__name__)
@@ -31,9 +33,10 @@ class OwnCertificate:
         self._identity = IdentityKey.new()
         self._contexts: list[ssl.SSLContext] = []
         self._renew_at = 0.0
+        self._channels: deque[str] = deque(maxlen=2)
 
     async def obtain(self, hosts: tuple[str, ...]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """For the API (certificates required) and for agents (joining needs none).
+        """For the API (nobody is asked for a certificate) and for agents (joining needs none).
 
         Raises:
             Unavailable: the key store does not answer.
@@ -44,7 +47,7 @@ class OwnCertificate:
         finally:
             await owner.close()
         own = self._credentials(answer.certificate_pem)
-        api = server_context(own, answer.authority_pem)
+        api = server_context(own, answer.authority_pem, anonymous=True)
         agents = server_context(own, answer.authority_pem, joining=True)
         self._contexts = [api, agents]
         return api, agents
@@ -63,6 +66,11 @@ class OwnCertificate:
                 _log.warning("certificate.not_renewed", why=error.message)
                 await asyncio.sleep(_RETRY_S)
 
+    def channels(self) -> frozenset[str]:
+        """What names the connections to us, of which some may have begun under the certificate before."""
+        return frozenset(self._channels)
+
     def _credentials(self, certificate_pem: str) -> Credentials:
         self._renew_at = identity_of(certificate_pem).renew_at
+        self._channels.append(channel_of(ssl.PEM_cert_to_DER_cert(certificate_pem)))
         return Credentials(certificate_pem, self._identity.to_pem())

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -26,19 +27,20 @@ from supercloud.api.listener import create_server, serve
 from supercloud.controlplane.compose import DATABASE, control_plane, database_url
 from supercloud.controlplane.credentials import OwnCertificate
 from supercloud.controlplane.listener import AgentListener
+from supercloud.controlplane.operator import OperatorToken
 from supercloud.images.blanket import BuiltImages
 from supercloud.images.bundle import bundle_path
 from supercloud.keystore.client import RemoteKeyStore
 from supercloud.model.errors import Conflict, InvalidInput, SupercloudError
-from supercloud.model.names import Id
+from supercloud.model.names import Id, PublicKey
 from supercloud.platforms import open_platform
 from supercloud.ports.platform import Platform
 from supercloud.services import backup
 from supercloud.services.agents import Agents
+from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.services.parts import PlatformDrivers, Settings
 from supercloud.services.store.engine import Store, normal_url
 from supercloud.services.upgrades import OwnBundle
-from supercloud.trust.certificates import Kind, identity_of
 
 _log = structlog.get_logger(__name__)
 _DATABASE_VARIABLE = "SUPERCLOUD_DATABASE"  # a URL may hold a password, so it never comes by argv
@@ -51,6 +53,7 @@ class Options:
     keystore: Path
     listen: tuple[str, int]
     agents: tuple[str, int]
+    operator: tuple[PublicKey, Path] | None  # None: there is one already, another controller's
 
     @property
     def images(self) -> Path:
@@ -79,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keystore", type=Path, help="the owner's key store's UNIX socket")
     parser.add_argument("--listen", type=_endpoint, default=("127.0.0.1", 7443), help="of the API")
     parser.add_argument("--agents", type=_endpoint, default=("127.0.0.1", 7444), help="what blankets dial")
+    parser.add_argument("--operator", type=_key, help="the public key of whoever administers it")
+    parser.add_argument("--operator-token", type=Path, help="the file that is to hold a token for that key")
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands")
     for name, run, what in (
@@ -101,6 +106,12 @@ def _endpoint(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _key(text: str) -> PublicKey:
+    if not re.fullmatch("ed25519/[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("ed25519/HEX is expected")
+    return text
+
+
 def _harden() -> None:
     """No core dumps, no files for others, no local variables in tracebacks, a line of JSON for each event."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -115,8 +126,16 @@ def _harden() -> None:
 def _serve(given: argparse.Namespace) -> None:
     if given.state is None or given.keystore is None:
         raise InvalidInput("--state and --keystore are needed")
+    if (given.operator is None) != (given.operator_token is None):
+        raise InvalidInput("--operator and --operator-token belong together")
     given.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    options = Options(given.state.absolute(), given.keystore.absolute(), given.listen, given.agents)
+    options = Options(
+        given.state.absolute(),
+        given.keystore.absolute(),
+        given.listen,
+        given.agents,
+        (given.operator, given.operator_token.absolute()) if given.operator else None,
+    )
     _migrate_apart(database_url(options.state, os.environ.get(_DATABASE_VARIABLE)))
     asyncio.run(_run(options))
 
@@ -193,17 +212,25 @@ async def _run(options: Options) -> None:
             api_context, agents_context = await certificate.obtain(hosts)
             listener = AgentListener(parts)
             await _listening(listener, options.agents, agents_context)
-            server = create_server(
-                create_app(control),
-                api_context,
-                host=options.listen[0],
-                port=options.listen[1],
-                admit=_is_operator,
+            door = Doorkeeper(
+                parts.directory.look,
+                root=await keys.token_root(),
+                channels=certificate.channels,
+                on_behalf_of=control.on_behalf_of,
             )
+            host, port = options.listen
+            server = create_server(create_app(door), api_context, host=host, port=port)
+            operator = OperatorToken(control, parts, *options.operator) if options.operator else None
+            if operator is not None:
+                await operator.keep()
             await control.start()
             try:
                 await _until_ended(
-                    serve(server), certificate.run(), takeover.run(), _heed_revocations(keys, parts.agents)
+                    serve(server),
+                    certificate.run(),
+                    *([operator.run()] if operator is not None else []),
+                    takeover.run(),
+                    _heed_revocations(keys, parts.agents),
                 )
             finally:
                 await listener.close()
@@ -250,13 +277,6 @@ async def _heed_revocations(keys: RemoteKeyStore, agents: Agents) -> None:
         except SupercloudError as error:
             _log.warning("revocations.unknown", why=error.message)
         await asyncio.sleep(_REVOKED_EVERY_S)
-
-
-def _is_operator(certificate: bytes) -> bool:
-    try:
-        return identity_of(certificate).kind is Kind.OPERATOR
-    except SupercloudError:
-        return False
 
 
 def _drivers(state: Path, images: BuiltImages) -> PlatformDrivers:

@@ -18,6 +18,8 @@ LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
 _PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
 PARTS = ("model", "ports", "wire", "trust", "blanket", "agent", "keeper", "observer", "logs")
+#: Of these parts, what no blanket needs: tokens are for people, and their library stays outside.
+_LEFT_OUT = frozenset({PACKAGE / "trust" / "tokens.py"})
 
 
 def bundle_path() -> Path:
@@ -32,7 +34,8 @@ def sources() -> list[Path]:
     found = [PACKAGE / "__init__.py"]
     for part in PARTS:
         folder = PACKAGE / part
-        found += sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        here = set(folder.rglob("*.py")) if folder.is_dir() else {folder.with_suffix(".py")}
+        found += sorted(here - _LEFT_OUT)
     return found
 
 

@@ -12,9 +12,9 @@ from supercloud.keystore.calls import methods
 from supercloud.keystore.faces import ImageKey, Owner, Served
 from supercloud.keystore.server import owner_socket
 from supercloud.model.errors import Unavailable
-from supercloud.model.names import Digest, Id
+from supercloud.model.names import Digest, Id, PublicKey
 from supercloud.ports.agent import SealedKey
-from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken, TokenRequest
 from supercloud.wire.rpc import Peer
 from supercloud.wire.stream import StreamTransport
 
@@ -133,6 +133,14 @@ class RemoteKeyStore:
     async def destroy_user_data_key(self, *, digest: Digest) -> None:
         await self._to.ask("destroy_user_data_key", digest=digest)
 
+    async def token_root(self) -> PublicKey:
+        key: PublicKey = await self._to.ask("token_root")
+        return key
+
+    async def mint_token(self, request: TokenRequest) -> str:
+        text: str = await self._to.ask("mint_token", request=request)
+        return text
+
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         answer: JoinAnswer = await self._to.ask("renew_controller", csr_pem=csr_pem)
         return answer
@@ -153,10 +161,6 @@ class RemoteOwner:
 
     async def issue_controller(self, *, csr_pem: str, addresses: tuple[str, ...] = ()) -> JoinAnswer:
         answer: JoinAnswer = await self._to.ask("issue_controller", csr_pem=csr_pem, addresses=addresses)
-        return answer
-
-    async def issue_operator(self, *, csr_pem: str) -> JoinAnswer:
-        answer: JoinAnswer = await self._to.ask("issue_operator", csr_pem=csr_pem)
         return answer
 
     async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:

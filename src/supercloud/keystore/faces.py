@@ -41,10 +41,6 @@ class Owner(Protocol):
         """Certify a control plane's key, for these addresses besides the usual ones; it renews by itself."""
         ...
 
-    async def issue_operator(self, *, csr_pem: str) -> JoinAnswer:
-        """Certify the key of a command line, for a day."""
-        ...
-
     async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:
         """A key for an image of one cloud, or (None) of all the clouds of this owner."""
         ...

@@ -166,6 +166,18 @@ class UserDataKeyRecord:
         return self.digest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKeyRecord:
+    """What signs the tokens of the control plane's principals."""
+
+    kind: ClassVar[str] = "token-key"
+    key_pem: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+
 KINDS: tuple[type[Record], ...] = (
     Settings,
     AuthorityRecord,
@@ -175,4 +187,5 @@ KINDS: tuple[type[Record], ...] = (
     ImageKeyRecord,
     ImageDigestRecord,
     UserDataKeyRecord,
+    TokenKeyRecord,
 )

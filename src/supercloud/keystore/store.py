@@ -21,6 +21,7 @@ from supercloud.keystore.records import (
     ImageKeyRecord,
     Policy,
     Settings,
+    TokenKeyRecord,
     UserDataKeyRecord,
     VolumeKeyRecord,
     image_digest_name,
@@ -28,12 +29,13 @@ from supercloud.keystore.records import (
 )
 from supercloud.keystore.vault import Vault
 from supercloud.model.errors import Conflict, Denied, NotFound
-from supercloud.model.names import Digest, Id, new_id
+from supercloud.model.names import Digest, Id, PublicKey, new_id
 from supercloud.ports.agent import SealedKey
-from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken
+from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken, TokenRequest
 from supercloud.trust.authority import LIFETIME_S
-from supercloud.trust.keys import KEY_BYTES, from_text, key_of_csr, to_text
+from supercloud.trust.keys import KEY_BYTES, IdentityKey, from_text, key_of_csr, to_text
 from supercloud.trust.sealing import image_purpose, seal, user_data_purpose, volume_purpose
+from supercloud.trust.tokens import Bounds, mint
 from supercloud.trust.vouch import verify_vouch
 
 _KEY_BYTES = 32
@@ -193,6 +195,24 @@ class OwnedKeyStore:
         self._vault.forget_history()
         _log.info("keystore.user_data_key_destroyed", digest=digest)
 
+    async def token_root(self) -> PublicKey:
+        return self._token_key().name
+
+    async def mint_token(self, request: TokenRequest) -> str:
+        text = mint(
+            self._token_key(),
+            principal=request.principal,
+            roles=request.roles,
+            holder=request.holder,
+            until=request.until,
+            bounds=Bounds(
+                only=None if request.only is None else frozenset(request.only),
+                clouds=None if request.clouds is None else frozenset(request.clouds),
+            ),
+        )
+        _log.info("keystore.token_minted", principal=request.principal, until=request.until)
+        return text
+
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         public_key = to_text(key_of_csr(csr_pem).public_bytes_raw())
         with self._vault.transaction():
@@ -212,12 +232,6 @@ class OwnedKeyStore:
                 if old.expires_at <= self._now():
                     self._vault.delete(old)
             return self._certify_controller(csr_pem, addresses)
-
-    async def issue_operator(self, *, csr_pem: str) -> JoinAnswer:
-        certificate_pem = self._authorities.current.operator(
-            key_of_csr(csr_pem), at=self._now(), lifetime_s=LIFETIME_S
-        )
-        return JoinAnswer(certificate_pem=certificate_pem, authority_pem=self._authorities.pem())
 
     async def new_image_key(self, *, cloud: Id | None = None) -> ImageKey:
         record = ImageKeyRecord(id=new_id(), cloud=cloud, passphrase=_passphrase())
@@ -264,9 +278,19 @@ class OwnedKeyStore:
     async def recreate_authority(self) -> None:
         with self._vault.transaction():
             self._authorities.recreate(self._now())
+            if (tokens := self._vault.get(TokenKeyRecord, "")) is not None:
+                self._vault.delete(tokens)  # and with it every token
         self._vault.forget_history()
 
     # ------------------------------------------------------------ inside
+
+    def _token_key(self) -> IdentityKey:
+        with self._vault.transaction():
+            record = self._vault.get(TokenKeyRecord, "")
+            if record is None:
+                record = TokenKeyRecord(key_pem=IdentityKey.new().to_pem())
+                self._vault.put(record)
+        return IdentityKey.from_pem(record.key_pem)
 
     def _bind(self, id: Id, digest: Digest) -> None:
         record = self._vault.get(ImageKeyRecord, id)

@@ -7,6 +7,7 @@ SupercloudError            message for a person, `code` for a program, `hint` sa
 │   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
 │       └── RightRefused   a run right was not granted, renewed or moved
 ├── Denied                 the caller may not do this (exit 5, HTTP 403)
+│   └── Unauthenticated    it is not known who asks: no token, or none that counts, or no proof (HTTP 401)
 ├── Unavailable            a part cannot be reached or is late; a retry may help (exit 6, HTTP 503)
 │   └── OutcomeUnknown     a request was sent and its effect is not known: look it up, never assume
 ├── Exhausted              disk, memory, ports or a bound ran out (exit 7, HTTP 507)
@@ -63,6 +64,11 @@ class Denied(SupercloudError):
     code = "denied"
     exit_status = 5
     http_status = 403
+
+
+class Unauthenticated(Denied):
+    code = "unauthenticated"
+    http_status = 401
 
 
 class Unavailable(SupercloudError):

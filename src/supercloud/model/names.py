@@ -32,6 +32,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Endpoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}:\d{1,5}$")]
 #: A WireGuard (X25519) public key in base64.
 WireguardKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+#: Of a principal: an Ed25519 public key as Biscuit writes it.
+PublicKey = Annotated[str, Field(pattern=r"^ed25519/[0-9a-f]{64}$")]
 #: Grows by one each time the right to run an instance moves to another holder; 0 before the first.
 Epoch = Annotated[int, Field(ge=0, lt=1 << 63)]
 #: An unguessable single-use value, 32 hexadecimal digits (128 bits).

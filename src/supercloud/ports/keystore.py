@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supercloud.model.names import Digest, Id
+from supercloud.model.names import Digest, Id, PublicKey
+from supercloud.model.permissions import Permission, Role
 from supercloud.ports.agent import SealedKey
 
 
@@ -48,10 +49,22 @@ class RenewRequest:
     csr_pem: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """What a fresh token is to say. `only` and `clouds` bound it; None: everything that the roles allow."""
+
+    principal: Id
+    roles: tuple[Role, ...]
+    holder: PublicKey
+    until: float  # seconds since the epoch
+    only: tuple[Permission, ...] | None = None
+    clouds: tuple[Id, ...] | None = None
+
+
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Eleven methods, since it is one process: blankets, and keys of volumes' copies, images and user data.
+    Thirteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
@@ -101,3 +114,11 @@ class KeyStore(Protocol):
         ...
 
     async def destroy_user_data_key(self, *, digest: Digest) -> None: ...
+
+    async def token_root(self) -> PublicKey:
+        """The key that every token is signed with; made at first asking."""
+        ...
+
+    async def mint_token(self, request: TokenRequest) -> str:
+        """Sign a token."""
+        ...

@@ -19,7 +19,7 @@ from supercloud.services import mesh
 from supercloud.services.northbound import AddBlanket, BlanketView, OperationView, Ref, Stream
 from supercloud.services.parts import Parts
 from supercloud.services.providers import declaration, platform_of
-from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud
+from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud, within
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider, Right
 from supercloud.wire.codec import from_json
 
@@ -56,7 +56,7 @@ class Blankets:
 
     async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]:
         async with self._parts.store.read() as session:
-            query = _shown()
+            query = _shown().where(within(session, Blanket.cloud))
             if cloud is not None:
                 query = query.where(Blanket.cloud == (await find_cloud(session, cloud)).id)
             return [

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict
-from supercloud.model.names import new_id
+from supercloud.model.names import Name, new_id
 from supercloud.model.right import RightTerms
 from supercloud.services import wanted
 from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref, WantedCloud
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_cloud
-from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Volume
+from supercloud.services.refs import find_cloud, owned, owner_of, within
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Principal, Volume
 
 RENEW_EVERY_S = 10.0
 
@@ -43,10 +44,14 @@ class Clouds:
             created_at=time.time(),
         )
         async with self._parts.store.write() as session:
-            if await session.scalar(select(Cloud.id).where(Cloud.name == request.name)):
+            same = select(Cloud.id).where(Cloud.name == request.name, owned(session, Cloud.owner))
+            if await session.scalar(same):
                 raise Conflict(f"there is a cloud {request.name} already")
+            row.owner = owner_of(session)
             session.add(row)
-        return _view(row, 0, 0)
+            owner = await _owner(session, row)
+        self._parts.directory.changed()
+        return _view(row, owner, 0, 0)
 
     async def clouds(self) -> list[CloudView]:
         async with self._parts.store.read() as session:
@@ -56,15 +61,22 @@ class Clouds:
             instances = dict(
                 (await session.execute(select(Instance.cloud, func.count()).group_by(Instance.cloud))).all()
             )
-            rows = await session.scalars(select(Cloud).order_by(Cloud.name))
-            return [_view(row, blankets.get(row.id, 0), instances.get(row.id, 0)) for row in rows]
+            rows = await session.execute(
+                select(Cloud, Principal.name)
+                .outerjoin(Principal, Principal.id == Cloud.owner)
+                .where(within(session, Cloud.id))
+                .order_by(Cloud.name)
+            )
+            return [
+                _view(row, owner, blankets.get(row.id, 0), instances.get(row.id, 0)) for row, owner in rows
+            ]
 
     async def cloud(self, ref: Ref) -> CloudView:
         async with self._parts.store.read() as session:
             row = await find_cloud(session, ref)
             blankets = await session.scalar(select(func.count()).where(Blanket.cloud == row.id))
             instances = await session.scalar(select(func.count()).where(Instance.cloud == row.id))
-            return _view(row, blankets or 0, instances or 0)
+            return _view(row, await _owner(session, row), blankets or 0, instances or 0)
 
     async def wanted_cloud(self, ref: Ref) -> WantedCloud:
         async with self._parts.store.read() as session:
@@ -90,6 +102,7 @@ class Clouds:
                         hint=f"supercloud {command} rm {name} --cloud {row.name}",
                     )
             await session.delete(row)
+        self._parts.directory.changed()
 
     async def rotate_keys(self, cloud: Ref) -> OperationView:
         operations = self._parts.operations
@@ -106,10 +119,15 @@ class Clouds:
         return await operations.started(operation)
 
 
-def _view(row: Cloud, blankets: int, instances: int) -> CloudView:
+async def _owner(session: AsyncSession, row: Cloud) -> Name | None:
+    return None if row.owner is None else (await session.get_one(Principal, row.owner)).name
+
+
+def _view(row: Cloud, owner: Name | None, blankets: int, instances: int) -> CloudView:
     return CloudView(
         id=row.id,
         name=row.name,
+        owner=owner,
         cpu_model=row.cpu_model,
         right_length_s=row.length_s,
         right_margin_s=row.margin_s,

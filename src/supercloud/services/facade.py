@@ -7,8 +7,10 @@ the operations that carry out what takes long.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ from supercloud.ports.controller import Event
 from supercloud.ports.durable import Saga
 from supercloud.services.blanket_operations import BlanketOperations
 from supercloud.services.blankets import Blankets
+from supercloud.services.caller import Caller
 from supercloud.services.clouds import Clouds
 from supercloud.services.images import Images
 from supercloud.services.instance_operations import InstanceOperations
@@ -30,8 +33,10 @@ from supercloud.services.northbound import Northbound, OperationView, StatusView
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.placement import Placement
+from supercloud.services.principals import Principals
 from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
+from supercloud.services.refs import counted
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
 from supercloud.services.upgrades import UpgradeOperations, Upgrades
@@ -43,7 +48,7 @@ from supercloud.services.world import StoreWorld
 _log = structlog.get_logger(__name__)
 
 
-class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances):
+class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances):
     """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
 
     def __init__(self, parts: Parts) -> None:
@@ -65,6 +70,12 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
             await self._parts.operations.started(operation)
         self._later(self.reconciler.run())
 
+    def on_behalf_of(self, caller: Caller) -> Northbound:
+        """The same control plane, as far as `caller` sees it. Operations are carried out by this one."""
+        seen = copy.copy(self)
+        seen._parts = replace(self._parts, store=self._parts.store.seen_by(caller))
+        return seen
+
     async def close(self) -> None:
         await self._placement.close()
         for task in list(self._tasks):
@@ -76,21 +87,28 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
     async def status(self) -> StatusView:
         parts = self._parts
         async with parts.store.read() as session:
-            clouds = await session.scalar(select(func.count()).select_from(Cloud))
-            blankets = await session.scalar(select(func.count()).select_from(Blanket))
-            instances = await session.scalar(select(func.count()).select_from(Instance))
-            running = await session.scalar(
-                select(func.count()).where(Instance.state == InstanceState.RUNNING)
+            mine = counted(session, Instance.cloud)
+            clouds = await session.scalar(
+                select(func.count()).select_from(Cloud).where(counted(session, Cloud.id))
             )
-            open_ones = await session.scalar(select(func.count()).where(Operation.ended_at.is_(None)))
+            blankets = list(await session.scalars(select(Blanket.id).where(counted(session, Blanket.cloud))))
+            instances = await session.scalar(select(func.count(Instance.id)).where(mine))
+            running = await session.scalar(
+                select(func.count(Instance.id)).where(Instance.state == InstanceState.RUNNING, mine)
+            )
+            open_ones = await session.scalar(
+                select(func.count(Operation.id)).where(
+                    Operation.ended_at.is_(None), counted(session, Operation.cloud)
+                )
+            )
         return StatusView(
             version=__version__,
             database=parts.settings.database,
             started_at=self._started_at,
             quarantine_left_s=await parts.rights.quarantine_left_s(),
             clouds=clouds or 0,
-            blankets=blankets or 0,
-            blankets_connected=len(parts.agents.connected),
+            blankets=len(blankets),
+            blankets_connected=len(parts.agents.connected.intersection(blankets)),
             instances=instances or 0,
             instances_running=running or 0,
             operations_open=open_ones or 0,
@@ -99,13 +117,17 @@ class ControlPlane(Providers, Clouds, Blankets, Upgrades, Images, Networks, Volu
     async def operations(
         self, *, open_only: bool = False, kind: str | None = None, limit: int = 1000
     ) -> list[OperationView]:
-        return await self._parts.operations.views(open_only=open_only, kind=kind, limit=limit)
+        return await self._parts.operations.views(
+            open_only=open_only, kind=kind, limit=limit, caller=self._parts.store.caller
+        )
 
     async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
-        return await self._parts.operations.view(operation, wait_s=min(wait_s, 30.0))
+        return await self._parts.operations.view(
+            operation, wait_s=min(wait_s, 30.0), caller=self._parts.store.caller
+        )
 
     async def cancel(self, operation: Id) -> OperationView:
-        return await self._parts.operations.cancel(operation)
+        return await self._parts.operations.cancel(operation, caller=self._parts.store.caller)
 
     # ------------------------------------------------------------ inside
 

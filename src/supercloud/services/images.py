@@ -16,7 +16,7 @@ from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
 from supercloud.model.names import Digest, new_id
 from supercloud.services.northbound import ImageView, Ref, RegisterImage
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_image
+from supercloud.services.refs import find_image, owned, owner_of
 from supercloud.services.store.tables import Image, Instance, Volume
 
 _CHUNK = 256 << 10
@@ -39,12 +39,16 @@ class Images:
     async def register_image(self, request: RegisterImage) -> ImageView:
         """The same image again is answered with what is there, so that an upload can go on."""
         async with self._parts.store.write() as session:
-            known = await session.scalar(select(Image).where(Image.digest == request.digest))
+            known = await session.scalar(
+                select(Image).where(Image.digest == request.digest, owned(session, Image.owner))
+            )
             if known is None:
-                if await session.scalar(select(Image.id).where(Image.name == request.name)):
+                same = select(Image.id).where(Image.name == request.name, owned(session, Image.owner))
+                if await session.scalar(same):
                     raise Conflict(f"there is an image {request.name} already", hint="choose another --name")
                 known = Image(
                     id=new_id(),
+                    owner=owner_of(session),
                     name=request.name,
                     digest=request.digest,
                     size_bytes=request.size_bytes,
@@ -79,9 +83,10 @@ class Images:
 
     async def images(self) -> list[ImageView]:
         async with self._parts.store.read() as session:
-            return [
-                self._image_view(row) for row in await session.scalars(select(Image).order_by(Image.name))
-            ]
+            rows = await session.scalars(
+                select(Image).where(owned(session, Image.owner)).order_by(Image.name)
+            )
+            return [self._image_view(row) for row in rows]
 
     async def image(self, ref: Ref) -> ImageView:
         async with self._parts.store.read() as session:

@@ -90,37 +90,39 @@ def _parts_where(
 
 #: Made once: putting a statement together takes longer than SQLite takes to carry it out.
 _ONE = _SHOWN.where(named(Instance, bindparam("ref"))).limit(2)
-_ONE_IN_CLOUD = _ONE.where(Instance.cloud == bindparam("cloud"))
+_ONE_WITHIN = _ONE.where(Instance.cloud.in_(bindparam("clouds", expanding=True)))
 _PARTS_OF_ONE = _parts_where(
     *(column == bindparam("instance") for column in (NicRow.instance, Volume.instance, Published.instance))
 )
 
 
-async def views(session: AsyncSession, rights: SqlRights, *, cloud: Id | None = None) -> list[InstanceView]:
-    """One cloud's, or all, by cloud and name."""
-    rows = (await session.execute(_SHOWN.where(_in(Instance.cloud, cloud)))).all()
-    of_all = _parts_where(*(_in(column, cloud) for column in (NicRow.cloud, Volume.cloud, Published.cloud)))
+async def views(
+    session: AsyncSession, rights: SqlRights, *, clouds: tuple[Id, ...] | None = None
+) -> list[InstanceView]:
+    """These clouds', or all, by cloud and name."""
+    rows = (await session.execute(_SHOWN.where(_in(Instance.cloud, clouds)))).all()
+    of_all = _parts_where(*(_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)))
     parts = _grouped((await session.execute(of_all)).all())
     now = await rights.now(session)
     return [_view(row, parts[row.id], now) for row in rows]
 
 
 async def view(
-    session: AsyncSession, rights: SqlRights, ref: Ref, *, cloud: Id | None = None
+    session: AsyncSession, rights: SqlRights, ref: Ref, *, clouds: tuple[Id, ...] | None = None
 ) -> InstanceView:
     """
     Raises:
         NotFound; Conflict where the name means several.
     """
-    query = _ONE if cloud is None else _ONE_IN_CLOUD
-    found = (await session.execute(query, {"ref": ref, "cloud": cloud})).all()
+    query, given = (_ONE, {"ref": ref}) if clouds is None else (_ONE_WITHIN, {"ref": ref, "clouds": clouds})
+    found = (await session.execute(query, given)).all()
     row = the_one(found, "instance", ref)
     parts = _grouped((await session.execute(_PARTS_OF_ONE, {"instance": row.id})).all())
     return _view(row, parts[row.id], await rights.now(session))
 
 
-def _in(column: Any, cloud: Id | None) -> ColumnElement[bool]:
-    return true() if cloud is None else column == cloud
+def _in(column: Any, clouds: tuple[Id, ...] | None) -> ColumnElement[bool]:
+    return true() if clouds is None else column.in_(clouds)
 
 
 def _grouped(rows: Sequence[Any]) -> defaultdict[Id, _Parts]:

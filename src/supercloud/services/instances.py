@@ -21,6 +21,7 @@ from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import check_migration
 from supercloud.services.refs import (
+    clouds_of,
     find_blanket,
     find_cloud,
     find_image,
@@ -78,13 +79,13 @@ class Instances:
 
     async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]:
         async with self._parts.store.read() as session:
-            owner = (await find_cloud(session, cloud)).id if cloud is not None else None
-            return await instance_views.views(session, self._parts.rights, cloud=owner)
+            clouds = await clouds_of(session, cloud)
+            return await instance_views.views(session, self._parts.rights, clouds=clouds)
 
     async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
         async with self._parts.store.read() as session:
-            owner = (await find_cloud(session, cloud)).id if cloud is not None else None
-            return await instance_views.view(session, self._parts.rights, ref, cloud=owner)
+            clouds = await clouds_of(session, cloud)
+            return await instance_views.view(session, self._parts.rights, ref, clouds=clouds)
 
     async def start_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         row = await self._find(ref, cloud)

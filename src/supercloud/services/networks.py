@@ -14,7 +14,7 @@ from supercloud.model.names import Id, Ipv4, Mac, new_id
 from supercloud.services import mesh
 from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_cloud, find_network, own_cloud
+from supercloud.services.refs import find_cloud, find_network, own_cloud, within
 from supercloud.services.rules import check_network
 from supercloud.services.store.tables import Cloud, Instance, Network, NicRow
 
@@ -62,6 +62,7 @@ class Networks:
             .order_by(Cloud.name, Network.name)
         )
         async with self._parts.store.read() as session:
+            query = query.where(within(session, Network.cloud))
             if cloud is not None:
                 query = query.where(Network.cloud == (await find_cloud(session, cloud)).id)
             return [_view(row, name, used) for row, name, used in (await session.execute(query)).all()]

@@ -21,10 +21,12 @@ from supercloud.model.names import (
     MemoryMib,
     Name,
     Port,
+    PublicKey,
     SizeBytes,
     Text,
     Vcpus,
 )
+from supercloud.model.permissions import Permission, Role
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
 from supercloud.ports.platform import Confidentiality, Flavour
@@ -52,6 +54,33 @@ class AddProvider:
     name: Name
     kind: PlatformKind
     options: Annotated[dict[OptionName, OptionValue], Field(max_length=64)] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddPrincipal:
+    """A person or a program, by its key. Everybody may have clouds; an operator administers as well."""
+
+    name: Name
+    key: PublicKey
+    operator: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintToken:
+    """For `principal` (None: who asks), bound to its key. `only` and `clouds` bound it; None: no bound."""
+
+    principal: Ref | None = None
+    only: Annotated[tuple[Permission, ...], Field(min_length=1, max_length=64)] | None = None
+    clouds: Annotated[tuple[Ref, ...], Field(min_length=1, max_length=64)] | None = None
+    lasts_s: Annotated[float, Field(gt=0, le=400 * 86400, allow_inf_nan=False)] = 90 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeToken:
+    """Either the token itself, of which the last block is revoked, or how the id of a minted one begins."""
+
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_=-]{1,8192}$")] | None = None
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8,160}$")] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +203,42 @@ class ProviderView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrincipalView:
+    id: Id
+    name: Name
+    key: PublicKey
+    roles: tuple[Role, ...]
+    clouds: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    id: str  # revocation id of its first block
+    principal: str
+    only: tuple[Permission, ...] | None
+    clouds: tuple[Id, ...] | None
+    minted_at: float  # wall clock, seconds since the epoch
+    expires_at: float
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintedView(TokenView):
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedView:
+    id: str
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudView:
     id: Id
     name: Name
+    owner: Name | None  # None: nobody's, so the operators'
     cpu_model: str
     right_length_s: float
     right_margin_s: float
@@ -284,7 +346,8 @@ class Stream(Protocol):
 class Northbound(Protocol):
     """Everything the API serves. Raises, all methods: the errors of model.errors.
 
-    About forty methods because it is the union of seven small resources; the API has one router for each.
+    About fifty methods because it is the union of nine small resources; the API has one router for each.
+    Every caller has one of its own, in which nothing exists that it may not see.
     """
 
     async def status(self) -> StatusView: ...
@@ -300,6 +363,19 @@ class Northbound(Protocol):
         ...
 
     async def cancel(self, operation: Id) -> OperationView: ...
+
+    async def add_principal(self, request: AddPrincipal) -> PrincipalView: ...
+    async def principals(self) -> list[PrincipalView]: ...
+    async def principal(self, ref: Ref) -> PrincipalView: ...
+    async def rekey_principal(self, ref: Ref, *, key: PublicKey) -> PrincipalView:
+        """Its tokens count no more."""
+        ...
+
+    async def remove_principal(self, ref: Ref) -> None: ...
+
+    async def mint_token(self, request: MintToken) -> MintedView: ...
+    async def tokens(self) -> list[TokenView]: ...
+    async def revoke_token(self, request: RevokeToken) -> RevokedView: ...
 
     async def add_provider(self, request: AddProvider) -> ProviderView: ...
     async def providers(self) -> list[ProviderView]: ...

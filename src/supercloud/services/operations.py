@@ -21,6 +21,7 @@ from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
 from supercloud.model.names import Id, new_id
 from supercloud.model.states import OPERATION_TRANSITIONS, OperationState, move
 from supercloud.ports.durable import Saga
+from supercloud.services.caller import Caller
 from supercloud.services.northbound import OperationView
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Operation
@@ -193,9 +194,13 @@ class Operations:
 
     # ------------------------------------------------------------ showing
 
-    async def views(self, *, open_only: bool, kind: str | None, limit: int) -> list[OperationView]:
-        """The newest `limit`."""
+    async def views(
+        self, *, open_only: bool, kind: str | None, limit: int, caller: Caller | None = None
+    ) -> list[OperationView]:
+        """The newest `limit`; of a caller's clouds only, if it is given."""
         query = select(Operation).order_by(Operation.created_at.desc()).limit(limit)
+        if caller is not None:
+            query = query.where(Operation.cloud.in_(caller.clouds))
         if kind is not None:
             query = query.where(Operation.kind == kind)
         if open_only:
@@ -203,12 +208,15 @@ class Operations:
         async with self._store.read() as session:
             return [_view(row) for row in await session.scalars(query)]
 
-    async def view(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
+    async def view(
+        self, operation: Id, *, wait_s: float = 0.0, caller: Caller | None = None
+    ) -> OperationView:
         """Now; or when it changed, or ended already, or after `wait_s`."""
+        row = _shown_to(caller, operation, await self._row(operation))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         changed = self._changed[operation] if wait_s > 0 else None
-        first = _view(await self._row(operation))
+        first = _view(row if changed is None else await self._row(operation))
         view = first
         while changed is not None and view == first and view.state not in _ENDS:
             left_s = deadline - loop.time()
@@ -224,12 +232,10 @@ class Operations:
             view = _view(await self._row(operation))
         return view
 
-    async def cancel(self, operation: Id) -> OperationView:
+    async def cancel(self, operation: Id, *, caller: Caller | None = None) -> OperationView:
         """Ask; the operation decides where it still can. Ended already: nothing happens."""
         async with self._store.write() as session:
-            row = await session.get(Operation, operation)
-            if row is None:
-                raise NotFound(f"there is no operation {operation}")
+            row = _shown_to(caller, operation, await session.get(Operation, operation))
             if row.ended_at is None:
                 row.cancel_asked = True
                 row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), OperationState.CANCELLING)
@@ -238,10 +244,17 @@ class Operations:
 
     async def _row(self, operation: Id) -> Operation:
         async with self._store.read() as session:
-            row = await session.get(Operation, operation)
-        if row is None:
-            raise NotFound(f"there is no operation {operation}")
-        return row
+            return _shown_to(None, operation, await session.get(Operation, operation))
+
+
+def _shown_to(caller: Caller | None, operation: Id, row: Operation | None) -> Operation:
+    """
+    Raises:
+        NotFound: there is none, or not for this caller.
+    """
+    if row is None or (caller is not None and row.cloud not in caller.clouds):
+        raise NotFound(f"there is no operation {operation}")
+    return row
 
 
 async def _join(session: AsyncSession, key: Id, kind: str, intent: Intent) -> Id | None:

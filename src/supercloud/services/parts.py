@@ -13,6 +13,7 @@ from supercloud.ports.platform import Platform
 
 if TYPE_CHECKING:
     from supercloud.services.agents import Agents
+    from supercloud.services.directory import Directory
     from supercloud.services.mesh import Meshes
     from supercloud.services.operations import Operations
     from supercloud.services.publish import Publisher
@@ -46,6 +47,7 @@ class Settings:
 class Parts:
     settings: Settings
     store: Store
+    directory: Directory
     rights: SqlRights
     keys: KeyStore
     operations: Operations

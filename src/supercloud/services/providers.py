@@ -11,7 +11,7 @@ from supercloud.model.names import Id, new_id
 from supercloud.ports.platform import Declaration, Platform
 from supercloud.services.northbound import AddProvider, ProviderView, Ref
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_provider
+from supercloud.services.refs import counted, find_provider
 from supercloud.services.store.tables import Blanket, Provider
 from supercloud.wire.codec import from_json, to_json
 
@@ -42,15 +42,17 @@ class Providers:
 
     async def providers(self) -> list[ProviderView]:
         async with self._parts.store.read() as session:
-            counted = await session.execute(select(Blanket.provider, func.count()).group_by(Blanket.provider))
-            blankets = dict(counted.all())
+            every = select(Blanket.provider, func.count()).where(counted(session, Blanket.cloud))
+            blankets = dict((await session.execute(every.group_by(Blanket.provider))).all())
             rows = await session.scalars(select(Provider).order_by(Provider.name))
             return [_view(row, blankets.get(row.id, 0)) for row in rows]
 
     async def provider(self, ref: Ref) -> ProviderView:
         async with self._parts.store.read() as session:
             row = await find_provider(session, ref)
-            count = await session.scalar(select(func.count()).where(Blanket.provider == row.id))
+            count = await session.scalar(
+                select(func.count()).where(Blanket.provider == row.id, counted(session, Blanket.cloud))
+            )
             return _view(row, count or 0)
 
     async def remove_provider(self, ref: Ref) -> None:

@@ -24,7 +24,7 @@ from supercloud.services.images import Images
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import CopyFacts, World
-from supercloud.services.store.tables import Image
+from supercloud.services.store.tables import Cloud, Image
 from supercloud.services.streams import ByteStream
 from supercloud.services.volume_operations import VolumeOperations
 
@@ -109,11 +109,13 @@ class VolumeBackups:
             raise Failed(f"an image of {made.size_bytes} bytes cannot be of volume {volume.name}")
         async with self.parts.store.write() as session:
             if await session.get(Image, copy.copy) is None:
-                if await session.scalar(select(Image.id).where(Image.name == name)):
+                owner = (await session.get_one(Cloud, volume.cloud)).owner
+                if await session.scalar(select(Image.id).where(Image.name == name, Image.owner == owner)):
                     raise Conflict(f"there is an image {name} already", hint="choose another --to")
                 session.add(
                     Image(
                         id=copy.copy,
+                        owner=owner,
                         name=name,
                         digest=made.digest,
                         size_bytes=made.size_bytes,

@@ -18,6 +18,8 @@ from supercloud.services.refs import (
     find_instance,
     find_volume,
     own_cloud,
+    owned,
+    within,
 )
 from supercloud.services.rules import check_volume_size
 from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Volume, VolumeCopy
@@ -62,7 +64,7 @@ class Volumes:
 
     async def volumes(self, *, cloud: Ref | None = None) -> list[VolumeView]:
         async with self._parts.store.read() as session:
-            query = _query()
+            query = _query().where(within(session, Volume.cloud))
             if cloud is not None:
                 query = query.where(Volume.cloud == (await find_cloud(session, cloud)).id)
             rows = (await session.execute(query)).all()
@@ -129,7 +131,9 @@ class Volumes:
             copy = await session.scalar(
                 select(VolumeCopy.id).where(VolumeCopy.volume == row.id, VolumeCopy.current.is_(True))
             )
-            taken = await session.scalar(select(Image.id).where(Image.name == image))
+            taken = await session.scalar(
+                select(Image.id).where(Image.name == image, owned(session, Image.owner))
+            )
         if copy is None:
             raise Conflict(f"volume {row.name} has no data yet", hint="attach it first")
         intent: dict[str, object] = {"volume": row.id, "image": image}

@@ -16,6 +16,7 @@ from supercloud.model.names import Id, new_id
 from supercloud.ports.clock import StoreTime
 from supercloud.ports.platform import Platform
 from supercloud.services.agents import Agents
+from supercloud.services.directory import Directory
 from supercloud.services.facade import ControlPlane
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
@@ -140,6 +141,7 @@ class SimController:
         parts = self.parts = Parts(
             settings=_settings(),
             store=store,
+            directory=Directory(store),
             rights=rights,
             keys=self.keys,
             operations=operations,

@@ -22,7 +22,6 @@ from supercloud.model.names import Id
 from supercloud.trust.certificates import (
     CONTROLLER_URI,
     KEY_USE,
-    OPERATOR_URI,
     SEALING_KEY_OID,
     VOUCHED_OID,
     Kind,
@@ -86,11 +85,6 @@ class Authority:
         every = dict.fromkeys([*CONTROLLER_ADDRESSES, *addresses])
         names = [x509.UniformResourceIdentifier(CONTROLLER_URI), *(_address(one) for one in every)]
         return self._issue(key, Kind.CONTROLLER, names, at=at, lifetime_s=lifetime_s)
-
-    def operator(self, key: Ed25519PublicKey, *, at: float, lifetime_s: float) -> str:
-        """The certificate of the owner's command line."""
-        names = [x509.UniformResourceIdentifier(OPERATOR_URI)]
-        return self._issue(key, Kind.OPERATOR, names, at=at, lifetime_s=lifetime_s)
 
     def _issue(
         self,

@@ -4,7 +4,6 @@ An identity is a URI in the subject alternative name:
 
     supercloud:cloud/<cloud>/blanket/<blanket>      an agent
     supercloud:controller                           the control plane
-    supercloud:operator                             the owner's command line
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ VOUCHED_OID = ObjectIdentifier("2.25.39558708127101567562194289759549136768")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _BLANKET_URI = re.compile(rf"supercloud:cloud/({_UUID})/blanket/({_UUID})")
 CONTROLLER_URI = "supercloud:controller"
-OPERATOR_URI = "supercloud:operator"
 #: What the parser raises for an extension or a key that is missing, malformed or unknown to it.
 _UNREADABLE = (
     ValueError,
@@ -50,13 +48,11 @@ class Kind(StrEnum):
 
     BLANKET = "blanket"
     CONTROLLER = "controller"
-    OPERATOR = "operator"
 
 
-#: A blanket's or an operator's certificate can never serve as the control plane's, nor the other way round.
+#: A blanket's certificate can never serve as the control plane's, nor the other way round.
 KEY_USE = {
     Kind.BLANKET: ExtendedKeyUsageOID.CLIENT_AUTH,
-    Kind.OPERATOR: ExtendedKeyUsageOID.CLIENT_AUTH,
     Kind.CONTROLLER: ExtendedKeyUsageOID.SERVER_AUTH,
 }
 
@@ -132,8 +128,6 @@ def _identity(certificate: x509.Certificate) -> Identity:
 def _who(uri: str) -> tuple[Kind, Id | None, Id | None]:
     if uri == CONTROLLER_URI:
         return Kind.CONTROLLER, None, None
-    if uri == OPERATOR_URI:
-        return Kind.OPERATOR, None, None
     if (match := _BLANKET_URI.fullmatch(uri)) is not None:
         return Kind.BLANKET, match[1], match[2]
     raise InvalidInput("a certificate that names nobody we know")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -23,7 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from supercloud.model.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from supercloud.model.names import PublicKey
+
 KEY_BYTES = 32
+_NAMED = "ed25519/"
 #: Greatest PEM text that is parsed: a certificate of ours is below 2 KiB.
 PEM_CHARS = 16 << 10
 
@@ -75,6 +79,11 @@ class IdentityKey:
     @property
     def public(self) -> str:
         return to_text(self._key.public_key().public_bytes_raw())
+
+    @property
+    def name(self) -> PublicKey:
+        """The public key, as tokens and principals are written."""
+        return f"{_NAMED}{self._key.public_key().public_bytes_raw().hex()}"
 
     def sign(self, data: bytes) -> bytes:
         return self._key.sign(data)

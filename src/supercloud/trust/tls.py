@@ -29,17 +29,22 @@ class Credentials:
     key_pem: str = field(repr=False)
 
 
-def server_context(credentials: Credentials, authority_pem: str, *, joining: bool = False) -> ssl.SSLContext:
+def server_context(
+    credentials: Credentials, authority_pem: str, *, joining: bool = False, anonymous: bool = False
+) -> ssl.SSLContext:
     """For the control plane: a client must show a certificate of the authority.
 
     With `joining` it may show none, and `peer_identity` is then None; one that does not verify still ends
-    the handshake.
+    the handshake. With `anonymous` nobody is asked for one: clients of the API have tokens instead.
 
     Raises:
         InvalidInput: unusable credentials or authority.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, authority_pem)
-    context.verify_mode = ssl.CERT_OPTIONAL if joining else ssl.CERT_REQUIRED
+    if anonymous:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context.verify_mode = ssl.CERT_OPTIONAL if joining else ssl.CERT_REQUIRED
     # A resumed session would skip the look at the certificate, and with it a revocation.
     context.num_tickets = 0
     reload(context, credentials)
@@ -47,7 +52,7 @@ def server_context(credentials: Credentials, authority_pem: str, *, joining: boo
 
 
 def client_context(authority_pem: str, credentials: Credentials | None = None) -> ssl.SSLContext:
-    """For agents and the command line. Connect with `server_hostname=CONTROLLER_NAME`, whatever the address.
+    """For agents and clients. Connect with `server_hostname=CONTROLLER_NAME`, whatever the address.
 
     Raises:
         InvalidInput: unusable credentials or authority.

@@ -1,6 +1,6 @@
 """The least that could serve a request here: `python -m supercloud.cli.bench.limit FOLDER`.
 
-The same listener as the API's, with mutual TLS of an authority of its own, and behind it nothing: what is
+The same listener as the API's, with TLS of an authority of its own, and behind it nothing: what is
 asked for at `/v1/N` is N fixed bytes of JSON. It prints how it is reached, and ends when its standard input
 does.
 """
@@ -19,7 +19,6 @@ from supercloud.api.listener import create_server, serve
 from supercloud.cli.bench.children import until_left_alone
 from supercloud.client import Access
 from supercloud.keystore.memory import memory_keystore
-from supercloud.trust.certificates import identity_of
 from supercloud.trust.files import write_private
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tls import Credentials, server_context
@@ -38,26 +37,20 @@ async def hello(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 async def _run(folder: Path, port: int) -> None:
     keys = memory_keystore()
-    controller, operator = IdentityKey.new(), IdentityKey.new()
+    controller = IdentityKey.new()
     ours = await keys.issue_controller(csr_pem=controller.csr())
-    theirs = await keys.issue_operator(csr_pem=operator.csr())
-    files = {
-        "key": operator.to_pem(),
-        "certificate": theirs.certificate_pem,
-        "authority": theirs.authority_pem,
-    }
+    # The client signs its requests all the same, and nobody looks.
+    files = {"key": IdentityKey.new().to_pem(), "token": "none", "authority": ours.authority_pem}
     for name, text in files.items():
         write_private(folder / f"{name}.pem", text.encode())
     access = Access(
         host="127.0.0.1",
         port=port,
-        expires_at=identity_of(theirs.certificate_pem).expires_at,
         **{name: str(folder / f"{name}.pem") for name in files},
     )
-    context = server_context(Credentials(ours.certificate_pem, controller.to_pem()), ours.authority_pem)
-    server = create_server(
-        cast(Any, hello), context, host=access.host, port=access.port, admit=lambda _: True
-    )
+    credentials = Credentials(ours.certificate_pem, controller.to_pem())
+    context = server_context(credentials, ours.authority_pem, anonymous=True)
+    server = create_server(cast(Any, hello), context, host=access.host, port=access.port)
     serving = asyncio.create_task(serve(server))
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from supercloud import __version__
-from supercloud.cli.bench import migration
+from supercloud.cli.bench import authz, migration
 from supercloud.model.errors import InvalidInput
 
 _BEGIN, _END = "<!-- results: {name} -->", "<!-- end of results: {name} -->"
@@ -22,19 +22,27 @@ CONTROL_PLANE_AIM_MB, AGENT_AIM_MB, CLI_START_AIM_S = 150.0, 60.0, 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """`aim`: at most so much, in the same unit. `beside`: what the value is to be compared with."""
+    """`aim`: at most so much (if a `floor`, at least), in the same unit. `beside`: what to compare with."""
 
     what: str
     value: float | None
     unit: str = ""
     aim: float | None = None
+    floor: bool = False
     beside: str = ""
 
     @property
     def held(self) -> str:
         if self.aim is None or self.value is None:
             return "-"
-        return "yes" if self.value <= self.aim else "NO"
+        held = self.value >= self.aim if self.floor else self.value <= self.aim
+        return "yes" if held else "NO"
+
+    @property
+    def aimed(self) -> str:
+        if self.aim is None:
+            return "-"
+        return f"at {'least' if self.floor else 'most'} {self.aim:g} {self.unit}".strip()
 
     @property
     def shown(self) -> str:
@@ -42,9 +50,7 @@ class Line:
 
     def text(self) -> str:
         """For a terminal."""
-        notes = (
-            [f"at most {self.aim:g} {self.unit}".strip() + f": {self.held}"] if self.aim is not None else []
-        )
+        notes = [f"{self.aimed}: {self.held}"] if self.aim is not None else []
         notes += [self.beside] if self.beside else []
         return f"{self.what}: {self.shown}" + (f" ({'; '.join(notes)})" if notes else "")
 
@@ -127,15 +133,26 @@ def _migration(found: Mapping[str, Any]) -> list[Line]:
     ]
 
 
-_LINES = {"api": _api, "footprint": _footprint, "migration": _migration}
+def _authz(found: Mapping[str, Any]) -> list[Line]:
+    return [
+        Line(
+            what="tokens verified and authorized per second",
+            value=found["per_s"],
+            beside=f"{found['limit_per_s']:g} of the bare library",
+        ),
+        Line(what="of that limit", value=found["ratio"], aim=authz.RATIO_AIM, floor=True),
+        Line(what="whole requests per second, their proofs verified", value=found["requests_per_s"]),
+    ]
+
+
+_LINES = {"api": _api, "authz": _authz, "footprint": _footprint, "migration": _migration}
 
 
 def table(rows: Sequence[Line]) -> str:
     """In Markdown."""
-    text = ["| measured | value | aim: at most | held | beside |", "|---|---|---|---|---|"]
+    text = ["| measured | value | aim | held | beside |", "|---|---|---|---|---|"]
     for row in rows:
-        aim = "-" if row.aim is None else f"{row.aim:g} {row.unit}".strip()
-        text.append(f"| {row.what} | {row.shown} | {aim} | {row.held} | {row.beside or '-'} |")
+        text.append(f"| {row.what} | {row.shown} | {row.aimed} | {row.held} | {row.beside or '-'} |")
     return "\n".join(text)
 
 

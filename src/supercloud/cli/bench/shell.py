@@ -12,7 +12,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
 from supercloud.client import Client
-from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.errors import Failed, Unavailable
 
 _CHUNK = 2000  # a terminal takes lines of at most 4095 bytes
@@ -45,13 +44,7 @@ class Shell:
     def on(cls, client: Client, blanket: str, *, cloud: str) -> Shell:
         """Over the API."""
         try:
-            stream = connect(
-                client.stream_uri(f"/blankets/{blanket}/console", cloud=cloud),
-                ssl=client.tls,
-                server_hostname=CONTROLLER_NAME,
-                compression=None,
-                max_size=1 << 20,
-            )
+            stream = connect(**client.stream(f"/blankets/{blanket}/console", cloud=cloud), max_size=1 << 20)
         except (OSError, InvalidHandshake) as error:
             raise Unavailable(f"blanket {blanket} has no console: {error}") from error
         return cls(stream, blanket)

@@ -21,6 +21,7 @@ class Bench(StrEnum):
     MIGRATION = "migration"
     API = "api"
     FOOTPRINT = "footprint"
+    AUTHZ = "authz"
     ALL = "all"
 
 
@@ -39,7 +40,8 @@ def bench(
     """Measure this machine's supercloud, each time beside a peer or a limit measured in the same run.
 
     Everything runs under a control plane of the bench's own, of which nothing stays. `migration` boots two
-    blankets and takes about half an hour under emulation; `api` and `footprint` take a few minutes.
+    blankets and takes about half an hour under emulation; `api` and `footprint` take a few minutes, `authz`
+    some seconds.
 
     Example: supercloud bench api
 
@@ -49,7 +51,7 @@ def bench(
 
     Parameters
     ----------
-    name: migration, api, footprint or all.
+    name: migration, api, footprint, authz or all.
     instances: How many run on simulated machines while the API and memory are measured.
     times: How often each way migrates.
     write_docs: A Markdown file whose marked sections are to hold the results.
@@ -57,6 +59,10 @@ def bench(
     wanted = [one for one in Bench if name in (one, Bench.ALL) and one is not Bench.ALL]
     found: dict[str, dict[str, Any]] = {}
     with progress("bench", quiet=False) as bar:
+        if Bench.AUTHZ in wanted:
+            from supercloud.cli.bench import authz
+
+            found[str(Bench.AUTHZ)] = authz.measure(bar).public()
         if Bench.MIGRATION in wanted:
             found |= _migration(times, bar)
         if Bench.API in wanted or Bench.FOOTPRINT in wanted:

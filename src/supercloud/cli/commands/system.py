@@ -15,6 +15,7 @@ from supercloud.cli.control import ControlPlane
 from supercloud.cli.output import Format, print_json, print_rows, print_thing, progress
 from supercloud.cli.session import Output, connect, said
 from supercloud.client import Client, Place
+from supercloud.client.place import FIRST_KEY
 from supercloud.model.errors import Conflict, InvalidInput
 
 _WATCH_EVERY_S = 1.0
@@ -23,6 +24,8 @@ _CLEAR = "\x1b[H\x1b[2J"  # the terminal's screen, cursor at its top
 
 def up(*, api_port: int | None = None, agents_port: int | None = None, output: Output = Format.TABLE) -> None:
     """Start the control plane and the key store on this machine, unless they run.
+
+    The first time it makes your key, the operator's; every command uses it from then on.
 
     State is kept in $SUPERCLOUD_HOME. $SUPERCLOUD_DATABASE names a PostgreSQL database instead of SQLite.
 
@@ -39,8 +42,15 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
             api_port=api_port, agents_port=agents_port, progress=lambda phase: bar(phase, None)
         )
     if output is Format.JSON:
-        print_json(connect().get("/status"))
-    said("the control plane is up" if started else "the control plane was up already", output)
+        print_json({**connect().get("/status"), "new_key": started.new_key})
+    said("the control plane is up" if started.anything else "the control plane was up already", output)
+    if started.new_key is not None:
+        said(
+            f"your key, made now: {started.new_key}\n"
+            f"its private part is in {Place.default().key_file(FIRST_KEY)}; "
+            "keep a copy, since nobody can make it again",
+            output,
+        )
 
 
 def down(*, output: Output = Format.TABLE) -> None:

@@ -9,7 +9,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from supercloud.client import Client
-from supercloud.client.http import CONTROLLER_NAME
 
 _MARK = "demo-client "
 
@@ -30,13 +29,7 @@ class Seen:
 def console_log(client: Client, instance: str) -> str:
     """All that an instance's console said and its blanket kept."""
     parts: list[bytes] = []
-    with connect(
-        client.stream_uri(f"/instances/{instance}/streams/log"),
-        ssl=client.tls,
-        server_hostname=CONTROLLER_NAME,
-        compression=None,
-        max_size=1 << 20,
-    ) as stream:
+    with connect(**client.stream(f"/instances/{instance}/streams/log"), max_size=1 << 20) as stream:
         try:
             while True:
                 data = stream.recv()

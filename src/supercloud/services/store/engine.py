@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import fcntl
 import os
 from collections.abc import AsyncIterator
@@ -16,8 +17,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, Unavailable
+from supercloud.services.caller import Caller
 from supercloud.services.store import schema
 
+#: Where a session has its caller.
+CALLER = "caller"
 _BUSY_MS = 15_000
 #: Of each SQLite connection. The kernel caches the file anyway, and there are several connections.
 _CACHE_KIB = 256
@@ -28,6 +32,7 @@ class Store:
 
     def __init__(self, engine: AsyncEngine, lock: int | None) -> None:
         self.engine = engine
+        self.caller: Caller | None = None
         self.sqlite = engine.dialect.name == "sqlite"
         self._lock = lock
         self._writing = engine.execution_options(writes=True)
@@ -64,6 +69,12 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
+    def seen_by(self, caller: Caller) -> Store:
+        """The same store, whose sessions say on whose behalf they are (see services.refs)."""
+        seen = copy.copy(self)
+        seen.caller = caller
+        return seen
+
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A consistent look; nothing is locked.
@@ -72,10 +83,14 @@ class Store:
         """
         async with (
             _translated(),
-            AsyncSession(self.engine, expire_on_commit=False, autoflush=False) as session,
+            AsyncSession(self.engine, expire_on_commit=False, autoflush=False, info=self._info) as session,
             session.begin(),
         ):
             yield session
+
+    @property
+    def _info(self) -> dict[str, Any]:
+        return {CALLER: self.caller}
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
@@ -88,7 +103,7 @@ class Store:
         async with (
             _translated(),
             _held(self._turn),
-            AsyncSession(self._writing, expire_on_commit=False) as session,
+            AsyncSession(self._writing, expire_on_commit=False, info=self._info) as session,
             session.begin(),
         ):
             yield session

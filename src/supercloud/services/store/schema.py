@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from supercloud.model.errors import Conflict
 
@@ -25,11 +25,28 @@ async def upgrade(engine: AsyncEngine, to: str = "head") -> None:
     Raises:
         Conflict: the tables are newer than this program.
     """
-    async with engine.execution_options(writes=True).begin() as connection:
-        if engine.dialect.name == "postgresql":
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        if to != "head" or await connection.run_sync(_revision) != newest():
-            await connection.run_sync(_upgrade, to)
+    async with engine.execution_options(writes=True).connect() as connection:
+        if engine.dialect.name == "sqlite":
+            await _foreign_keys(connection, on=False)
+        try:
+            async with connection.begin():
+                if engine.dialect.name == "postgresql":
+                    await connection.execute(
+                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK}
+                    )
+                if to != "head" or await connection.run_sync(_revision) != newest():
+                    await connection.run_sync(_upgrade, to)
+        finally:
+            if engine.dialect.name == "sqlite":
+                await _foreign_keys(connection, on=True)
+
+
+async def _foreign_keys(connection: AsyncConnection, *, on: bool) -> None:
+    """SQLite changes a table by making another in its place, to which rows elsewhere go on referring. It has
+    to be told before a transaction begins, which SQLAlchemy's own `execute` would do."""
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert raw is not None  # noqa: S101 - it is open
+    await raw.execute(f"PRAGMA foreign_keys={'ON' if on else 'OFF'}")
 
 
 def _revision(connection: Connection) -> str | None:

@@ -36,6 +36,38 @@ class Meta(Base):
     value: Mapped[str]
 
 
+class Principal(Base):
+    """A person or a program with a key. Who has the key's private part is it."""
+
+    __tablename__ = "principals"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    roles: Mapped[list[str]]
+    created_at: Mapped[float]
+
+
+class MintedToken(Base):
+    """That a token was minted; the token itself is with its holder. `id`: its first revocation id."""
+
+    __tablename__ = "tokens"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    principal: Mapped[str] = mapped_column(ForeignKey("principals.id", ondelete="CASCADE"), index=True)
+    only: Mapped[list[str] | None]
+    clouds: Mapped[list[str] | None]
+    minted_at: Mapped[float]
+    expires_at: Mapped[float]
+
+
+class Revocation(Base):
+    """A block of tokens that count no more. Kept until they would have expired anyhow."""
+
+    __tablename__ = "revocations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    revoked_at: Mapped[float]
+    expires_at: Mapped[float]
+
+
 class Provider(Base):
     __tablename__ = "providers"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -48,8 +80,11 @@ class Provider(Base):
 
 class Cloud(Base):
     __tablename__ = "clouds"
+    __table_args__ = (UniqueConstraint("owner", "name"),)
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    #: None: it was made before there were principals, or by the control plane itself: operators have it.
+    owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
+    name: Mapped[str]
     cpu_model: Mapped[str]
     length_s: Mapped[float]
     margin_s: Mapped[float]
@@ -92,8 +127,10 @@ class PeerLink(Base):
 
 class Image(Base):
     __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("owner", "name"),)
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))  # as of a cloud
+    name: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)
     size_bytes: Mapped[int]
     virtual_bytes: Mapped[int]

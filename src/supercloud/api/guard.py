@@ -1,0 +1,216 @@
+"""Who may call what: every request proves whose it is before anything reads it, and each operation declares
+the one permission that it needs, as the type of its first parameter.
+
+An operation gets at a control plane in no other way than by such a parameter, so that none can forget. One
+that declares nothing, or two things, keeps the API from starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from supercloud.api.problems import problem
+from supercloud.model.errors import SupercloudError, Unauthenticated
+from supercloud.model.permissions import Permission
+from supercloud.services.doorkeeper import Bearer, Presented
+from supercloud.services.northbound import Northbound
+from supercloud.trust import proof
+from supercloud.trust.keys import to_text
+
+#: How often it is looked whether the token of an open stream counts still: its time may be over, and another
+#: controller may have revoked it.
+_LOOK_EVERY_S = 1.0
+#: In the API's description.
+PERMISSION_KEY = "x-permission"
+SECURITY_SCHEME = {
+    "token": {
+        "type": "http",
+        "scheme": proof.SCHEME,
+        "description": "A Biscuit, with a signature of its holder's key over each request (RFC 9421).",
+    }
+}
+
+
+class Door(Protocol):
+    """services.doorkeeper.Doorkeeper."""
+
+    async def authenticate(self, presented: Presented) -> Bearer: ...
+
+    async def check(self, bearer: Bearer) -> None: ...
+
+    def admit(self, bearer: Bearer, permission: Permission) -> Northbound: ...
+
+
+class Guard:
+    """Middleware: nobody gets further without a token and the proof of its key.
+
+    A body must be the one that was signed, except on paths whose bytes are checked against a digest that the
+    path itself holds.
+    """
+
+    def __init__(self, app: ASGIApp, *, door: Door, content_suffix: str) -> None:
+        self._app = app
+        self._door = door
+        self._content_suffix = content_suffix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        try:
+            presented = _presented(scope, self._content_suffix)
+            bearer = await self._door.authenticate(presented)
+        except SupercloudError as error:
+            await _refuse(error, scope, receive, send)
+            return
+        scope.setdefault("state", {})["enter"] = lambda permission: self._door.admit(bearer, permission)
+        if scope["type"] == "websocket":
+            await self._watched(bearer, scope, receive, send)
+            return
+        digest = presented.covered.digest
+        await self._app(scope, receive if digest is None else _signed(receive, digest), send)
+
+    async def _watched(self, bearer: Bearer, scope: Scope, receive: Receive, send: Send) -> None:
+        """A stream lasts as long as its token counts."""
+        stream = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            while not stream.done():
+                await asyncio.wait({stream}, timeout=_LOOK_EVERY_S)
+                try:
+                    await self._door.check(bearer)
+                except Unauthenticated:
+                    stream.cancel()
+                    await asyncio.wait({stream})
+                except SupercloudError:
+                    continue  # the store is away: it is looked again, and nobody new gets in meanwhile
+        finally:
+            stream.cancel()
+        if not stream.cancelled():
+            stream.result()
+
+
+def _presented(scope: Scope, content_suffix: str) -> Presented:
+    headers = Headers(scope=scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != proof.SCHEME.lower() or not token:
+        raise Unauthenticated("the request carries no token", hint="supercloud up")
+    streamed = scope["type"] == "http" and scope["method"] == "PUT" and scope["path"].endswith(content_suffix)
+    covered = proof.Signed(
+        method=scope.get("method", "GET"),  # a WebSocket's handshake is one
+        path=scope["raw_path"].decode("ascii", "backslashreplace"),
+        query=scope["query_string"].decode("ascii", "backslashreplace"),
+        token=token.strip(),
+        channel=headers.get(proof.CHANNEL_HEADER, ""),
+        digest=None if streamed else headers.get("content-digest", ""),
+    )
+    return Presented(
+        covered=covered,
+        signature_input=headers.get("signature-input", ""),
+        signature=headers.get("signature", ""),
+    )
+
+
+def _signed(receive: Receive, digest: str) -> Receive:
+    """The same body, whose end does not come unless it is what was signed."""
+    seen = hashlib.sha256()
+
+    async def checked() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            seen.update(message.get("body", b""))
+            if not message.get("more_body") and not hmac.compare_digest(
+                f"sha-256=:{to_text(seen.digest())}:".encode(), digest.encode("utf-8", "replace")
+            ):
+                # FastAPI lets nothing else through from where it reads a body.
+                raise HTTPException(HTTPStatus.UNAUTHORIZED, "the body is not the one that was signed")
+        return message
+
+    return checked
+
+
+async def _refuse(error: SupercloudError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 4001, "reason": error.code})
+        return
+    answer = problem(error)
+    answer.headers["Connection"] = "close"  # else a body that still comes would be read and thrown away
+    await answer(scope, receive, send)
+
+
+# ---------------------------------------------------------------- what an operation needs
+
+
+class Needs:
+    """The dependency that lets a request in to the control plane as its caller sees it."""
+
+    def __init__(self, permission: Permission) -> None:
+        self.permission = permission
+
+    async def __call__(self, connection: HTTPConnection) -> Northbound:
+        enter: Callable[[Permission], Northbound] = connection.state.enter
+        return enter(self.permission)
+
+
+CloudRead = Annotated[Northbound, Depends(Needs(Permission.CLOUD_READ))]
+CloudWrite = Annotated[Northbound, Depends(Needs(Permission.CLOUD_WRITE))]
+CloudCreate = Annotated[Northbound, Depends(Needs(Permission.CLOUD_CREATE))]
+CloudExport = Annotated[Northbound, Depends(Needs(Permission.CLOUD_EXPORT))]
+BlanketRead = Annotated[Northbound, Depends(Needs(Permission.BLANKET_READ))]
+BlanketWrite = Annotated[Northbound, Depends(Needs(Permission.BLANKET_WRITE))]
+BlanketConsole = Annotated[Northbound, Depends(Needs(Permission.BLANKET_CONSOLE))]
+NetworkRead = Annotated[Northbound, Depends(Needs(Permission.NETWORK_READ))]
+NetworkWrite = Annotated[Northbound, Depends(Needs(Permission.NETWORK_WRITE))]
+VolumeRead = Annotated[Northbound, Depends(Needs(Permission.VOLUME_READ))]
+VolumeWrite = Annotated[Northbound, Depends(Needs(Permission.VOLUME_WRITE))]
+VmRead = Annotated[Northbound, Depends(Needs(Permission.VM_READ))]
+VmRun = Annotated[Northbound, Depends(Needs(Permission.VM_RUN))]
+VmMigrate = Annotated[Northbound, Depends(Needs(Permission.VM_MIGRATE))]
+VmConsole = Annotated[Northbound, Depends(Needs(Permission.VM_CONSOLE))]
+OperationRead = Annotated[Northbound, Depends(Needs(Permission.OPERATION_READ))]
+OperationCancel = Annotated[Northbound, Depends(Needs(Permission.OPERATION_CANCEL))]
+ImageRead = Annotated[Northbound, Depends(Needs(Permission.IMAGE_READ))]
+ImageWrite = Annotated[Northbound, Depends(Needs(Permission.IMAGE_WRITE))]
+ProviderRead = Annotated[Northbound, Depends(Needs(Permission.PROVIDER_READ))]
+ProviderWrite = Annotated[Northbound, Depends(Needs(Permission.PROVIDER_WRITE))]
+PrincipalRead = Annotated[Northbound, Depends(Needs(Permission.PRINCIPAL_READ))]
+PrincipalWrite = Annotated[Northbound, Depends(Needs(Permission.PRINCIPAL_WRITE))]
+TokenRead = Annotated[Northbound, Depends(Needs(Permission.TOKEN_READ))]
+TokenMint = Annotated[Northbound, Depends(Needs(Permission.TOKEN_MINT))]
+TokenRevoke = Annotated[Northbound, Depends(Needs(Permission.TOKEN_REVOKE))]
+
+
+def declared(routers: Iterable[APIRouter]) -> None:
+    """Write each operation's permission into the API's description.
+
+    Raises:
+        TypeError: one declares none, or several; or a route is of a kind that cannot declare any.
+    """
+    for router in routers:
+        for route in router.routes:
+            if not isinstance(route, APIRoute | APIWebSocketRoute):
+                raise TypeError(f"{route} cannot declare what it needs")
+            needed = permissions(route.dependant)
+            if len(needed) != 1:
+                raise TypeError(f"{route.path} needs one permission, and declares {len(needed)}")
+            if isinstance(route, APIRoute):
+                extra: dict[str, Any] = {PERMISSION_KEY: str(needed[0]), "security": [{"token": []}]}
+                route.openapi_extra = {**(route.openapi_extra or {}), **extra}
+
+
+def permissions(dependant: Dependant) -> list[Permission]:
+    """What a route declares that it needs."""
+    return [one.call.permission for one in dependant.dependencies if isinstance(one.call, Needs)]

@@ -1,0 +1,75 @@
+"""Principals and tokens over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Response, status
+
+from supercloud.api.guard import PrincipalRead, PrincipalWrite, TokenMint, TokenRead, TokenRevoke
+from supercloud.api.things import RefPath
+from supercloud.model.names import PublicKey
+from supercloud.services.northbound import (
+    AddPrincipal,
+    MintedView,
+    MintToken,
+    PrincipalView,
+    RevokedView,
+    RevokeToken,
+    TokenView,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rekey:
+    key: PublicKey
+
+
+def routers() -> list[APIRouter]:
+    """Both of them."""
+    return [_principals(), _tokens()]
+
+
+def _principals() -> APIRouter:
+    router = APIRouter(prefix="/principals", tags=["principals"])
+
+    @router.post("", status_code=status.HTTP_201_CREATED)
+    async def add(control: PrincipalWrite, request: AddPrincipal) -> PrincipalView:
+        return await control.add_principal(request)
+
+    @router.get("")
+    async def ls(control: PrincipalRead) -> list[PrincipalView]:
+        return await control.principals()
+
+    @router.get("/{ref}")
+    async def show(control: PrincipalRead, ref: RefPath) -> PrincipalView:
+        return await control.principal(ref)
+
+    @router.put("/{ref}/key")
+    async def rekey(control: PrincipalWrite, ref: RefPath, request: Rekey) -> PrincipalView:
+        return await control.rekey_principal(ref, key=request.key)
+
+    @router.delete("/{ref}", status_code=status.HTTP_204_NO_CONTENT)
+    async def rm(control: PrincipalWrite, ref: RefPath) -> Response:
+        await control.remove_principal(ref)
+        return Response(status_code=status.HTTP_204_NO_CONTENT)
+
+    return router
+
+
+def _tokens() -> APIRouter:
+    router = APIRouter(prefix="/tokens", tags=["tokens"])
+
+    @router.post("", status_code=status.HTTP_201_CREATED)
+    async def mint(control: TokenMint, request: MintToken) -> MintedView:
+        return await control.mint_token(request)
+
+    @router.get("")
+    async def ls(control: TokenRead) -> list[TokenView]:
+        return await control.tokens()
+
+    @router.post("/revoke")
+    async def revoke(control: TokenRevoke, request: RevokeToken) -> RevokedView:
+        return await control.revoke_token(request)
+
+    return router

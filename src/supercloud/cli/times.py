@@ -1,0 +1,38 @@
+"""Times as people write them: how long (90s, 30m, 2h, 7d), or until when (2031-05-01, 2031-05-01T12:00)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_FORM = re.compile(r"([0-9]{1,9})([smhd])")
+
+
+def parse_until(text: str, now: float) -> float:
+    """Seconds since the epoch. A date without a zone is this machine's.
+
+    Raises:
+        ValueError: it is no time, or not one to come.
+    """
+    match = _FORM.fullmatch(text)
+    try:
+        at = now + int(match[1]) * _UNITS_S[match[2]] if match else datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{text!r} is not a time such as 2h, 7d or 2031-05-01T12:00") from error
+    if at <= now:
+        raise ValueError(f"{text} is over")
+    return at
+
+
+def _convert(_: Any, tokens: Sequence[Any]) -> float:
+    return parse_until(tokens[0].value, time.time())
+
+
+#: A time option, in seconds since the epoch.
+Until = Annotated[float | None, Parameter(converter=_convert, n_tokens=1, metavar="TIME")]

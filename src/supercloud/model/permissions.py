@@ -1,0 +1,72 @@
+"""What a token can allow, and which role allows what.
+
+A permission is not called a right: that word is the run right's alone.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a principal is to a control plane; a token's authority block carries its principal's roles."""
+
+    OPERATOR = "operator"  # administers it: providers, principals
+    OWNER = "owner"  # has clouds of its own
+
+
+class Permission(StrEnum):
+    """`what:act`. Each operation of the API needs exactly one."""
+
+    CLOUD_READ = "cloud:read"
+    CLOUD_WRITE = "cloud:write"
+    CLOUD_CREATE = "cloud:create"
+    CLOUD_EXPORT = "cloud:export"  # with all that is in it, user data and ssh keys too
+    BLANKET_READ = "blanket:read"
+    BLANKET_WRITE = "blanket:write"
+    BLANKET_CONSOLE = "blanket:console"
+    NETWORK_READ = "network:read"
+    NETWORK_WRITE = "network:write"
+    VOLUME_READ = "volume:read"
+    VOLUME_WRITE = "volume:write"
+    VM_READ = "vm:read"
+    VM_RUN = "vm:run"
+    VM_MIGRATE = "vm:migrate"
+    VM_CONSOLE = "vm:console"  # its console, its log, its ports
+    OPERATION_READ = "operation:read"
+    OPERATION_CANCEL = "operation:cancel"
+    IMAGE_READ = "image:read"
+    IMAGE_WRITE = "image:write"
+    PROVIDER_READ = "provider:read"
+    PROVIDER_WRITE = "provider:write"
+    PRINCIPAL_READ = "principal:read"
+    PRINCIPAL_WRITE = "principal:write"
+    TOKEN_READ = "token:read"  # noqa: S105 - no password
+    TOKEN_MINT = "token:mint"  # noqa: S105
+    TOKEN_REVOKE = "token:revoke"  # noqa: S105
+
+    @property
+    def thing(self) -> str:
+        return self.value.partition(":")[0]
+
+
+#: About no cloud in particular, so that a token for one cloud does not allow them.
+APART = frozenset(
+    one
+    for one in Permission
+    if one is Permission.CLOUD_CREATE or one.thing in {"image", "provider", "principal", "token"}
+)
+#: Only with a token as it was minted: who got less than all must not be able to give itself more.
+UNDIVIDED = frozenset({Permission.PRINCIPAL_WRITE, Permission.TOKEN_MINT})
+_OPERATORS = frozenset({Permission.PROVIDER_WRITE, Permission.PRINCIPAL_WRITE})
+_GRANTS = {Role.OPERATOR: frozenset(Permission), Role.OWNER: frozenset(Permission) - _OPERATORS}
+ALLOWED_BY = {
+    one: frozenset(role for role in Role if one in _GRANTS[role]) for one in Permission
+}  # permission -> the roles that allow it
+
+
+def with_implied(only: frozenset[Permission]) -> frozenset[Permission]:
+    """Whoever may change a thing may see it, and may follow what it asked for."""
+    reads = {one for one in Permission if one.value.endswith(":read")}
+    things = {one.thing for one in only}
+    return only | {one for one in reads if one.thing in things} | {Permission.OPERATION_READ}

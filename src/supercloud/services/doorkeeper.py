@@ -1,0 +1,137 @@
+"""Who asks, and whether they may: a token, the proof of its holder's key, and what the token allows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from supercloud.model.errors import Denied, Unauthenticated
+from supercloud.model.names import PublicKey
+from supercloud.model.permissions import APART, UNDIVIDED, Permission, Role
+from supercloud.services.caller import Caller
+from supercloud.services.directory import Known, Snapshot
+from supercloud.services.northbound import Northbound
+from supercloud.trust import proof, tokens
+from supercloud.trust.tokens import Token
+
+_REMEMBERED = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Somebody who has proved to hold a token that counts. What it allows is not looked at yet."""
+
+    token: Token
+    known: Known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presented:
+    """A request's proof: what it covers, and the two headers of the signature."""
+
+    covered: proof.Signed
+    signature_input: str
+    signature: str
+
+
+class Doorkeeper:
+    """`look` is a directory's. `channels`: what names the connections to this server now (`trust.proof`)."""
+
+    def __init__(
+        self,
+        look: Callable[[], Awaitable[Snapshot]],
+        *,
+        root: PublicKey,
+        channels: Callable[[], frozenset[str]],
+        on_behalf_of: Callable[[Caller], Northbound],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._look = look
+        self._channels = channels
+        self._on_behalf_of = on_behalf_of
+        self._now = now
+        self._replays = proof.Replays()
+        # A token's signatures and blocks stay as they are; everything that may change is looked at each time.
+        self._read = lru_cache(maxsize=_REMEMBERED)(lambda text: tokens.read(text, root))
+
+    async def authenticate(self, presented: Presented) -> Bearer:
+        """
+        Raises:
+            Unauthenticated: the token or the proof does not count.
+        """
+        covered, now = presented.covered, self._now()
+        token = self._read(covered.token)
+        if covered.channel not in self._channels():
+            raise Unauthenticated("the request was signed for another connection")
+        _, nonce = proof.verify(
+            covered, presented.signature_input, presented.signature, holder=token.holder, at=now
+        )
+        self._replays.take(token.holder, nonce, at=now)
+        return Bearer(token, await self._standing(token))
+
+    async def check(self, bearer: Bearer) -> None:
+        """Whether its token counts still: what is asked for may last.
+
+        Raises: Unauthenticated.
+        """
+        await self._standing(bearer.token)
+
+    async def _standing(self, token: Token) -> Known:
+        if self._now() > token.until:
+            raise Unauthenticated("the token's time is over", hint="supercloud token mint")
+        snapshot = await self._look()
+        known = snapshot.principals.get(token.principal)
+        if known is None or known.key != token.minted_for:
+            raise Unauthenticated("the token's principal is gone, or has another key now")
+        if not snapshot.revoked.isdisjoint(token.revocation_ids):
+            raise Unauthenticated("the token is revoked", hint="supercloud token mint")
+        return known
+
+    def admit(self, bearer: Bearer, permission: Permission) -> Northbound:
+        """What the bearer may ask for under this permission, as far as it sees.
+
+        Raises:
+            Denied: it allows it nowhere.
+            Unauthenticated: its principal has lost a role.
+        """
+        return self._on_behalf_of(caller(bearer, permission, at=self._now()))
+
+
+def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:
+    """
+    Raises:
+        Unauthenticated, Denied: as `Doorkeeper.admit`.
+    """
+    token, known = bearer.token, bearer.known
+    if permission in UNDIVIDED and not token.undivided:
+        raise Denied(f"{permission} needs a token that was neither attenuated nor handed on")
+    if not token.roles <= known.roles:
+        raise Unauthenticated("the token's principal has fewer roles by now", hint="supercloud token mint")
+    return Caller(
+        principal=token.principal,
+        operator=Role.OPERATOR in token.roles,
+        undivided=token.undivided,
+        revocation_ids=token.revocation_ids,
+        clouds=tuple(_clouds(token, known, permission, at)),
+    )
+
+
+def _clouds(token: Token, known: Known, permission: Permission, at: float) -> list[str]:
+    """Where the token allows it, among its principal's clouds."""
+    every = [cloud.id for cloud in known.clouds]
+    if token.undivided or permission in APART or not every:
+        token.check(permission, at=at)
+        return every
+    allowed: list[str] = []
+    denied: Denied | None = None
+    for cloud in known.clouds:
+        try:
+            token.check(permission, at=at, cloud=cloud)
+            allowed.append(cloud.id)
+        except Denied as error:
+            denied = error
+    if denied is not None and not allowed:
+        raise denied
+    return allowed

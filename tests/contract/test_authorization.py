@@ -1,0 +1,333 @@
+"""Who may do what: every operation of the API's own description, by every role and relation to its object.
+
+The table is in `expected`; what it is held against are answers. An operation that is new is in it at once,
+and fails if it declares no permission, or has a body that nobody wrote down here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from api_rig import HOST, Served, Signing, served
+from fastapi import APIRouter
+from sqlalchemy import update
+from test_api import _Named
+from test_control_plane import DIGEST, World, furnish
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+
+from supercloud.api import guard
+from supercloud.client.http import CONTROLLER_NAME
+from supercloud.model.names import MIB
+from supercloud.model.permissions import APART, UNDIVIDED, Permission
+from supercloud.services.northbound import AddPrincipal, CreateVolume, MintToken, Northbound
+from supercloud.services.store.tables import Cloud, Image
+from supercloud.trust.keys import IdentityKey
+from supercloud.trust.tokens import Bounds, attenuate, hand_on, peek
+
+pytestmark = pytest.mark.contract
+
+#: Alice's, but for the provider. Her instance runs, so that whoever may do a thing to them is told why not.
+REFS = {
+    "principals": "alice",
+    "providers": "p",
+    "clouds": "c",
+    "blankets": "n1",
+    "images": "debian",
+    "networks": "lan",
+    "volumes": "web-root",
+    "instances": "web",
+}
+BODIES: dict[str, dict[str, Any]] = {
+    "AddPrincipal": {"name": "alice", "key": "ed25519/" + "0" * 64},
+    "Rekey": {},  # filled in: her own key
+    "MintToken": {"principal": "alice"},
+    "RevokeToken": {},  # filled in: the id of a token of hers
+    "AddProvider": {"name": "p", "kind": "simulated"},
+    "CreateCloud": {"name": "more"},
+    "AddBlanket": {"name": "n1", "cloud": "c", "provider": "p"},
+    "RegisterImage": {"name": "more", "digest": "sha256:" + "2" * 64, "size_bytes": 9, "virtual_bytes": 9},
+    "CreateNetwork": {"name": "lan", "cloud": "c", "cidr": "10.9.0.0/24"},
+    "CreateVolume": {"name": "data", "cloud": "c", "size_bytes": MIB},
+    "RunInstance": {"name": "web", "cloud": "c", "image": "debian"},
+    "Attach": {"instance": "web"},
+    "Resize": {"size_bytes": 0},
+    "Snapshot": {"snapshot": "s"},
+    "BackUp": {"image": "debian"},
+    "Migrate": {"to": "n1"},
+    "Stop": {},
+}
+ALLOWED, MISSING, DENIED, UNKNOWN = "allowed", "missing", "denied", "unauthenticated"
+_VERDICTS = {401: UNKNOWN, 403: DENIED, 404: MISSING}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of the API's description, aimed at what is Alice's."""
+
+    method: str
+    path: str
+    permission: Permission
+    body: dict[str, Any] | None
+    of_hers: bool  # names a thing in a path or a body, which others do not have
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def operations(described: dict[str, Any], known: dict[str, str], bodies: dict[str, Any]) -> list[Operation]:
+    found = []
+    for path, item in described["paths"].items():
+        for method, one in item.items():
+            thing = path.split("/")[2]
+            where = path.removeprefix("/v1").replace("{ref}", REFS.get(thing, "?"))
+            where = where.replace("{operation}", known["operation"]).replace("{digest}", DIGEST)
+            assert "{" not in where and "?" not in where, f"{path} has a parameter that is not known here"
+            content = one.get("requestBody", {}).get("content", {}).get("application/json")
+            body = None if content is None else bodies[_schema(content["schema"])]
+            in_cloud = body is not None and "cloud" in body
+            hers = "{" in path or in_cloud or path in {"/v1/tokens/revoke"} or body == BODIES["MintToken"]
+            found.append(Operation(method.upper(), where, Permission(one[guard.PERMISSION_KEY]), body, hers))
+    return found
+
+
+def _schema(schema: dict[str, Any]) -> str:
+    named = schema.get("$ref") or next(one["$ref"] for one in schema["anyOf"] if "$ref" in one)
+    return str(named).rpartition("/")[2]
+
+
+# ---------------------------------------------------------------- who asks
+
+#: How each stands to Alice and her cloud `c`.
+WHO = ("nobody", "thief", "expired", "revoked", "bob", "operator", "elsewhere", "reader", "runner", "alice")
+
+
+def expected(who: str, operation: Operation) -> str:
+    permission = operation.permission
+    if who in {"nobody", "thief", "expired", "revoked"}:
+        return UNKNOWN
+    administers = permission in {Permission.PROVIDER_WRITE, Permission.PRINCIPAL_WRITE}
+    if administers:
+        return ALLOWED if who == "operator" else DENIED
+    reads = permission.value.endswith(":read")
+    runs = permission in {Permission.VM_RUN, Permission.VM_READ, Permission.OPERATION_READ}
+    divided = {"reader": reads, "runner": runs, "elsewhere": permission not in APART}
+    if who in divided and (not divided[who] or permission in UNDIVIDED):
+        return DENIED
+    everybodys = permission.thing == "provider"
+    hers = who in {"alice", "reader", "runner"}
+    administered = who == "operator" and permission.thing in {"principal", "token"}
+    if operation.of_hers and not everybodys and not hers and not administered:
+        return MISSING
+    return ALLOWED
+
+
+@dataclass
+class Cast:
+    """Clients by who they are."""
+
+    api: Served
+    clients: dict[str, httpx.AsyncClient]
+    signing: dict[str, Signing]
+    operations: list[Operation]
+
+    async def seen(self) -> list[Any]:
+        """What Alice has."""
+        lists = ("clouds", "blankets", "images", "networks", "volumes", "instances", "tokens")
+        answers = [(await self.clients["alice"].get(f"/{one}")).json() for one in lists]
+        for instance in answers[5]:
+            instance.pop("right_left_s")  # which counts down
+        return answers
+
+
+@pytest.fixture
+async def cast(tmp_path: Path) -> AsyncIterator[Cast]:
+    (tmp_path / "machines").mkdir()
+    world = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
+    try:
+        async with served(world, tmp_path / "h") as api:
+            made = await _assembled(api, world)
+            yield made
+            for client in made.clients.values():
+                await client.aclose()
+    finally:
+        await world.close()
+
+
+async def _assembled(api: Served, world: World) -> Cast:
+    control = api.bench.control
+    keys = {name: IdentityKey.new() for name in ("alice", "bob", "carol", "thief")}
+    for name in ("alice", "bob"):
+        await control.add_principal(AddPrincipal(name=name, key=keys[name].name))
+    alice = await control.principal("alice")
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("n1")
+    await api.bench.run(on="n1")
+    await control.create_volume(CreateVolume(name="data", cloud="c", size_bytes=MIB))
+    async with api.bench.parts.store.write() as session:
+        for table in (Cloud, Image):
+            await session.execute(update(table).values(owner=alice.id))
+    api.bench.parts.directory.changed()
+    spare, revoked, whole, bobs = [
+        (await control.mint_token(MintToken(principal=name))).token for name in ("alice",) * 3 + ("bob",)
+    ]
+    key = keys["alice"]
+    reads = frozenset(one for one in Permission if one.value.endswith(":read"))
+    runs = Bounds(only=frozenset({Permission.VM_RUN}), clouds=frozenset({"c"}))
+    signing = {
+        "operator": api.sign(),
+        "alice": Signing(key, whole, api.channel),
+        "bob": Signing(keys["bob"], bobs, api.channel),
+        "thief": Signing(keys["thief"], whole, api.channel),
+        "expired": Signing(key, attenuate(whole, Bounds(until=time.time() - 5)), api.channel),
+        "revoked": Signing(key, attenuate(revoked, Bounds(until=time.time() + 500)), api.channel),
+        "elsewhere": Signing(key, attenuate(whole, Bounds(clouds=frozenset({"d"}))), api.channel),
+        "reader": Signing(
+            keys["carol"], hand_on(whole, key, keys["carol"].name, Bounds(only=reads)), api.channel
+        ),
+        "runner": Signing(key, attenuate(whole, runs), api.channel),
+    }
+    clients = {who: _client(api, signing.get(who)) for who in WHO}
+    assert (await clients["alice"].post("/clouds", json={"name": "d"})).status_code == 201
+    assert (await clients["alice"].post("/tokens/revoke", json={"token": revoked})).status_code == 200
+    described = (await clients["alice"].get("/openapi.json")).json()
+    spare_id = peek(spare).revocation_ids[0]
+    bodies = BODIES | {"Rekey": {"key": key.name}, "RevokeToken": {"id": spare_id}}
+    operation = (await control.operations(kind="blanket.add"))[0].id
+    found = operations(described, {"operation": operation}, bodies)
+    return Cast(api, clients, signing, found)
+
+
+def _client(api: Served, signing: Signing | None) -> httpx.AsyncClient:
+    client = httpx.AsyncClient(
+        base_url=f"https://{HOST}:{api.access.port}/v1",
+        headers={"Host": CONTROLLER_NAME},
+        timeout=60,
+        auth=signing,
+    )
+    client._transport = _Named(api.client().tls)
+    return client
+
+
+# ---------------------------------------------------------------- the matrix
+
+
+async def test_every_operation_by_every_role_and_relation(cast: Cast) -> None:
+    assert len(cast.operations) >= 53
+    before = await cast.seen()
+    wrong: list[str] = []
+    for who in WHO:
+        if who == "operator":
+            assert await cast.seen() == before, "who may not has changed nothing"
+        if who == "elsewhere":
+            assert (await cast.seen())[:-1] == before[:-1], "all but tokens of hers, which it administers"
+        for operation in cast.operations:
+            answer = await _asked(cast.clients[who], operation)
+            verdict = _VERDICTS.get(answer.status_code, ALLOWED)
+            assert answer.status_code < 500 or answer.json()["code"] == "unavailable", answer.text
+            if verdict != expected(who, operation):
+                wrong.append(f"{who}: {operation.label} ({operation.permission}) {answer.text[:150]}")
+            if verdict == ALLOWED and who in {"bob", "operator"} and operation.method == "GET":
+                wrong += _leaked(who, operation, answer.text, before)
+    assert not wrong, "\n".join(wrong)
+
+
+async def _asked(client: httpx.AsyncClient, operation: Operation) -> httpx.Response:
+    content = b"" if operation.path.endswith("/content") else None
+    return await client.request(operation.method, operation.path, json=operation.body, content=content)
+
+
+def _leaked(who: str, operation: Operation, said: str, hers: list[Any]) -> list[str]:
+    """What an answer tells of Alice's things, by their ids. That she exists, operators know."""
+    things = list(itertools.chain.from_iterable(hers[:-1]))
+    return [f"{who}: {operation.label} shows {one['name']}" for one in things if one["id"] in said]
+
+
+async def test_streams_are_for_who_may_have_them(cast: Cast) -> None:
+    for path in ("/v1/instances/web/streams/console", "/v1/blankets/n1/console"):
+        assert await _stream(cast, None, path) == 403
+        for who in ("thief", "expired", "revoked"):
+            assert await _stream(cast, cast.signing[who], path) == 403, who
+        for who in ("bob", "operator", "elsewhere"):
+            assert (await _stream(cast, cast.signing[who], path)) == "not-found", who
+        for who in ("reader", "runner"):
+            assert (await _stream(cast, cast.signing[who], path)) == "denied", who
+        assert await _stream(cast, cast.signing["alice"], path) in {"open", "refused"}
+
+
+async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
+    path, alice = "/v1/instances/web/streams/console", cast.signing["alice"]
+    async with connect(
+        f"wss://{HOST}:{cast.api.access.port}{path}",
+        ssl=cast.api.client().tls,
+        server_hostname=CONTROLLER_NAME,
+        additional_headers=alice.headers("GET", path, b""),
+    ) as stream:
+        for _ in range(2):
+            await stream.send(b"x")
+            async with asyncio.timeout(20):
+                assert await stream.recv() == b"x", "every port of a double is an echo"
+        revoked = await cast.clients["operator"].post("/tokens/revoke", json={"token": alice.token})
+        assert revoked.status_code == 200
+        async with asyncio.timeout(20):
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    await stream.recv()
+
+
+async def _stream(cast: Cast, signing: Signing | None, path: str) -> str | int:
+    """How an attempt ended: the HTTP status of its refusal, the error's code, or that it was open."""
+    headers = {} if signing is None else signing.headers("GET", path, b"")
+    try:
+        async with connect(
+            f"wss://{HOST}:{cast.api.access.port}{path}",
+            ssl=cast.api.client().tls,
+            server_hostname=CONTROLLER_NAME,
+            additional_headers=headers,
+        ) as stream:
+            await stream.send(b"x")
+            async with asyncio.timeout(20):
+                await stream.recv()
+            return "open"
+    except InvalidStatus as refused:
+        return refused.response.status_code
+    except ConnectionClosedError as closed:
+        assert closed.rcvd is not None
+        return closed.rcvd.reason.partition(":")[0]
+
+
+# ---------------------------------------------------------------- declaring
+
+
+async def _nothing() -> None: ...
+
+
+async def _both(one: guard.VmRead, two: Annotated[Northbound, guard.VmRun.__metadata__[0]]) -> None: ...  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("endpoint", [_nothing, _both])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_an_operation_that_declares_no_permission_or_two_keeps_the_api_down(endpoint: Any, kind: str) -> None:
+    router = APIRouter()
+    if kind == "http":
+        router.add_api_route("/new", endpoint)
+    else:
+        router.add_api_websocket_route("/new", endpoint)
+    with pytest.raises(TypeError, match="/new needs one permission"):
+        guard.declared([router])
+
+
+def test_a_route_that_cannot_declare_any_keeps_the_api_down() -> None:
+    router = APIRouter()
+    router.add_route("/new", _nothing)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cannot declare"):
+        guard.declared([router])
