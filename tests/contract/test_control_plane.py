@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosedError
 from supercloud.controlplane.compose import control_plane
 from supercloud.controlplane.listener import AgentListener
 from supercloud.keystore.memory import memory_keystore
+from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.errors import (
     Conflict,
     Denied,
@@ -219,8 +220,8 @@ async def test_a_cloud_from_nothing_to_a_migration_and_back(bench: Bench) -> Non
     await bench.control.remove_cloud("c")
 
 
-async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench) -> None:
-    """By the requests that made it, with what has become of it since."""
+async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench, world: World) -> None:
+    """By the requests that made it, with what has become of it since; of user data, that there is some."""
     control = bench.control
     blankets = [
         AddBlanket(name=name, cloud="c", provider="p", memory_mib=3072) for name in ("north", "south")
@@ -236,7 +237,7 @@ async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench)
         on="north",
         networks=("lan", "a"),
         publish=(Publish(port=80),),
-        user_data="#cloud-config\n",
+        user_data=await keep_user_data(world.keys, b"#cloud-config\n", instance="web"),
         ssh_keys=("ssh-ed25519 AAAA me",),
         hold=True,
     )
@@ -260,8 +261,11 @@ async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench)
             CreateVolume(name="one", cloud="c", size_bytes=MIB),
             CreateVolume(name="two", cloud="c", size_bytes=MIB),
         ),
-        instances=(replace(run, image="debian", on="south", disk_bytes=64 * MIB, publish=(port,)),),
+        instances=(
+            replace(run, image="debian", on="south", disk_bytes=64 * MIB, publish=(port,), user_data=None),
+        ),
         attached={"web": ("two", "one")},
+        user_data=("web",),
     )
     assert found == wanted
     await bench.done(await control.detach_volume("two"))
