@@ -15,7 +15,7 @@ from test_control_plane import World, furnish
 
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.controlplane.operator import OperatorToken
-from supercloud.model.permissions import Role
+from supercloud.model.permissions import Permission, Role
 from supercloud.services.directory import Directory
 from supercloud.services.northbound import AddPrincipal, CreateCloud, MintToken
 from supercloud.services.store import schema
@@ -181,6 +181,11 @@ async def test_what_was_handed_on_is_the_next_holders_alone(api: Served, http: h
     for path, body in (("/v1/tokens", {}), ("/v1/principals", {"name": "b", "key": bob.name})):
         refused = await http.post(path, json=body, auth=Signing(bob, handed, api.channel))
         problem(refused, 403, "denied")
+    mine = api.sign()
+    revoking = Bounds(only=frozenset({Permission.TOKEN_REVOKE}))
+    lent = Signing(bob, hand_on(mine.token, mine.key, bob.name, revoking), api.channel)
+    refused = await http.post("/v1/tokens/revoke", json={"token": whole}, auth=lent)
+    assert "not yours" in problem(refused, 403, "denied"), "what an operator lends is no operator"
     # Bob may give back what he was handed, and nothing else of Alice's.
     mine = Signing(bob, handed, api.channel)
     for token, status in (
