@@ -109,6 +109,29 @@ async def test_two_people_and_a_program_on_one_control_plane(api: Served, tmp_pa
     assert "revoked" in (await api.run("vm", "ls", **as_alice)).err
 
 
+async def test_somebody_with_a_home_of_her_own(api: Served, tmp_path: Path) -> None:
+    home = tmp_path / "hers"
+    hers = {"SUPERCLOUD_HOME": str(home), "SUPERCLOUD_KEY": "alice"}
+    key = (await api.run("key", "new", "alice", **hers)).out.strip()
+    await api.ok("principal", "add", "alice", "--key", key)
+    token, authority = str(tmp_path / "t"), str(api.home / "authority.pem")
+    await api.ok("token", "mint", "--for", "alice", "--into", token)
+    at = f"{HOST}:{api.access.port}"
+    use = ("token", "use", "alice", "--token", token)
+    for words, status in (
+        (("--at", at), 2),
+        (("--at", "nowhere", "--authority", authority), 2),
+        (("--at", at, "--authority", token), 2),
+        (("--at", at, "--authority", authority), 0),
+    ):
+        assert (await api.run(*use, *words, **hers)).status == status, words
+    assert (await api.run("cloud", "create", "mine", **hers)).status == 0
+    assert (await api.ok("principal", "show", "alice", "-o", "json")).json["clouds"] == 1
+    (home / "ports.json").write_text("{}")
+    refused = await api.run(*use, "--at", at, "--authority", authority, **hers)
+    assert refused.status == 4 and "of its own" in refused.err
+
+
 async def test_words_that_cannot_be(api: Served, tmp_path: Path) -> None:
     (tmp_path / "odd").write_text("no token")
     odd = str(tmp_path / "odd")
