@@ -34,7 +34,8 @@ from supercloud.ports import agent as a
 from supercloud.ports.controller import Hello, RenewRights, Surrender
 from supercloud.ports.platform import BlanketMachine, Flavour, Machine
 from supercloud.trust.announce import announce
-from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
+from supercloud.trust.sealing import image_purpose, open_sealed, user_data_purpose, volume_purpose
+from supercloud.trust.userdata import decrypt
 from supercloud.trust.vouch import vouch
 from supercloud.wire.codec import from_json
 from supercloud.wire.proxies import agent_handlers
@@ -111,6 +112,7 @@ class Double:
         self.next_key: str | None = None
         self.generation = 1
         self.copies: dict[str, a.VolumeReport] = {}
+        self.seeds: dict[str, bytes | None] = {}  # instance -> its user data in clear
         self.attached: dict[str, set[str]] = {}  # instance -> volumes plugged in while it ran
         self.images: dict[str, bytes] = {}
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
@@ -186,6 +188,14 @@ class Double:
         identity = self.passport.keys.identity
         return vouch(identity=identity, blanket=self.birth.blanket, volume=volume, copy=copy, digest=digest)
 
+    def seed(self, request: a.StartInstance | a.ReceiveInstance) -> None:
+        spec, data, key = request.spec, request.user_data, request.user_data_key
+        self.seeds[spec.id] = None
+        if data is not None:
+            assert key is not None
+            opened = self.volumes.opened(key, user_data_purpose(spec.id, data.digest))
+            self.seeds[spec.id] = decrypt(data, opened, instance=spec.name)
+
     async def renewed(self, right: RunRight) -> None:
         """A pushed right is worth nothing until it was renewed, while the caller still waits."""
         asked = Renewal(
@@ -226,6 +236,7 @@ class _Instances(_Part):
     async def start(self, request: a.StartInstance) -> a.InstanceReport:
         for disk in request.spec.disks:
             assert any(copy.volume == disk.volume for copy in self.double.copies.values())
+        self.double.seed(request)
         await self.double.renewed(request.right)
         self.double.states[request.spec.id] = a.RunState.RUNNING
         return self.double.said(request.spec.id)
@@ -250,6 +261,7 @@ class _Instances(_Part):
         if self.double.state(request.instance) is a.RunState.RUNNING:
             raise Conflict("it runs")
         self.double.states.pop(request.instance, None)
+        self.double.seeds.pop(request.instance, None)
 
     async def inspect(self, request: a.InstanceRef) -> a.InstanceReport:
         return self.double.said(request.instance)
@@ -402,6 +414,7 @@ class _Migration(_Part):
         double = self.double
         double.site.transfers[request.operation] = double
         double.received.append(request.operation)
+        double.seed(request)
         double.states.setdefault(request.spec.id, a.RunState.INCOMING)
         return a.Landing(
             operation=request.operation, address="100.64.0.1", libvirt_port=1, memory_port=2, disk_port=3

@@ -77,6 +77,7 @@ class FakeHypervisor:
         self.landed: FakeHypervisor | None = None
         self.sent: list[str] = []
         self.boots: list[str] = []
+        self.seeds: dict[str, bytes | None] = {}
         self.ignores_shutdown = False
 
     def show(self, instance: str, state: RunState, detail: str = "") -> None:
@@ -87,7 +88,8 @@ class FakeHypervisor:
     async def flavour(self) -> Flavour:
         return Flavour.KVM
 
-    async def start(self, spec: object) -> None:
+    async def start(self, spec: object, user_data: bytes | None) -> None:
+        self.seeds[spec.id] = user_data
         if self.states.get(spec.id, RunState.ABSENT) in GONE:
             self.boots.append(spec.id)
             self.show(spec.id, RunState.RUNNING, "booted")
@@ -141,7 +143,8 @@ class FakeHypervisor:
         )
         self.show(instance, RunState.ABSENT, "migrated")
 
-    async def receive(self, spec: object) -> None: ...
+    async def receive(self, spec: object, user_data: bytes | None) -> None:
+        self.seeds[spec.id] = user_data
 
     async def transfer(self, instance: str) -> TransferStatus:
         if instance not in self.transfers:

@@ -14,6 +14,7 @@ from supercloud.agent import backups
 from supercloud.agent.identity import Safe
 from supercloud.keystore.memory import memory_keystore
 from supercloud.keystore.store import OwnedKeyStore
+from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.errors import (
     Conflict,
     Denied,
@@ -40,6 +41,7 @@ from supercloud.ports.agent import (
     PlaceImage,
     ReceiveInstance,
     RunState,
+    SealedKey,
     SendCopy,
     SendInstance,
     StartInstance,
@@ -47,6 +49,9 @@ from supercloud.ports.agent import (
     StopMode,
     VolumeRef,
 )
+from supercloud.trust.keys import from_text, to_text
+from supercloud.trust.sealing import seal, user_data_purpose
+from supercloud.trust.userdata import encrypt
 from supercloud.wire.proxies import RemoteAgent
 
 pytestmark = pytest.mark.contract
@@ -220,6 +225,104 @@ async def test_events_come_at_least_once_across_cuts_and_restarts(world: World) 
     assert world.plane.deliveries > len(events)
     assert len({event.seq for event in events}) == len(events)
     assert {event.data["instance"] for event in events if event.kind == "instance.paused"} == set(rogues[:2])
+
+
+# ---------------------------------------------------------------- user data
+
+SECRET = b"#cloud-config\npassword: correct-horse-battery-staple\n"
+
+
+async def start_with_user_data(world: World, guest: InstanceSpec, place: Blanket) -> StartInstance:
+    data = await keep_user_data(world.store, SECRET, instance=guest.name)
+    key = await world.store.user_data_key(
+        cloud=CLOUD, instance=guest.id, digest=data.digest, blanket=place.id
+    )
+    right = world.plane.issue(guest.id, place.id)
+    return StartInstance(spec=guest, right=right, user_data=data, user_data_key=key)
+
+
+async def test_user_data_is_opened_for_the_seed_and_written_nowhere_else(world: World) -> None:
+    guest = spec()
+    async with both(world) as (north, south):
+        request = await start_with_user_data(world, guest, world.north)
+        await north.instances.start(request)
+        assert world.north.hypervisor.seeds == {guest.id: SECRET}
+        await south.overlay.apply(Mesh(address="100.64.0.2", generation=1))
+        assert request.user_data is not None
+        await south.migration.receive(
+            ReceiveInstance(
+                operation=new_id(),
+                spec=guest,
+                source_address="100.64.0.1",
+                expires_s=60,
+                user_data=request.user_data,
+                user_data_key=await world.store.user_data_key(
+                    cloud=CLOUD, instance=guest.id, digest=request.user_data.digest, blanket=world.south.id
+                ),
+            )
+        )
+        assert world.south.hypervisor.seeds == {guest.id: SECRET}
+    for place in (world.north, world.south):
+        files = [path for path in place.folder.rglob("*") if path.is_file()]
+        assert any(guest.id.encode() in path.read_bytes() for path in files), "the journal knows it"
+        for path in files:
+            content = path.read_bytes()
+            assert SECRET not in content and request.user_data.ciphertext.encode() not in content, path
+    assert request.user_data.ciphertext not in repr(request)
+
+
+async def test_other_user_data_than_the_instances_own_boots_nothing(world: World) -> None:
+    guest, other = spec(), replace(spec(), name="other")
+    good = await start_with_user_data(world, guest, world.north)
+    others = await start_with_user_data(world, other, world.north)
+    assert good.user_data is not None and good.user_data_key is not None and others.user_data is not None
+    sealed = bytearray(from_text(good.user_data.ciphertext))
+    sealed[20] ^= 1
+    tampered = to_text(bytes(sealed))
+    honest, key = encrypt(SECRET, instance=other.name)
+    passport = world.north.passport
+
+    def sealed_again(key: bytes, digest: str) -> SealedKey:
+        """As somebody would who has a blanket's public key, and a key of his own."""
+        to, purpose = passport.keys.sealing.public, user_data_purpose(guest.id, digest)
+        return seal(key, to=to, blanket=world.north.id, purpose=purpose)
+
+    async with world.north.agent() as agent:
+        for request, error, why in (
+            (replace(good, user_data=replace(good.user_data, ciphertext=tampered)), InvalidInput, "changed"),
+            (
+                replace(good, user_data=replace(good.user_data, ciphertext="AAAA")),
+                InvalidInput,
+                "not encrypted",
+            ),
+            (replace(good, user_data=replace(good.user_data, ciphertext="?")), InvalidInput, "base64"),
+            (replace(good, user_data=others.user_data), Denied, "not sealed for that"),
+            (replace(good, user_data_key=others.user_data_key), Denied, "not sealed for that"),
+            (replace(good, user_data_key=None), InvalidInput, "without its key"),
+            (replace(others, spec=replace(other, name="web")), Denied, "for instance web"),
+            (
+                replace(good, user_data=honest, user_data_key=sealed_again(key, honest.digest)),
+                Denied,
+                "for instance web",
+            ),
+            (
+                replace(good, user_data_key=sealed_again(bytes(32), good.user_data.digest)),
+                Denied,
+                "under this key",
+            ),
+            (
+                replace(good, user_data_key=sealed_again(b"short", good.user_data.digest)),
+                Denied,
+                "under this key",
+            ),
+        ):
+            with pytest.raises(error, match=why) as refused:
+                await agent.instances.start(request)
+            assert "horse" not in f"{refused.value!r} {refused.value.hint}"
+        assert world.north.hypervisor.boots == [] and world.plane.renewals == 0
+        assert world.north.hypervisor.seeds == {}
+        await agent.instances.start(good)
+    assert world.north.hypervisor.seeds == {guest.id: SECRET}
 
 
 # ---------------------------------------------------------------- migration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -20,7 +21,10 @@ from websockets.exceptions import ConnectionClosedError
 
 from supercloud.api.limits import BODY_BYTES
 from supercloud.client.http import CONTROLLER_NAME
+from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.names import MIB, new_id
+from supercloud.ports.agent import USER_DATA_BYTES, UserData
+from supercloud.trust.keys import to_text
 
 pytestmark = pytest.mark.contract
 
@@ -91,7 +95,7 @@ async def test_a_life_over_http(api: Served, world: World, http: httpx.AsyncClie
         "image": "debian",
         "networks": ["lan"],
         "ssh_keys": ["ssh-ed25519 AAAA"],
-        "user_data": "#cloud-config\n",
+        "user_data": _plain(await keep_user_data(world.keys, b"#cloud-config\n", instance="web")),
     }
     assert (await ended(http, await http.post("/instances", json=run)))["state"] == "succeeded"
     shown = (await http.get("/instances/web")).json()
@@ -173,12 +177,34 @@ async def test_what_cannot_be_is_refused_in_one_form(http: httpx.AsyncClient) ->
     assert await everything() == before
 
 
-async def test_user_data_has_a_limit(api: Served, world: World, http: httpx.AsyncClient) -> None:
+def _plain(data: UserData) -> dict[str, str]:
+    return {"digest": data.digest, "ciphertext": data.ciphertext}
+
+
+def _sealed(raw: bytes) -> dict[str, str]:
+    return {"digest": f"sha256:{hashlib.sha256(raw).hexdigest()}", "ciphertext": to_text(raw)}
+
+
+async def test_user_data_is_taken_encrypted_only_and_has_a_limit(
+    api: Served, world: World, http: httpx.AsyncClient
+) -> None:
     await furnish(api.bench, world.keys)
     await api.bench.blanket("n1")
     run = {"name": "web", "cloud": "c", "image": "debian", "ssh_keys": []}
-    for data, status in (("x" * (64 << 10) + "y", 422), ("é" * (33 << 10), 422), ("a\0b", 422)):
-        problem(await http.post("/instances", json={**run, "user_data": data}), status, "invalid-input")
+    clear, fits = b"x" * USER_DATA_BYTES, {**run, "user_data": None}
+    fits["user_data"] = _plain(await keep_user_data(world.keys, clear, instance="web"))
+    longer = _sealed(bytes(28 + 1 + USER_DATA_BYTES))
+    for data in (
+        "#cloud-config\n",  # in clear it is not taken
+        {"digest": DIGEST, "ciphertext": "#cloud-config\n"},
+        {"digest": DIGEST, "ciphertext": fits["user_data"]["ciphertext"]},
+        {"digest": "sha256:0", "ciphertext": fits["user_data"]["ciphertext"]},
+        _sealed(bytes(27)),
+        longer,
+        {**longer, "ciphertext": longer["ciphertext"] * 2},
+        {"digest": DIGEST},
+    ):
+        problem(await http.post("/instances", json={**run, "user_data": data}), 422, "invalid-input")
     answer = await http.post("/instances", content=b"x" * (BODY_BYTES + 1))
     assert "at most" in problem(answer, 413, "invalid-input")
 
@@ -189,7 +215,6 @@ async def test_user_data_has_a_limit(api: Served, world: World, http: httpx.Asyn
     with contextlib.suppress(httpx.NetworkError):  # the server may close while the client still sends
         problem(await http.post("/instances", content=endless()), 413, "invalid-input")
     assert (await http.get("/instances")).json() == [] == (await http.get("/volumes")).json()
-    fits = {**run, "user_data": "x" * (64 << 10)}
     assert (await ended(http, await http.post("/instances", json=fits)))["state"] == "succeeded"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema_rs
@@ -91,7 +92,12 @@ async def wanted(cli: Served) -> WantedCloud:
     return await cli.bench.control.wanted_cloud("mine")
 
 
-async def test_a_cloud_from_its_file_and_back(cli: Served, file: Path) -> None:
+def seeds(world: World) -> dict[str, bytes | None]:
+    """What each instance was given for its first boot, in clear."""
+    return {name: one for machine in world.site.machines.values() for name, one in machine.seeds.items()}
+
+
+async def test_a_cloud_from_its_file_and_back(cli: Served, world: World, file: Path) -> None:
     would = await cli.run("diff", "-f", str(file))
     assert would.status == 8 and "+ create cloud mine" in would.out and "10 to make, 1 to change" in would.out
     assert [one.name for one in await cli.bench.control.clouds()] == ["c"], "diff does nothing"
@@ -102,7 +108,10 @@ async def test_a_cloud_from_its_file_and_back(cli: Served, file: Path) -> None:
     assert (shown["web"].blanket, shown["web"].state) == ("n1", "running")
     assert shown["web"].volumes == ("web-root", "data")
     first = await wanted(cli)
-    assert {one.name: one.user_data for one in first.instances}["web"] == "#cloud-config\nhostname: web\n"
+    assert first.user_data == ("web",) and {one.user_data for one in first.instances} == {None}
+    assert seeds(world) == {shown["web"].id: b"#cloud-config\nhostname: web\n", shown["db"].id: None}
+    for written in file.parent.glob("supercloud.db*"):
+        assert b"hostname: web" not in written.read_bytes(), "the control plane never had it in clear"
 
     operations = len(await cli.bench.control.operations())
     again = await cli.ok("apply", "-f", str(file))
@@ -110,7 +119,11 @@ async def test_a_cloud_from_its_file_and_back(cli: Served, file: Path) -> None:
     assert len(await cli.bench.control.operations()) == operations, "the second time does nothing"
 
     back, as_json = file.with_name("back.yaml"), file.with_name("back.json")
-    await cli.ok("export", "mine", "-f", str(back))
+    lacks = (
+        "user data is not in an export: to make the like elsewhere, add `userData` or `userDataFile` to web"
+    )
+    assert (await cli.ok("export", "mine", "-f", str(back))).err == f"{lacks}\n"
+    assert back.read_text().startswith(f"# {lacks}\n") and "hostname" not in back.read_text()
     assert back.stat().st_mode & 0o777 == 0o600
     assert "exists" in await cli.wrong("export", "mine", "-f", str(back), status=4)
     as_json.write_text((await cli.ok("export", "mine", "-o", "json")).out)
@@ -132,7 +145,9 @@ async def test_a_cloud_from_its_file_and_back(cli: Served, file: Path) -> None:
     )
     await cli.bench.control.remove_cloud("mine")
     await cli.ok("apply", "-f", str(back))
-    assert await wanted(cli) == first, "what was exported makes the same cloud"
+    assert await wanted(cli) == replace(first, user_data=()), "what was exported makes the same cloud"
+    refused = await cli.run("apply", "-f", str(file))
+    assert refused.status == 4 and "made without user data" in refused.out, refused
 
 
 async def test_changes(cli: Served, file: Path) -> None:

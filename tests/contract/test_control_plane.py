@@ -29,7 +29,7 @@ from supercloud.model.errors import (
 from supercloud.model.names import MIB, new_id
 from supercloud.model.right import Renewal
 from supercloud.model.states import BlanketState, InstanceState, OperationState
-from supercloud.ports.agent import RunState, StopMode, StreamKind
+from supercloud.ports.agent import RunState, StopMode, StreamKind, UserData
 from supercloud.ports.controller import RenewRights, Surrender
 from supercloud.ports.rights import Decision
 from supercloud.services import agents, backup, inbox, upgrades
@@ -51,7 +51,7 @@ from supercloud.services.parts import Parts, Settings
 from supercloud.services.sagas import migrate
 from supercloud.services.store.engine import normal_url
 from supercloud.services.upgrades import OwnBundle
-from supercloud.trust.keys import IdentityKey
+from supercloud.trust.keys import IdentityKey, to_text
 from supercloud.trust.tls import Credentials, server_context
 
 pytestmark = pytest.mark.contract
@@ -737,6 +737,12 @@ async def test_an_agent_of_another_version_is_served(bench: Bench) -> None:
     assert bench.site.running(await bench.run()) == ["north"]
 
 
+def unopenable(text: bytes) -> UserData:
+    """As large as it is; it was not encrypted."""
+    sealed = bytes(28) + text
+    return UserData(digest=f"sha256:{hashlib.sha256(sealed).hexdigest()}", ciphertext=to_text(sealed))
+
+
 async def _twice(control: ControlPlane) -> object:
     lan = await control.network("lan")
     request = RunInstance(name="x", cloud="c", image="debian", networks=("lan", lan.id))
@@ -850,7 +856,10 @@ INVALID: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {
         RunInstance(name="x", cloud="c", image="debian", publish=(Publish(port=80),))
     ),
     "much user data": lambda c: c.run_instance(
-        RunInstance(name="x", cloud="c", image="debian", user_data="x" * 70_000)
+        RunInstance(name="x", cloud="c", image="debian", user_data=unopenable(b"x" * 70_000))
+    ),
+    "user data of another digest": lambda c: c.run_instance(
+        RunInstance(name="x", cloud="c", image="debian", user_data=replace(unopenable(b""), digest=DIGEST))
     ),
     "short right": lambda c: c.create_cloud(CreateCloud(name="x", right_length_s=1)),
     "a margin that does not wait for the watchdog": lambda c: c.create_cloud(

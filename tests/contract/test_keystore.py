@@ -33,8 +33,8 @@ from supercloud.ports.keystore import JoinAnswer, JoinRequest, TokenRequest
 from supercloud.trust import tokens
 from supercloud.trust.certificates import Anchors, Kind, identity_of
 from supercloud.trust.join import join_request
-from supercloud.trust.keys import IdentityKey, SealingKey
-from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
+from supercloud.trust.keys import IdentityKey, SealingKey, to_text
+from supercloud.trust.sealing import image_purpose, open_sealed, user_data_purpose, volume_purpose
 from supercloud.trust.vouch import vouch
 
 pytestmark = pytest.mark.contract
@@ -322,6 +322,60 @@ async def test_an_image_of_the_owners_is_for_each_of_his_clouds(faces: Faces) ->
         await blanket.join(faces.served)
         sealed = await faces.served.image_key(cloud=blanket.cloud, digest=DIGEST, blanket=blanket.id)
         assert blanket.opened(sealed, image_purpose(DIGEST)) == fresh.passphrase.encode()
+
+
+async def test_a_key_of_user_data_is_its_first_instances(faces: Faces) -> None:
+    one, other, foreign = Blanket(), Blanket(), Blanket(new_id())
+    for blanket in (one, other, foreign):
+        await blanket.join(faces.served)
+    key, instance = os.urandom(32), new_id()
+    for _ in range(2):
+        await faces.owner.keep_user_data_key(digest=DIGEST, key=to_text(key))
+    with pytest.raises(Conflict, match="already"):
+        await faces.owner.keep_user_data_key(digest=DIGEST, key=to_text(os.urandom(32)))
+    for wrong in (to_text(key[:31]), "", "?" * 44):
+        with pytest.raises(InvalidInput):
+            await faces.owner.keep_user_data_key(digest="sha256:" + "cd" * 32, key=wrong)
+    with pytest.raises(Denied):
+        await faces.served.user_data_key(cloud=CLOUD, instance=instance, digest=DIGEST, blanket=foreign.id)
+    for blanket in (one, other):  # it moves
+        sealed = await faces.served.user_data_key(
+            cloud=CLOUD, instance=instance, digest=DIGEST, blanket=blanket.id
+        )
+        assert blanket.opened(sealed, user_data_purpose(instance, DIGEST)) == key
+        with pytest.raises(Denied):
+            blanket.opened(sealed, user_data_purpose(new_id(), DIGEST))
+    with pytest.raises(Denied, match="another instance's"):
+        await faces.served.user_data_key(cloud=CLOUD, instance=new_id(), digest=DIGEST, blanket=one.id)
+    with pytest.raises(Denied, match="another instance's"):
+        await faces.served.user_data_key(
+            cloud=foreign.cloud, instance=instance, digest=DIGEST, blanket=foreign.id
+        )
+    for _ in range(2):
+        await faces.served.destroy_user_data_key(digest=DIGEST)
+        with pytest.raises(NotFound):
+            await faces.served.user_data_key(cloud=CLOUD, instance=instance, digest=DIGEST, blanket=one.id)
+
+
+async def test_a_key_of_user_data_that_nobody_asks_for_is_destroyed() -> None:
+    now = 1e9
+    store = memory_keystore(now=lambda: now)
+    blanket, digests = Blanket(), ["sha256:" + two * 32 for two in ("aa", "bb", "cc")]
+    await blanket.join(store)
+    for digest in digests[:2]:
+        await store.keep_user_data_key(digest=digest, key=to_text(os.urandom(32)))
+    instance = new_id()
+    await store.user_data_key(cloud=CLOUD, instance=instance, digest=digests[0], blanket=blanket.id)
+    now += 24 * 3600
+    await store.keep_user_data_key(digest=digests[2], key=to_text(os.urandom(32)))
+    for digest, there in zip(digests, (True, False, True), strict=True):
+        wanted = instance if digest == digests[0] else new_id()
+        asked = store.user_data_key(cloud=CLOUD, instance=wanted, digest=digest, blanket=blanket.id)
+        if there:
+            await asked
+        else:
+            with pytest.raises(NotFound):
+                await asked
 
 
 async def test_a_copy_becomes_an_image_by_its_blankets_word_alone(faces: Faces) -> None:

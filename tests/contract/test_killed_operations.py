@@ -30,6 +30,8 @@ from supercloud.keystore.calls import handlers
 from supercloud.keystore.memory import memory_keystore
 from supercloud.keystore.server import listening
 from supercloud.keystore.store import OwnedKeyStore
+from supercloud.keystore.userdata import keep_user_data
+from supercloud.model.errors import NotFound
 from supercloud.model.names import MIB
 from supercloud.ports.agent import RunState, StopMode
 from supercloud.ports.platform import Platform
@@ -95,6 +97,7 @@ class Victim:
     folder: Path
     port: int
     site: Site
+    keys: OwnedKeyStore
     both_sides: bool
 
     def start(self, *requests: Request, survived: frozenset[str] | None = None, port: int = 0) -> Child:
@@ -147,7 +150,7 @@ async def victim(database_url: str, tmp_path: Path) -> AsyncIterator[Victim]:
 
     server = await asyncio.start_unix_server(serve, tmp_path / "platform")
     async with listening(keys, tmp_path / "keys", controller_uid=os.getuid()):
-        made = Victim(database_url, tmp_path, _free_port(), site, both_sides="sqlite" in database_url)
+        made = Victim(database_url, tmp_path, _free_port(), site, keys, both_sides="sqlite" in database_url)
         await _furnish(made, keys)
         yield made
         for machine in site.machines.values():
@@ -184,13 +187,17 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert len(victim.site.machines) == 2
     north, south = victim.machine("north"), victim.machine("south")
 
-    run_it = RunInstance(name="web", cloud="c", image="debian", on="north", networks=("lan",))
+    user_data = await keep_user_data(victim.keys, b"#cloud-config\n", instance="web")
+    run_it = RunInstance(
+        name="web", cloud="c", image="debian", on="north", networks=("lan",), user_data=user_data
+    )
     seen = await victim.killed("run_instance", request=run_it)
     instance, root = seen["instances"]["web"]["id"], seen["volumes"]["web-root"]["id"]
     data = seen["volumes"]["data"]["id"]
     assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 1)
     assert victim.site.running(instance) == ["north"]
     assert [copy.volume for copy in north.copies.values()] == [root]
+    assert north.seeds == {instance: b"#cloud-config\n"}, "asked for again and again, it keeps its key"
 
     seen = await victim.killed("attach_volume", ref="data", instance="web")
     assert north.attached == {instance: {data}}
@@ -243,7 +250,12 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert set(seen["volumes"]) == {"web-root"} and len(south.copies) == 1
     seen = await victim.killed("remove_instance", ref="web", force=True)
     assert (seen["instances"], seen["volumes"], seen["copies"]) == ({}, {}, [])
-    assert not south.copies and not south.states
+    assert not south.copies and not south.states and not south.seeds
+    cloud, blanket = south.birth.cloud, south.birth.blanket
+    with pytest.raises(NotFound):
+        await victim.keys.user_data_key(
+            cloud=cloud, instance=instance, digest=user_data.digest, blanket=blanket
+        )
     seen = await victim.killed("remove_blanket", ref="north")
     assert set(seen["blankets"]) == {"south"} and list(victim.site.machines) == [south.birth.blanket]
 

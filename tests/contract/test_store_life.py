@@ -12,13 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from supercloud.controlplane.compose import DATABASE
 from supercloud.model.errors import Conflict, InvalidInput, Unavailable
 from supercloud.services.store import schema
 from supercloud.services.store.engine import Store
-from supercloud.services.store.tables import Base
+from supercloud.services.store.tables import Base, Instance
 
 pytestmark = pytest.mark.contract
 
@@ -50,6 +50,42 @@ async def test_each_revision_follows_one_other_and_is_reached_from_the_first(dat
                 assert await session.scalar(text("SELECT version_num FROM alembic_version")) == revision
         finally:
             await store.close()
+
+
+async def test_user_data_in_clear_is_not_kept(database_url: str, tmp_path: Path) -> None:
+    """A state of before it was a secret opens, and has it no more: not even in pages that are free."""
+    store = await Store.open(database_url, migrate=False)
+    try:
+        await schema.upgrade(store.engine, "0001")
+        async with store.write() as session:
+            for line in _BEFORE:
+                await session.execute(text(line))
+            await session.execute(text(_INSTANCE), {"secret": "swordfish " * 2000})
+    finally:
+        await store.close()
+    store = await Store.open(database_url)
+    try:
+        async with store.read() as session:
+            (row,) = await session.scalars(select(Instance))
+        assert (row.name, row.user_data, row.user_data_digest) == ("web", None, None)
+    finally:
+        await store.close()
+    files = [path for path in tmp_path.rglob("*.db*") if path.is_file()]
+    assert bool(files) == store.sqlite
+    for path in files:
+        assert b"swordfish" not in path.read_bytes()
+
+
+_BEFORE = (
+    "INSERT INTO clouds VALUES ('c', 'c', 'x', 60, 15, 300, 0, 0)",
+    "INSERT INTO images (id, name, digest, size_bytes, virtual_bytes, complete, created_at)"
+    " VALUES ('i', 'i', 'd', 1, 1, TRUE, 0)",
+)
+_INSTANCE = (
+    "INSERT INTO instances"
+    " (id, cloud, name, state, image, vcpus, memory_mib, user_data, ssh_keys, hold, reason, created_at)"
+    " VALUES ('v', 'c', 'web', 'created', 'i', 1, 64, :secret, '[]', FALSE, '', 0)"
+)
 
 
 _OPEN = """

@@ -53,8 +53,12 @@ def declared(draw: st.DrawFn, *, texts: bool = True, alike: bool = False, grown:
             attached[owner] = (*attached.get(owner, ()), name)
             if volume.on != instances[owner].on:
                 volumes[name] = replace(volume, on=None)
+    user_data = {}
+    if texts:
+        user_data = {name: draw(_texts) for name in instances if draw(st.booleans())}
     return Declared(
         providers=providers,
+        user_data=user_data,
         wanted=WantedCloud(
             cloud=draw(make.cloud()),
             blankets=tuple(blankets.values()),
@@ -62,6 +66,7 @@ def declared(draw: st.DrawFn, *, texts: bool = True, alike: bool = False, grown:
             volumes=tuple(volumes.values()),
             instances=tuple(instances.values()),
             attached=attached,
+            user_data=tuple(sorted(user_data)),
         ),
     )
 
@@ -92,11 +97,12 @@ class _Making:
         )
 
     def provider(self, name: str) -> st.SearchStrategy[AddProvider]:
+        options = self._fixed({}, {"first_port": "52000"}, {"accelerator": "true", "path": "a: b"})
         return st.builds(
             AddProvider,
             name=st.just(name),
             kind=self._fixed("qemu", "null"),
-            options=self._fixed({}, {"first_port": "52000"}, {"accelerator": "true", "path": "a: b"}),
+            options=(options | st.fixed_dictionaries({"path": _texts})) if self.texts else options,
         )
 
     def blanket(self, name: str) -> st.SearchStrategy[AddBlanket]:
@@ -136,7 +142,6 @@ class _Making:
             disk_bytes=self._size(64, 1024).map(lambda mib: mib * MIB) | st.none(),
             networks=self._fixed(*(tuple(one) for one in permutations(networks))),
             publish=self._fixed(*reversed(ports)) if networks else st.just(()),
-            user_data=(st.none() | _texts) if self.texts else st.none(),
             ssh_keys=st.lists(_lines, max_size=2).map(tuple) if self.texts else st.just(()),
             hold=self._fixed(False, True),
         )

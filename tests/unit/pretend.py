@@ -45,6 +45,7 @@ class Pretend:
     lost: set[str] = field(default_factory=set)  # volumes whose data went with a blanket
     instances: dict[str, RunInstance] = field(default_factory=dict)
     states: dict[str, InstanceState] = field(default_factory=dict)
+    user_data: dict[str, str] = field(default_factory=dict)  # in clear, as the steps had it
     under_way: dict[tuple[Kind, str], UnderWay] = field(default_factory=dict)
 
     def there(self) -> There:
@@ -61,6 +62,7 @@ class Pretend:
             ),
             instances=tuple(self.instances.values()),
             attached=attached,
+            user_data=tuple(sorted(self.user_data)),
         )
         return There(
             wanted=wanted,
@@ -85,7 +87,11 @@ class Pretend:
         words = call.path.strip("/").split("/")
         if call.method == "POST" and len(words) == 1:
             getattr(self, f"_create_{words[0]}")(dict(call.body or {}))
+            if call.user_data is not None:
+                assert words == ["instances"] and call.body
+                self.user_data[call.body["name"]] = call.user_data
             return
+        assert call.user_data is None
         assert call.query == {"cloud": self.cloud and self.cloud.name}
         verb = "remove" if call.method == "DELETE" else words[2]
         getattr(self, f"_{verb}_{words[0]}")(words[1], **(call.body or {}))
@@ -122,6 +128,7 @@ class Pretend:
 
     def _create_instances(self, body: Any) -> None:
         made = self._in_cloud(body, RunInstance, self.instances)
+        assert made.user_data is None, "a plan encrypts nothing"
         assert made.image in IMAGES and set(made.networks) <= set(self.networks)
         assert made.on in self.blankets if made.on else self.blankets
         taken = {one.at for other in self.instances.values() if other is not made for one in other.publish}
@@ -175,6 +182,7 @@ class Pretend:
     def _remove_instances(self, name: str) -> None:
         assert self.states[name] not in _STATES
         del self.instances[name], self.states[name]
+        self.user_data.pop(name, None)
         self.owners = {volume: owner for volume, owner in self.owners.items() if owner != name}
 
     def _remove_volumes(self, name: str) -> None:

@@ -17,7 +17,7 @@ from supercloud.cli.declared.plan import plan
 from supercloud.cli.declared.read import Declared, read
 from supercloud.cli.declared.steps import Act, Kind, Plan
 from supercloud.cli.declared.there import BlanketThere, UnderWay
-from supercloud.cli.declared.write import document, text
+from supercloud.cli.declared.write import document, lacks, text
 from supercloud.model.states import BlanketState, InstanceState
 from supercloud.services.northbound import WantedCloud
 
@@ -187,11 +187,17 @@ def test_what_cannot_change_is_refused_where_it_stands(
     assert hint in refusal.hint or hint == "`north`?"
 
 
-def test_user_data_is_not_printed_where_it_differs(tmp_path: Path) -> None:
+def test_user_data_is_for_the_first_boot_and_shown_by_nothing(tmp_path: Path) -> None:
     secret = TWO.replace("image: debian", "image: debian, userData: hunter2")
-    world = there_of(cloud(secret, tmp_path))
-    (refusal,) = plan(cloud(secret.replace("hunter2", "hunter3"), tmp_path), world.there()).refusals
-    assert "hunter" not in str(refusal)
+    wanted = cloud(secret, tmp_path)
+    found = plan(wanted, Pretend().there())
+    assert "hunter" not in f"{found} {wanted} {dataclasses.asdict(wanted.wanted)}"
+    (create,) = (step for step in found.steps if step.key == "create instance web")
+    assert create.what.endswith(", with user data") and create.call.user_data == "hunter2"
+    world = there_of(wanted)
+    assert world.user_data == {"web": "hunter2"}
+    for later in (secret.replace("hunter2", "hunter3"), TWO):
+        assert not plan(cloud(later, tmp_path), world.there()).differs, "nobody can tell, or would boot anew"
 
 
 def test_a_blanket_with_data_that_is_wanted_is_not_pruned(tmp_path: Path) -> None:
@@ -224,6 +230,20 @@ def test_what_is_new_waits_for_what_is_in_its_way(tmp_path: Path) -> None:
     assert order.index("remove instance web") < order.index("create instance www")
 
 
+def test_a_port_and_a_disk_are_free_before_they_are_used_or_removed(tmp_path: Path) -> None:
+    ported = TWO.replace("networks: [lan]", "networks: [lan], publish: ['80:80']")
+    world = there_of(cloud(ported, tmp_path))
+    other = plan(cloud(ported.replace("  web:", "  www:"), tmp_path), world.there(), prune=True)
+    needs = {one.key: one.needs for one in other.steps}
+    assert "remove instance web" in needs["create instance www"]
+    assert needs["attach volume data"] == {"remove instance web", "create instance www"}
+    bare = TWO.replace("volumes: {data: {size: 16M}}\n", "").replace(", volumes: [data]", "")
+    gone = plan(cloud(bare, tmp_path), world.there(), prune=True)
+    assert any(one.path == ("instances", "web", "publish") for one in gone.refusals)
+    needs = {one.key: one.needs for one in gone.steps}
+    assert needs == {"detach volume data": frozenset(), "remove volume data": {"detach volume data"}}
+
+
 def test_a_missing_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
     wanted = cloud(TWO.replace("image: debian", "image: debain"), tmp_path)
     (refusal,) = plan(wanted, Pretend().there()).refusals
@@ -238,7 +258,8 @@ def test_a_missing_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
 def test_what_is_written_is_read_as_it_was(wanted: Declared) -> None:
     written = text(document(wanted.wanted, wanted.providers))
     found = read(written.encode(), "cloud.yaml", Path("/nowhere")).declared
-    assert found.wanted == wanted.wanted, written
+    assert found.wanted == dataclasses.replace(wanted.wanted, user_data=()), written
+    assert not found.user_data
     used = {one.provider for one in wanted.wanted.blankets}
     assert found.providers == {name: one for name, one in wanted.providers.items() if name in used}
 
@@ -246,16 +267,19 @@ def test_what_is_written_is_read_as_it_was(wanted: Declared) -> None:
 @many
 @given(declared())
 def test_an_export_does_not_differ_and_makes_the_same_elsewhere(wanted: Declared) -> None:
+    """But for user data, of which it says that it is not there."""
     world = there_of(wanted)
     there = world.there()
     assert there.wanted is not None
-    back = read(
-        text(document(there.wanted, there.providers)).encode(), "back.yaml", Path("/nowhere")
-    ).declared
+    written = text(document(there.wanted, there.providers), lacks(there.wanted))
+    assert written.startswith("# ") == bool(wanted.user_data)
+    assert all(name in written.partition("\n")[0] for name in wanted.user_data)
+    back = read(written.encode(), "back.yaml", Path("/nowhere")).declared
     found = plan(back, there, prune=True)
     assert not found.differs and not found.extras, found
     again = there_of(back).there().wanted
-    assert again is not None and by_name(again) == by_name(there.wanted)
+    assert again is not None
+    assert by_name(again) == by_name(dataclasses.replace(there.wanted, user_data=()))
 
 
 def by_name(wanted: WantedCloud) -> WantedCloud:

@@ -159,8 +159,10 @@ def test_user_data_comes_from_a_file_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "below" / "web.yaml").write_text("#cloud-config\n")
     (tmp_path / "link").symlink_to("below/web.yaml")
     for named in ("below/web.yaml", "link", "below/../below/web.yaml", str(tmp_path / "below" / "web.yaml")):
-        found = read((WEB + f"    userDataFile: {named}").encode(), "c", tmp_path).declared.wanted
-        assert found.instances[0].user_data == "#cloud-config\n", named
+        found = read((WEB + f"    userDataFile: {named}").encode(), "c", tmp_path).declared
+        assert found.user_data == {"web": "#cloud-config\n"} and found.wanted.user_data == ("web",), named
+    within = read((WEB + "    userData: x").encode(), "c", tmp_path).declared
+    assert within.user_data == {"web": "x"} and within.wanted.instances[0].user_data is None
 
 
 def test_no_other_file_is_read(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_no_other_file_is_read(tmp_path: Path) -> None:
         ("x" * 300, "cannot be read: File name too long"),
         ("sub", "cannot be read: it is not a file"),
         ("pipe", "cannot be read: it is not a file"),
-        ("large", "user data is limited to 65536 bytes"),
+        ("large", "user data has at most 65536 bytes"),
         ("bytes", "cannot be read: it is not text"),
         ("nul", "has a NUL in it"),
     ):
@@ -270,7 +272,7 @@ _UNSAYABLE = (
     "needs a --network",
     "at most 4 networks",
     "in the list twice",
-    "user data is limited",
+    "user data has at most",
     "cannot be read",
     "each once",
 )
@@ -318,7 +320,11 @@ def test_the_schema_and_the_models_agree(wanted: Declared, data: st.DataObject) 
     content = document(wanted.wanted, wanted.providers)
     place: Any = content
     while True:
-        key = data.draw(st.sampled_from([*place, "new"]) if isinstance(place, dict) else st.just(0))
+        key = data.draw(
+            st.sampled_from([*place, "new", "userData", "userDataFile"])
+            if isinstance(place, dict)
+            else st.just(0)
+        )
         below = place.get(key) if isinstance(place, dict) else None
         if not isinstance(below, dict) or not below or data.draw(st.integers(0, 3)) == 0:
             break

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from supercloud.cli.declared.run import Outcome, Run
 from supercloud.cli.declared.steps import Act, Call, Kind, Plan, Step
 from supercloud.cli.output import board
-from supercloud.model.errors import Conflict, Failed, Refused
+from supercloud.model.errors import Conflict, Failed, Refused, Unavailable
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +36,7 @@ class Control:
     def __init__(self, works: Mapping[str, Callable[[], None]] | None = None) -> None:
         self.works = works or {}
         self.begun: list[str] = []
+        self.bodies: dict[str, object] = {}
         self.cancelled: dict[str, threading.Event] = {}
         self.under_way = 0
         self.most = 0
@@ -50,6 +52,7 @@ class Control:
             return {"id": words[1], "kind": "k"}
         with self._lock:
             self.begun.append(words[0])
+            self.bodies[words[0]] = body
             self.cancelled[words[0]] = threading.Event()
             self.under_way += 1
             self.most = max(self.most, self.under_way)
@@ -63,10 +66,16 @@ class Control:
                 self.under_way -= 1
 
 
+def sealed(user_data: str, instance: str) -> dict[str, Any]:
+    if user_data == "unsealable":
+        raise Unavailable("the key store does not run")
+    return {"digest": instance, "ciphertext": user_data[::-1]}
+
+
 def run(control: Control, *steps: Step, at_once: int = 8) -> Run:
     plan = Plan(cloud="mine", steps=steps, refusals=(), extras=())
     with board(quiet=True) as shown:
-        return Run(plan, lambda: control, shown, at_once=at_once)  # type: ignore[arg-type,return-value]
+        return Run(plan, lambda: control, sealed, shown, at_once=at_once)  # type: ignore[arg-type,return-value]
 
 
 def outcomes(done: Run) -> dict[str, Outcome]:
@@ -79,6 +88,19 @@ def test_each_step_begins_once_what_it_needs_is_done() -> None:
     done.all()
     assert set(outcomes(done).values()) == {Outcome.DONE}
     assert control.begun.index("a") < control.begun.index("b") < control.begun.index("c")
+
+
+def test_user_data_is_sealed_as_it_is_asked_for() -> None:
+    def secret(name: str, text: str) -> Step:
+        made = step(name)
+        return replace(made, call=replace(made.call, body={"vcpus": 1}, user_data=text))
+
+    control = Control()
+    done = run(control, secret("a", "clear"), secret("b", "unsealable"), step("c"))
+    done.all()
+    assert control.bodies["a"] == {"vcpus": 1, "user_data": {"digest": "a", "ciphertext": "raelc"}}
+    assert outcomes(done) == {"a": Outcome.DONE, "b": Outcome.FAILED, "c": Outcome.DONE}
+    assert "b" not in control.begun, "nothing is asked for without its user data"
 
 
 def test_several_at_once_and_no_more() -> None:

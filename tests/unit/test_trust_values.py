@@ -1,5 +1,6 @@
 """Join proofs, sealed keys and announcements: what was not said so, by that one, for that, is refused."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from supercloud.model.errors import Denied, InvalidInput, NotFound
 from supercloud.model.names import new_id
-from supercloud.ports.agent import Announcement, Peer, SealedKey
+from supercloud.ports.agent import USER_DATA_BYTES, Announcement, Peer, SealedKey, UserData
 from supercloud.ports.keystore import JoinRequest
 from supercloud.trust.announce import announce, verify_announcement, verify_peer
 from supercloud.trust.authority import LIFETIME_S, Authority
@@ -21,6 +22,7 @@ from supercloud.trust.files import read_private, write_private
 from supercloud.trust.join import check_join, join_request
 from supercloud.trust.keys import IdentityKey, SealingKey, from_text, to_text
 from supercloud.trust.sealing import open_sealed, seal, volume_purpose
+from supercloud.trust.userdata import check, decrypt, encrypt
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +41,44 @@ def test_different_fields_have_different_bytes(one: list[str | bytes], other: li
 def test_the_encoding_is_what_was_agreed() -> None:
     # A vector, written by hand: three parts, each after its length.
     assert canonical("p", "ab", 7) == bytes.fromhex("00000003 00000001 70 00000002 6162 00000001 37")
+
+
+# ---------------------------------------------------------------- user data
+
+
+@given(st.binary(max_size=200) | st.just(b"x" * USER_DATA_BYTES))
+def test_user_data_opens_for_its_instance_and_key_only(clear: bytes) -> None:
+    made, key = encrypt(clear, instance="web")
+    assert decrypt(made, key, instance="web") == clear
+    assert UserData(digest=made.digest, ciphertext=made.ciphertext) == made
+    again, other = encrypt(clear, instance="web")
+    assert (again.digest, again.ciphertext) != (made.digest, made.ciphertext) and other != key
+    for data, with_key, instance in ((made, other, "web"), (made, key, "we"), (again, key, "web")):
+        with pytest.raises(Denied, match=f"for instance {instance}"):
+            decrypt(data, with_key, instance=instance)
+
+
+def test_user_data_has_a_limit() -> None:
+    with pytest.raises(InvalidInput, match="at most 65536 bytes, not 65537"):
+        encrypt(b"x" * (USER_DATA_BYTES + 1), instance="web")
+
+
+@given(st.integers(0, 27 + 12), st.integers(1, 255))
+def test_changed_user_data_does_not_open(place: int, change: int) -> None:
+    made, key = encrypt(b"swordfish...", instance="web")
+    sealed = bytearray(from_text(made.ciphertext))
+    sealed[place] ^= change
+    with pytest.raises(InvalidInput, match="changed"):
+        decrypt(replace(made, ciphertext=to_text(bytes(sealed))), key, instance="web")
+    digest = f"sha256:{hashlib.sha256(sealed).hexdigest()}"  # whoever changes the one can change the other
+    with pytest.raises(Denied):
+        decrypt(UserData(digest=digest, ciphertext=to_text(bytes(sealed))), key, instance="web")
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(to_text) | st.just(to_text(bytes(70_000))))
+def test_no_text_breaks_the_check_of_user_data(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        check(UserData(digest="sha256:" + "0" * 64, ciphertext=text))
 
 
 # ---------------------------------------------------------------- join

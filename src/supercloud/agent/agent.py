@@ -22,11 +22,12 @@ from supercloud.agent.instances import Arrivals, Instances
 from supercloud.agent.journal import Journal
 from supercloud.agent.keeperlink import AgentRelay
 from supercloud.agent.migration import Forwards, Migration
+from supercloud.agent.opener import Opener
 from supercloud.agent.overlay import AgentOverlay
 from supercloud.agent.report import disk_free_bytes, memory_mib
 from supercloud.agent.streams import StreamDialer, Streams
 from supercloud.agent.upgrade import AgentUpgrade
-from supercloud.agent.volumes import AgentVolumes, Opener
+from supercloud.agent.volumes import AgentVolumes
 from supercloud.keeper.link import KeeperPort
 from supercloud.model.errors import NotFound, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id
@@ -101,6 +102,7 @@ class BlanketAgent:
         )
         self._keeper = keeper(AgentRelay(self.channel, journal))
         changes, arrivals = Changes(), Arrivals(clock)
+        opener = Opener(self._blanket, passport.keys.sealing, passport.keys.identity)
         self.instances = Instances(
             hypervisor=drivers.hypervisor,
             overlay=drivers.overlay,
@@ -108,6 +110,7 @@ class BlanketAgent:
             journal=journal,
             changes=changes,
             arrivals=arrivals,
+            opener=opener,
         )
         self.migration = Migration(
             hypervisor=drivers.hypervisor,
@@ -118,6 +121,7 @@ class BlanketAgent:
             changes=changes,
             arrivals=arrivals,
             instances=self.instances,
+            opener=opener,
         )
         images = ImageFetcher(dialer)
         self._backups = Backups(dialer)
@@ -128,7 +132,7 @@ class BlanketAgent:
             disks=drivers.hypervisor,
             images=images,
             backups=self._backups,
-            opener=Opener(self._blanket, passport.keys.sealing, passport.keys.identity),
+            opener=opener,
         )
         self.overlay = AgentOverlay(
             overlay=drivers.overlay,

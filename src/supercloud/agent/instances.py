@@ -9,6 +9,7 @@ import structlog
 
 from supercloud.agent.changes import Changes
 from supercloud.agent.journal import Journal
+from supercloud.agent.opener import Opener
 from supercloud.keeper.egress import tap_of
 from supercloud.keeper.link import Grant, KeeperPort, RightReport
 from supercloud.model.errors import Conflict, Failed, InvalidInput, SupercloudError
@@ -60,6 +61,7 @@ class Instances:
         journal: Journal,
         changes: Changes,
         arrivals: Arrivals,
+        opener: Opener,
     ) -> None:
         self._hypervisor = hypervisor
         self._overlay = overlay
@@ -67,6 +69,7 @@ class Instances:
         self._journal = journal
         self._changes = changes
         self._arrivals = arrivals
+        self._opener = opener
         self._locks: defaultdict[Id, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # ------------------------------------------------------------ ports.agent.InstancesAgent
@@ -74,11 +77,12 @@ class Instances:
     async def start(self, request: StartInstance) -> InstanceReport:
         """See the port. A right that the store does not confirm boots nothing."""
         spec = _fitting(request)
+        user_data = self._opener.user_data(spec, request.user_data, request.user_data_key)
         async with self._locks[spec.id]:
             await self._journal.remember(spec)
             right = await self._keeper.grant(Grant(right=request.right))
             await self.plug(spec)
-            await self._hypervisor.start(spec)
+            await self._hypervisor.start(spec, user_data)
             return await self._report(spec.id, right)
 
     async def resume(self, request: StartInstance) -> InstanceReport:

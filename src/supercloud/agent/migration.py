@@ -10,6 +10,7 @@ import structlog
 from supercloud.agent.changes import Changes
 from supercloud.agent.instances import GONE, Arrivals, Instances
 from supercloud.agent.journal import Journal, Side, Transfer
+from supercloud.agent.opener import Opener
 from supercloud.keeper.link import KeeperPort
 from supercloud.model.errors import Conflict, Failed, NotFound, Unavailable
 from supercloud.model.migration import Source, Target
@@ -68,6 +69,7 @@ class Migration:
         changes: Changes,
         arrivals: Arrivals,
         instances: Instances,
+        opener: Opener,
     ) -> None:
         self._hypervisor = hypervisor
         self._overlay = overlay
@@ -77,6 +79,7 @@ class Migration:
         self._changes = changes
         self._arrivals = arrivals
         self._instances = instances
+        self._opener = opener
         self._granted: dict[Id, tuple[Ipv4, Landing]] = {}
         self._told: dict[Id, SourceReport | TargetReport] = {}
 
@@ -88,12 +91,13 @@ class Migration:
         if address is None:
             raise Unavailable("this blanket has no mesh yet")
         spec = request.spec
+        user_data = self._opener.user_data(spec, request.user_data, request.user_data_key)
         if await self._holds(spec.id) and await self._hypervisor.state(spec.id) not in GONE:
             raise Conflict(f"instance {spec.id} runs in this blanket")
         await self._journal.open_transfer(request.operation, spec.id, Side.TARGET)
         await self._journal.remember(spec)
         await self._instances.plug(spec)
-        await self._hypervisor.receive(spec)
+        await self._hypervisor.receive(spec, user_data)
         landing = await self._forwards.land(
             request.operation,
             address=address,
@@ -178,9 +182,9 @@ class Migration:
     async def _source(self, request: OperationRef) -> SourceReport:
         status = await self._transfer(request)
         # The state is read after the transfer's: a process seen alive now was alive when it was over.
-        state = await self._hypervisor.state(request.instance)
+        gone = status.ended or await self._hypervisor.state(request.instance) in GONE
         return SourceReport(
-            source=Source.GONE if state in GONE else Source.ALIVE,
+            source=Source.GONE if gone else Source.ALIVE,
             transfer_over=status.over,
             progress=status.progress,
             reason=status.failed or "",

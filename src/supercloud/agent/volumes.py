@@ -8,7 +8,8 @@ from collections.abc import Callable
 from supercloud.agent.backups import Backups
 from supercloud.agent.images import ImageFetcher, file_digest
 from supercloud.agent.instances import GONE
-from supercloud.model.errors import InvalidInput, NotFound, Refused
+from supercloud.agent.opener import Opener
+from supercloud.model.errors import NotFound, Refused
 from supercloud.model.names import Digest, Id
 from supercloud.ports.agent import (
     AttachVolume,
@@ -20,42 +21,12 @@ from supercloud.ports.agent import (
     OpenVolume,
     PlaceImage,
     ResizeVolume,
-    SealedKey,
     SendCopy,
     SnapshotVolume,
     VolumeRef,
     VolumeReport,
 )
 from supercloud.ports.hypervisor import DiskHypervisor, Hypervisor, Volumes
-from supercloud.trust.keys import IdentityKey, SealingKey
-from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
-from supercloud.trust.vouch import vouch
-
-
-class Opener:
-    """Opens what was sealed to this blanket for exactly one purpose, and vouches for what it made of it."""
-
-    def __init__(self, blanket: Id, key: SealingKey, identity: IdentityKey) -> None:
-        self._blanket = blanket
-        self._key = key
-        self._identity = identity
-
-    def volume(self, sealed: SealedKey, volume: Id, copy: Id) -> bytes:
-        """Raises: Denied, InvalidInput."""
-        purpose = volume_purpose(volume, copy)
-        return open_sealed(sealed, key=self._key, blanket=self._blanket, purpose=purpose)
-
-    def vouched(self, volume: Id, copy: Id, digest: Digest) -> str:
-        """The signature under a copy whose file is an image now."""
-        return vouch(identity=self._identity, blanket=self._blanket, volume=volume, copy=copy, digest=digest)
-
-    def base(self, sealed: SealedKey | None, base: Digest | None) -> bytes | None:
-        """The base image's key, if there is a base. Raises: Denied, InvalidInput."""
-        if base is None:
-            return None
-        if sealed is None:
-            raise InvalidInput("a base image without its key")
-        return open_sealed(sealed, key=self._key, blanket=self._blanket, purpose=image_purpose(base))
 
 
 class AgentVolumes:

@@ -63,7 +63,7 @@ def domain(
     root = ET.Element("domain", type="kvm" if flavour is Flavour.KVM else "qemu")
     _text(root, "name", domain_name(spec.id))
     _text(root, "uuid", spec.id)
-    # ASCII JSON: XML 1.0 has no way to write the control characters that user data may contain.
+    # ASCII JSON: XML 1.0 has no way to write some characters that an ssh key's comment may have.
     ET.SubElement(_sub(root, "metadata"), f"{{{_SPEC}}}spec").text = _SPECS.dump_json(
         spec, ensure_ascii=True
     ).decode()

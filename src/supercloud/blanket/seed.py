@@ -1,6 +1,6 @@
 """cloud-init's NoCloud seed: a small ISO 9660 image labelled `cidata`.
 
-It may hold the user's secrets, so it lives on tmpfs and is built again from the spec wherever it is needed.
+It may hold the user's secrets, so it lives on tmpfs, and is built again wherever it is needed.
 """
 
 from __future__ import annotations
@@ -10,23 +10,15 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from supercloud.model.errors import InvalidInput
 from supercloud.ports.agent import InstanceSpec
 
-USER_DATA_BYTES: Final = 64 << 10
+_NO_USER_DATA = b"#cloud-config\n{}\n"
 
 
-def files(spec: InstanceSpec) -> dict[str, bytes]:
-    """The seed's files. The network configuration names NICs by their MAC and leaves addresses to DHCP.
-
-    Raises:
-        InvalidInput: the user data is longer than 64 KiB.
-    """
-    user_data = (spec.user_data or "#cloud-config\n{}\n").encode()
-    if len(user_data) > USER_DATA_BYTES:
-        raise InvalidInput(f"user data may have {USER_DATA_BYTES >> 10} KiB, not {len(user_data) >> 10}")
+def files(spec: InstanceSpec, user_data: bytes | None) -> dict[str, bytes]:
+    """The seed's files. The network configuration names NICs by their MAC and leaves addresses to DHCP."""
     meta: dict[str, Any] = {
         "instance-id": spec.id,
         "local-hostname": spec.name,
@@ -40,17 +32,17 @@ def files(spec: InstanceSpec) -> dict[str, bytes]:
         # JSON is YAML, so nothing that a user chose can change the documents' shape.
         "meta-data": json.dumps(meta).encode(),
         "network-config": json.dumps({"version": 2, "ethernets": ethernets}).encode(),
-        "user-data": user_data,
+        "user-data": user_data or _NO_USER_DATA,
     }
 
 
-def build(spec: InstanceSpec) -> bytes:
-    """The image. The same spec gives the same files in it."""
+def build(spec: InstanceSpec, user_data: bytes | None) -> bytes:
+    """The image. The same values give the same files in it."""
     import pycdlib
 
     image = pycdlib.PyCdlib()
     image.new(interchange_level=3, vol_ident="cidata", joliet=3, rock_ridge="1.09")
-    for index, (name, content) in enumerate(sorted(files(spec).items())):
+    for index, (name, content) in enumerate(sorted(files(spec, user_data).items())):
         image.add_fp(
             io.BytesIO(content),
             len(content),
@@ -64,13 +56,13 @@ def build(spec: InstanceSpec) -> bytes:
     return out.getvalue()
 
 
-def place(spec: InstanceSpec, path: Path) -> None:
+def place(spec: InstanceSpec, user_data: bytes | None, path: Path) -> None:
     """Write the seed for root alone, whole or not at all. A QEMU that has the old one open keeps it."""
     part = path.with_suffix(".part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as out:
-            out.write(build(spec))
+            out.write(build(spec, user_data))
         part.rename(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -124,6 +124,15 @@ class RemoteKeyStore:
     async def destroy_image_key(self, *, image: Id) -> None:
         await self._to.ask("destroy_image_key", image=image)
 
+    async def user_data_key(self, *, cloud: Id, instance: Id, digest: Digest, blanket: Id) -> SealedKey:
+        key: SealedKey = await self._to.ask(
+            "user_data_key", cloud=cloud, instance=instance, digest=digest, blanket=blanket
+        )
+        return key
+
+    async def destroy_user_data_key(self, *, digest: Digest) -> None:
+        await self._to.ask("destroy_user_data_key", digest=digest)
+
     async def token_root(self) -> PublicKey:
         key: PublicKey = await self._to.ask("token_root")
         return key
@@ -160,6 +169,9 @@ class RemoteOwner:
 
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         await self._to.ask("bind_image_key", id=id, digest=digest)
+
+    async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
+        await self._to.ask("keep_user_data_key", digest=digest, key=key)
 
     async def approve(self, *, blanket: Id) -> None:
         await self._to.ask("approve", blanket=blanket)

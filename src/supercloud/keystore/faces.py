@@ -49,6 +49,14 @@ class Owner(Protocol):
         """The image encrypted under this key has this digest. Raises: NotFound, Conflict."""
         ...
 
+    async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
+        """What opens the user data whose ciphertext has this digest (trust.userdata), in base64.
+
+        One that no instance was started with within a day is destroyed.
+        Raises: Conflict (there is another for it), InvalidInput.
+        """
+        ...
+
     async def approve(self, *, blanket: Id) -> None:
         """Let a blanket that has joined have keys under the policy `approved`. Raises: Denied."""
         ...

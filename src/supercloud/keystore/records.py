@@ -151,6 +151,22 @@ def image_digest_name(cloud: Id | None, digest: Digest) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserDataKeyRecord:
+    """The key of one instance's user data: of the first that it is asked for. `digest`: the ciphertext's."""
+
+    kind: ClassVar[str] = "user-data-key"
+    digest: Digest
+    key: str = field(repr=False)  # base64
+    kept_at: float  # seconds since the epoch
+    cloud: Id | None = None  # None: nobody has asked for it yet
+    instance: Id | None = None
+
+    @property
+    def name(self) -> str:
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenKeyRecord:
     """What signs the tokens of the control plane's principals."""
 
@@ -170,5 +186,6 @@ KINDS: tuple[type[Record], ...] = (
     VolumeKeyRecord,
     ImageKeyRecord,
     ImageDigestRecord,
+    UserDataKeyRecord,
     TokenKeyRecord,
 )

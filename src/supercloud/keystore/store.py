@@ -22,6 +22,7 @@ from supercloud.keystore.records import (
     Policy,
     Settings,
     TokenKeyRecord,
+    UserDataKeyRecord,
     VolumeKeyRecord,
     image_digest_name,
     volume_key_name,
@@ -32,12 +33,14 @@ from supercloud.model.names import Digest, Id, PublicKey, new_id
 from supercloud.ports.agent import SealedKey
 from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken, TokenRequest
 from supercloud.trust.authority import LIFETIME_S
-from supercloud.trust.keys import IdentityKey, key_of_csr, to_text
-from supercloud.trust.sealing import image_purpose, seal, volume_purpose
+from supercloud.trust.keys import KEY_BYTES, IdentityKey, from_text, key_of_csr, to_text
+from supercloud.trust.sealing import image_purpose, seal, user_data_purpose, volume_purpose
 from supercloud.trust.tokens import Bounds, mint
 from supercloud.trust.vouch import verify_vouch
 
 _KEY_BYTES = 32
+#: How long a key of user data waits for the instance that was to be started with it.
+_UNCLAIMED_S = 24 * 3600.0
 _log = structlog.get_logger(__name__)
 
 
@@ -115,7 +118,7 @@ class OwnedKeyStore:
                 )
                 self._vault.put(record)
             passphrase = _own(record, cloud, blanket)
-        return self._sealed(passphrase, holder, volume_purpose(volume, copy))
+        return self._sealed(passphrase.encode(), holder, volume_purpose(volume, copy))
 
     async def destroy_key(self, *, volume: Id, copy: Id) -> None:
         with self._vault.transaction():
@@ -133,7 +136,7 @@ class OwnedKeyStore:
         record = None if bound is None else self._vault.get(ImageKeyRecord, bound.key)
         if record is None:
             raise NotFound(f"no key of an image {digest} in cloud {cloud}")
-        return self._sealed(record.passphrase, holder, image_purpose(digest))
+        return self._sealed(record.passphrase.encode(), holder, image_purpose(digest))
 
     async def bind_copy(
         self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
@@ -169,6 +172,28 @@ class OwnedKeyStore:
                     self._vault.delete(bound)
         self._vault.forget_history()
         _log.info("keystore.image_key_destroyed", image=image)
+
+    async def user_data_key(self, *, cloud: Id, instance: Id, digest: Digest, blanket: Id) -> SealedKey:
+        with self._vault.transaction():
+            holder = self._admission.entitled(blanket, cloud)
+            record = self._vault.get(UserDataKeyRecord, digest)
+            if record is None:
+                raise NotFound(f"no key of user data {digest}", hint="run the instance anew")
+            if record.instance is None:
+                record = replace(record, cloud=cloud, instance=instance)
+                self._vault.put(record)
+            elif (record.cloud, record.instance) != (cloud, instance):
+                raise Denied(f"user data {digest} is another instance's")
+        return self._sealed(from_text(record.key), holder, user_data_purpose(instance, digest))
+
+    async def destroy_user_data_key(self, *, digest: Digest) -> None:
+        with self._vault.transaction():
+            record = self._vault.get(UserDataKeyRecord, digest)
+            if record is None:
+                return
+            self._vault.delete(record)
+        self._vault.forget_history()
+        _log.info("keystore.user_data_key_destroyed", digest=digest)
 
     async def token_root(self) -> PublicKey:
         return self._token_key().name
@@ -217,6 +242,18 @@ class OwnedKeyStore:
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         with self._vault.transaction():
             self._bind(id, digest)
+
+    async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
+        from_text(key, length=KEY_BYTES)
+        with self._vault.transaction():
+            for old in self._vault.every(UserDataKeyRecord):
+                if old.instance is None and old.kept_at + _UNCLAIMED_S <= self._now():
+                    self._vault.delete(old)
+            known = self._vault.get(UserDataKeyRecord, digest)
+            if known is None:
+                self._vault.put(UserDataKeyRecord(digest=digest, key=key, kept_at=self._now()))
+            elif known.key != key:
+                raise Conflict(f"user data {digest} has a key already")
 
     async def approve(self, *, blanket: Id) -> None:
         with self._vault.transaction():
@@ -267,9 +304,9 @@ class OwnedKeyStore:
         self._vault.put(replace(record, digest=digest))
         self._vault.put(ImageDigestRecord(cloud=record.cloud, digest=digest, key=id))
 
-    def _sealed(self, passphrase: str, holder: BlanketRecord, purpose: str) -> SealedKey:
+    def _sealed(self, key: bytes, holder: BlanketRecord, purpose: str) -> SealedKey:
         _log.info("keystore.key_released", blanket=holder.blanket, purpose=purpose)
-        return seal(passphrase.encode(), to=holder.sealing_key or "", blanket=holder.blanket, purpose=purpose)
+        return seal(key, to=holder.sealing_key or "", blanket=holder.blanket, purpose=purpose)
 
     def _certify_controller(self, csr_pem: str, addresses: tuple[str, ...]) -> JoinAnswer:
         key = key_of_csr(csr_pem)

@@ -34,6 +34,30 @@ from supercloud.model.names import (
 from supercloud.model.right import RunRight
 from supercloud.ports.platform import Flavour
 
+# ---------------------------------------------------------------- secrets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedKey:
+    """A key only the blanket it is sealed to can open; `purpose` is bound into the seal."""
+
+    blanket: Id
+    purpose: str  # "image:<digest>", "volume:<id>:<copy>" or "user-data:<instance>:<digest>"
+    ciphertext: str  # base64
+
+
+#: Of an instance's cloud-init user data, in clear.
+USER_DATA_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserData:
+    """An instance's cloud-init user data, encrypted where its owner is (trust.userdata)."""
+
+    digest: Digest  # of the encrypted bytes: what the owner's key store keeps the key under
+    ciphertext: Annotated[str, Field(max_length=88_000)] = field(repr=False)  # base64
+
+
 # ---------------------------------------------------------------- instances
 
 
@@ -78,7 +102,6 @@ class InstanceSpec:
     cpu_model: str
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...] = ()
-    user_data: str | None = None  # cloud-init NoCloud user-data, at most 64 KiB
     ssh_keys: tuple[str, ...] = ()
 
 
@@ -93,11 +116,16 @@ class InstanceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartInstance:
-    """`operation`: the migration whose commit issued the right; its target has counted since before that."""
+    """`operation`: the migration whose commit issued the right; its target has counted since before that.
+
+    What is paused needs no user data to go on: its seed was made before it came to be.
+    """
 
     spec: InstanceSpec
     right: RunRight
     operation: Id | None = None
+    user_data: UserData | None = None
+    user_data_key: SealedKey | None = None
 
 
 class StopMode(StrEnum):
@@ -142,15 +170,6 @@ class InstancesAgent(Protocol):
 
 
 # ---------------------------------------------------------------- volumes and images
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealedKey:
-    """A key only the blanket it is sealed to can open; `purpose` is bound into the seal."""
-
-    blanket: Id
-    purpose: str  # "image:<digest>" or "volume:<id>:<copy>"
-    ciphertext: str  # base64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,6 +422,8 @@ class ReceiveInstance:
     spec: InstanceSpec
     source_address: Ipv4  # inside the mesh
     expires_s: float
+    user_data: UserData | None = None
+    user_data_key: SealedKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

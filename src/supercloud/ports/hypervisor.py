@@ -32,9 +32,13 @@ class DomainEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStatus:
-    """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned."""
+    """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned.
+
+    `ended`: its source's process is known to have ended, maybe before the hypervisor itself says so.
+    """
 
     over: bool
+    ended: bool = False
     failed: str | None = None
     progress: Progress = field(default_factory=Progress)
 
@@ -53,8 +57,8 @@ class Hypervisor(Protocol):
 
     async def flavour(self) -> Flavour: ...
 
-    async def start(self, spec: InstanceSpec) -> None:
-        """Boot from its own disk. Running already: fine."""
+    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
+        """Boot from its own disk, with a seed of `spec` and `user_data`. Running already: fine."""
         ...
 
     async def pause(self, instance: Id) -> None: ...
@@ -81,7 +85,7 @@ class Hypervisor(Protocol):
 class MigratingHypervisor(Protocol):
     """Live migration with storage copy over forwarded UNIX sockets; the target ends paused."""
 
-    async def receive(self, spec: InstanceSpec) -> None:
+    async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         """On the target: make what an incoming copy needs besides its volumes and ports (its seed)."""
         ...
 

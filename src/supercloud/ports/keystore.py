@@ -1,5 +1,4 @@
-"""Key store port: the owner's own process. It holds the cloud's certificate authority, the key that signs
-tokens, and every volume key.
+"""Key store port: the owner's own process. It holds the cloud's certificate authority and every key.
 
 The control plane relays what it answers and can open none of it: keys leave only sealed to a blanket whose
 sealing key the store itself certified at join.
@@ -65,7 +64,7 @@ class TokenRequest:
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Eleven methods, since it is one process: blankets, keys of volumes' copies, keys of images, tokens.
+    Thirteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
@@ -106,6 +105,15 @@ class KeyStore(Protocol):
     async def destroy_image_key(self, *, image: Id) -> None:
         """Of an image that was a copy. Any other id: nothing happens."""
         ...
+
+    async def user_data_key(self, *, cloud: Id, instance: Id, digest: Digest, blanket: Id) -> SealedKey:
+        """The key of the user data with this digest, sealed to the blanket.
+
+        The first asking makes it this instance's, in this cloud, and from then on nobody else's.
+        """
+        ...
+
+    async def destroy_user_data_key(self, *, digest: Digest) -> None: ...
 
     async def token_root(self) -> PublicKey:
         """The key that every token is signed with; made at first asking."""

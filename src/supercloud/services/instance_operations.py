@@ -55,7 +55,7 @@ class InstanceOperations:
         return dict(intent)
 
     async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
-        """Its own first volume goes with it; the others are only detached."""
+        """Its own first volume and its user data's key go with it; other volumes are only detached."""
         instance: Id = intent["instance"]
         force: bool = intent["force"]
         await saga.progress("stopping")
@@ -93,6 +93,8 @@ class InstanceOperations:
             await self.world.agent(row.blanket).instances.remove(InstanceRef(instance=instance))
         if own is not None:
             await self.volumes.discard(own, reachable=reachable)
+        if row.user_data_digest is not None:
+            await self.parts.keys.destroy_user_data_key(digest=row.user_data_digest)
 
     async def _forget(self, instance: Id) -> None:
         async with self.parts.store.write() as session:

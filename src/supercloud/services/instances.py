@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, InvalidInput, Refused, Unavailable
+from supercloud.model.errors import Conflict, InvalidInput, Refused, SupercloudError, Unavailable
 from supercloud.model.names import Id, Name, new_id
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.agent import StopMode, StreamKind, UserData
 from supercloud.services import instance_views, mesh
 from supercloud.services.clouds import RENEW_EVERY_S
 from supercloud.services.networks import plug
@@ -58,13 +59,23 @@ class Instances:
                 listening.append(await self._parts.publisher.listen(one.at, identity, one.port))
             operation, joined = await self._record(request, identity, listening)
         except BaseException:
-            for at in listening:
-                await self._parts.publisher.silence(at)
+            await self._not_needed(request, listening)
             raise
         if joined:
-            for at in listening:
-                await self._parts.publisher.silence(at)
+            await self._not_needed(request, listening)
         return await self._parts.operations.started(operation)
+
+    async def _not_needed(self, request: RunInstance, listening: list[int]) -> None:
+        """Give back what was made for an instance that does not come to be."""
+        for at in listening:
+            await self._parts.publisher.silence(at)
+        if request.user_data is None:
+            return
+        with suppress(SupercloudError):  # the key store destroys by itself what nobody asks for
+            async with self._parts.store.read() as session:
+                used = await _user_of(session, request.user_data)
+            if used is None:  # else the same request came before
+                await self._parts.keys.destroy_user_data_key(digest=request.user_data.digest)
 
     async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]:
         async with self._parts.store.read() as session:
@@ -161,6 +172,8 @@ class Instances:
             if not image.complete:
                 raise Conflict(f"image {image.name} is not complete", hint="import it again")
             blanket = await _place(session, self._parts, cloud.id, request.on)
+            if request.user_data is not None and await _user_of(session, request.user_data) is not None:
+                raise Conflict("this user data is another instance's", hint="encrypt it anew for each")
             await _insert(session, request, identity, cloud, image)
             for published, at in zip(request.publish, ports, strict=True):
                 session.add(Published(at=at, cloud=cloud.id, instance=identity, port=published.port))
@@ -179,6 +192,13 @@ class Instances:
 async def _named(session: AsyncSession, cloud: Id, name: Name) -> Instance | None:
     found: Instance | None = await session.scalar(
         select(Instance).where(Instance.cloud == cloud, Instance.name == name)
+    )
+    return found
+
+
+async def _user_of(session: AsyncSession, data: UserData) -> Id | None:
+    found: Id | None = await session.scalar(
+        select(Instance.id).where(Instance.user_data_digest == data.digest)
     )
     return found
 
@@ -207,7 +227,8 @@ async def _insert(
             image=image.id,
             vcpus=request.vcpus,
             memory_mib=request.memory_mib,
-            user_data=request.user_data,
+            user_data=request.user_data.ciphertext if request.user_data is not None else None,
+            user_data_digest=request.user_data.digest if request.user_data is not None else None,
             ssh_keys=list(request.ssh_keys),
             hold=request.hold,
             reason="",

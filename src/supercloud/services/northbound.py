@@ -28,7 +28,7 @@ from supercloud.model.names import (
 )
 from supercloud.model.permissions import Permission, Role
 from supercloud.model.states import BlanketState, InstanceState, OperationState
-from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.agent import StopMode, StreamKind, UserData
 from supercloud.ports.platform import Confidentiality, Flavour
 
 #: How users name what exists: by its name, its id, or an image by its digest.
@@ -149,7 +149,7 @@ class RunInstance:
     disk_bytes: SizeBytes | None = None  # None: as large as the image
     networks: Annotated[tuple[Ref, ...], Field(max_length=64)] = ()
     publish: Annotated[tuple[Publish, ...], Field(max_length=64)] = ()
-    user_data: Text | None = None
+    user_data: UserData | None = None  # for an instance of this name, its key with the owner's key store
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
     hold: bool = False  # run on while nobody can be reached: `hold` instead of `strict`
 
@@ -176,6 +176,7 @@ class OperationView:
 class WantedCloud:
     """All that a cloud has, as it would have to be asked for to have it again. An instance is where it is
     now, with its boot volume's size; `volumes` are the others, and `attached` says which instance has which.
+    `user_data` names the instances that have some: in no request here, since it is for one instance only.
     """
 
     cloud: CreateCloud
@@ -184,6 +185,7 @@ class WantedCloud:
     volumes: tuple[CreateVolume, ...]
     instances: tuple[RunInstance, ...]
     attached: dict[str, tuple[str, ...]]
+    user_data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

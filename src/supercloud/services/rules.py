@@ -11,8 +11,8 @@ from supercloud.model.errors import InvalidInput
 from supercloud.model.names import MIB, Cidr, Name, SizeBytes
 from supercloud.ports.agent import NICS
 from supercloud.services.northbound import Publish, RunInstance
+from supercloud.trust import userdata
 
-USER_DATA_BYTES = 64 << 10
 NETWORKS = f"an instance is in at most {NICS} networks, each once"
 
 _PRIVATE = tuple(ipaddress.IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
@@ -39,15 +39,9 @@ def check_volume_size(size: SizeBytes) -> SizeBytes:
     return size
 
 
-def check_user_data(text: str) -> str:
-    if len(text.encode()) > USER_DATA_BYTES:
-        raise InvalidInput(f"user data is limited to {USER_DATA_BYTES} bytes")
-    return text
-
-
 def check_instance(request: RunInstance) -> None:
     if request.user_data is not None:
-        check_user_data(request.user_data)
+        userdata.check(request.user_data)
     check_networks(request.networks, request.publish)
     check_ports(request.publish)
 

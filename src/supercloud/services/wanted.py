@@ -62,6 +62,7 @@ async def of(session: AsyncSession, cloud: Cloud) -> WantedCloud:
         attached={
             name: tuple(attached[identity]) for identity, name in names.items() if identity in attached
         },
+        user_data=tuple(row.name for row in instances.values() if row.user_data is not None),
     )
 
 
@@ -143,7 +144,6 @@ async def _instances(
             disk_bytes=disks.get(identity),
             networks=tuple(networks[identity]),
             publish=tuple(Publish(port=one.port, at=one.at) for one in ports[identity]),
-            user_data=row.user_data,
             ssh_keys=tuple(row.ssh_keys),
             hold=row.hold,
         )

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.names import Id, Ipv4, new_id
 from supercloud.model.states import INSTANCE_TRANSITIONS, InstanceState, move
-from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic
+from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic, UserData
 from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
 from supercloud.services.parts import Parts
@@ -212,10 +212,21 @@ async def facts(session: AsyncSession, instance: Id) -> InstanceFacts:
             for place, disk in enumerate(disks)
         ),
         nics=tuple(Nic(network=nic.network, mac=nic.mac, ip=nic.ip) for nic in nics),
-        user_data=row.user_data,
         ssh_keys=tuple(row.ssh_keys),
     )
-    return InstanceFacts(spec=spec, state=InstanceState(row.state), blanket=row.blanket, disks=tuple(disks))
+    return InstanceFacts(
+        spec=spec,
+        state=InstanceState(row.state),
+        blanket=row.blanket,
+        disks=tuple(disks),
+        user_data=_user_data(row),
+    )
+
+
+def _user_data(row: Instance) -> UserData | None:
+    if row.user_data is None or row.user_data_digest is None:
+        return None
+    return UserData(digest=row.user_data_digest, ciphertext=row.user_data)
 
 
 async def _disks(session: AsyncSession, instance: Id) -> Sequence[DiskFacts]:

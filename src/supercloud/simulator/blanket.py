@@ -282,6 +282,11 @@ class SimBlanket:
             raise NotFound(f"volume {volume} is not open in this blanket")
         return self.files[copy]
 
+    def seeded(self, user_data: bytes | None) -> None:
+        """A process is about to be made whose guest finds this in its seed."""
+        if user_data != self.world.user_data:
+            self.world.observer.violate(f"{self.name} seeds the guest with other user data than its owner's")
+
     def landing(self, operation: Id) -> SimBlanket | None:
         """Where a forward of this operation leads, if both its ends are open."""
         if operation not in self.forwards.open:

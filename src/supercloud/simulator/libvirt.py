@@ -63,10 +63,11 @@ class SimHypervisor:
     async def flavour(self) -> Flavour:
         return Flavour.KVM
 
-    async def start(self, spec: InstanceSpec) -> None:
+    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         await self._act("start")
         if spec.id in self._blanket.processes.present:
             return
+        self._blanket.seeded(user_data)
         disks = [self._blanket.opened(disk.volume) for disk in spec.disks]
         self._blanket.processes.begin(spec.id, disks, Shows.RUNNING, "booted")
 
@@ -142,8 +143,9 @@ class SimHypervisor:
 
     # ------------------------------------------------------------ MigratingHypervisor
 
-    async def receive(self, spec: InstanceSpec) -> None:
+    async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         await self._act("receive")
+        self._blanket.seeded(user_data)
 
     async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
         await self._act("send")

@@ -30,6 +30,8 @@ from supercloud.simulator.network import Network
 from supercloud.simulator.observer import Observer
 from supercloud.simulator.trace import Trace
 from supercloud.trust.join import join_request
+from supercloud.trust.keys import to_text
+from supercloud.trust.userdata import encrypt
 
 T = TypeVar("T")
 NAMES = ("north", "south", "west")
@@ -39,6 +41,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - journals sync each write; a file syst
 class SimWorld:
     """`north` has the instance first; `west` only looks on, as a peer does."""
 
+    user_data = b"#cloud-config\n"
     mac = "02:00:00:00:00:01"
     ip: Ipv4 = "10.1.0.10"
 
@@ -78,6 +81,9 @@ class SimWorld:
             )
             passport = Passport(safe, own, answer)
             self.blankets[blanket] = SimBlanket(self, name, passport, folder, self.random)
+        # Its digest is in what the key store logs, which a replay has to repeat.
+        self.sealed_user_data, key = encrypt(self.user_data, instance="vm", random=Random(0).randbytes)  # noqa: S311
+        await keys.keep_user_data_key(digest=self.sealed_user_data.digest, key=to_text(key))
         self.controller = SimController(self, keys, self.random)
         self.controller.start()
         for made in self.blankets.values():
@@ -169,6 +175,8 @@ class SimWorld:
             image=image,
             vcpus=1,
             memory_mib=64,
+            user_data=self.sealed_user_data.ciphertext,
+            user_data_digest=self.sealed_user_data.digest,
             ssh_keys=[],
             created_at=0.0,
         )

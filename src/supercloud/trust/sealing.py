@@ -26,6 +26,11 @@ def image_purpose(digest: Digest) -> str:
     return f"image:{digest}"
 
 
+def user_data_purpose(instance: Id, digest: Digest) -> str:
+    """What the key of an instance's user data is sealed for."""
+    return f"user-data:{instance}:{digest}"
+
+
 def seal(secret: bytes, *, to: str, blanket: Id, purpose: str) -> SealedKey:
     """`secret` so that only the blanket whose sealing key is `to` opens it, and only for `purpose`.
 

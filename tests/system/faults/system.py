@@ -12,6 +12,7 @@ from supercloud.cli.control import ControlPlane
 from supercloud.cli.demo.load import console_log
 from supercloud.client import Client, Place
 from supercloud.client.http import OPEN_STATES
+from supercloud.keystore.userdata import seal_user_data
 from supercloud.model.errors import Conflict, NotFound, SupercloudError, Unavailable
 from supercloud.model.names import GIB
 
@@ -204,7 +205,7 @@ class System:
             "on": next(iter(self.blankets)),
             "memory_mib": 256,
             "networks": [self.network],
-            "user_data": USER_DATA,
+            "user_data": seal_user_data(self.place.keystore_socket, USER_DATA.encode(), instance=SUBJECT),
         }
         self._wait(self.client().post("/instances", request))
 

@@ -22,6 +22,6 @@ class LibvirtHypervisor(Lifecycle, Migrating, Disks, Consoles):
         self, connection: Connection, *, sources: Sources, places: Places, cache: str = "none"
     ) -> None:
         Lifecycle.__init__(self, connection, sources=sources, places=places, cache=cache)
-        Migrating.__init__(self, connection, sources=sources, places=places, over=self.announce)
+        Migrating.__init__(self, connection, sources=sources, places=places, tell=self.deliver)
         Disks.__init__(self, connection, sources=sources, cache=cache)
         Consoles.__init__(self, connection)

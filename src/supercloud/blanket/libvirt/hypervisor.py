@@ -15,7 +15,7 @@ from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources, domain, domain_name, spec_of, usable_models
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
 from supercloud.blanket.places import Places
-from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
+from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceSpec, RunState
 from supercloud.ports.hypervisor import DomainEvent
@@ -65,7 +65,7 @@ class Lifecycle:
             self._flavour = Flavour.KVM if able else Flavour.TCG
         return self._flavour
 
-    async def start(self, spec: InstanceSpec) -> None:
+    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         """Boot from its own disk. Running already: fine.
 
         Raises:
@@ -77,7 +77,7 @@ class Lifecycle:
         def create(handle: Handle) -> None:
             libvirt = bindings()
             if find(handle, spec.id) is None:
-                seed.place(spec, self._places.seed(spec.id))
+                seed.place(spec, user_data, self._places.seed(spec.id))
                 try:
                     handle.createXML(xml)
                 except libvirt.libvirtError as error:
@@ -139,11 +139,7 @@ class Lifecycle:
         _remove(self._places.seed(instance))
 
     async def state(self, instance: Id) -> RunState:
-        def look(handle: Handle) -> RunState:
-            found = find(handle, instance)
-            return RunState.ABSENT if found is None else run_state(found)
-
-        return await self._connection.call(look)
+        return await self._connection.call(lambda handle: state_of(handle, instance))
 
     async def list(self) -> dict[Id, RunState]:
         def look(handle: Handle) -> dict[Id, RunState]:
@@ -209,16 +205,12 @@ class Lifecycle:
         text = f"{word}: migrated" if migrated else word
         self._post(DomainEvent(instance=name.removeprefix(_PREFIX), state=state, detail=text))
 
-    async def announce(self, instance: Id, why: str) -> None:
-        """Tell listeners of an instance's state again, for a reason that libvirt has no event for."""
-        with contextlib.suppress(SupercloudError):  # it is looked up again anyway
-            self._deliver(DomainEvent(instance=instance, state=await self.state(instance), detail=why))
-
     def _post(self, event: DomainEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the program is ending, nobody listens
-            self._connection.loop.call_soon_threadsafe(self._deliver, event)
+            self._connection.loop.call_soon_threadsafe(self.deliver, event)
 
-    def _deliver(self, event: DomainEvent) -> None:
+    def deliver(self, event: DomainEvent) -> None:
+        """On the event loop: tell whoever listens."""
         if event.state is RunState.ABSENT:
             self._seen.discard(event.instance)
         else:
@@ -282,6 +274,12 @@ def _offers_kvm(handle: Handle) -> bool:
     except libvirt.libvirtError:
         return False
     return True
+
+
+def state_of(handle: Handle, instance: Id) -> RunState:
+    """An instance that libvirt does not know is absent."""
+    found = find(handle, instance)
+    return RunState.ABSENT if found is None else run_state(found)
 
 
 def find(handle: Handle, instance: Id) -> Handle | None:

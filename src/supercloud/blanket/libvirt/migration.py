@@ -6,23 +6,27 @@ The transfer belongs to libvirtd: it goes on when this program ends, and the nex
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
-from supercloud.blanket.libvirt.hypervisor import find, get, job
+from supercloud.blanket.libvirt.hypervisor import find, get, job, state_of
 from supercloud.blanket.places import Places
 from supercloud.model.errors import SupercloudError
 from supercloud.model.names import Id
-from supercloud.ports.agent import InstanceSpec, Progress
-from supercloud.ports.hypervisor import TransferSockets, TransferStatus
+from supercloud.ports.agent import InstanceSpec, Progress, RunState
+from supercloud.ports.hypervisor import DomainEvent, TransferSockets, TransferStatus
 
 #: What a guest may miss while its last pages travel. QEMU's default of 300 took 550 ms on a slow mesh.
 _MAX_DOWNTIME_MS: Final = 150
+_PID_FILE: Final = "/run/libvirt/qemu/sc-{}.pid"
 #: Transfers at once; each blocks a thread of its own for as long as it takes.
 _AT_ONCE: Final = 16
 
@@ -31,6 +35,7 @@ _AT_ONCE: Final = 16
 class _Outgoing:
     task: asyncio.Task[None] | None = None
     failed: str | None = None
+    ended: bool = False
     progress: Progress = field(default_factory=Progress)
 
 
@@ -43,20 +48,20 @@ class Migrating:
         *,
         sources: Sources,
         places: Places,
-        over: Callable[[Id, str], Awaitable[None]],
+        tell: Callable[[DomainEvent], None],
     ) -> None:
-        """`over`: told of each transfer's end; libvirt tells nobody that one failed."""
+        """`tell`: of what libvirt has no event for, or a late one."""
         self._connection = connection
         self._sources = sources
         self._places = places
-        self._over = over
+        self._tell = tell
         self._senders = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="transfer")
         self._outgoing: dict[Id, _Outgoing] = {}
         connection.on_open(self._hear_of_jobs)
 
-    async def receive(self, spec: InstanceSpec) -> None:
-        """Make what an incoming copy needs besides its volumes and ports: the seed, built from the spec."""
-        seed.place(spec, self._places.seed(spec.id))
+    async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
+        """Make what an incoming copy needs besides its volumes and ports: its seed."""
+        seed.place(spec, user_data, self._places.seed(spec.id))
 
     async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
         """Start and return. Being sent already: fine.
@@ -85,11 +90,19 @@ class Migrating:
                 f"qemu+unix:///system?socket={sockets.libvirt}", _parameters(sockets), _flags(libvirt)
             )
 
-        try:
-            await self._connection.call(migrate, executor=self._senders)
-        except SupercloudError as error:
-            outgoing.failed = error.message
-        await self._over(instance, "transfer over")
+        with _ending(instance, lambda: self._ended(instance, outgoing)):
+            try:
+                await self._connection.call(migrate, executor=self._senders)
+            except SupercloudError as error:
+                outgoing.failed = error.message
+        with contextlib.suppress(SupercloudError):  # it is looked up again anyway
+            state = await self._connection.call(lambda handle: state_of(handle, instance))
+            self._tell(DomainEvent(instance=instance, state=state, detail="its transfer is over"))
+
+    def _ended(self, instance: Id, outgoing: _Outgoing) -> None:
+        """libvirt says so up to half a second later, in which the guest would wait."""
+        outgoing.ended = True
+        self._tell(DomainEvent(instance=instance, state=RunState.ABSENT, detail="its process ended"))
 
     async def transfer(self, instance: Id) -> TransferStatus:
         """How far a transfer is. One that an earlier life of this program began is found at libvirtd.
@@ -98,6 +111,8 @@ class Migrating:
         """
         outgoing = self._outgoing.get(instance) or _Outgoing()
         here = outgoing.task is not None and not outgoing.task.done()
+        if here and outgoing.ended:
+            return TransferStatus(over=False, ended=True, progress=outgoing.progress)
 
         def look(handle: Handle) -> tuple[bool, bool, Progress | None]:
             libvirt = bindings()
@@ -193,3 +208,35 @@ def _progress(stats: dict[str, Any]) -> Progress | None:
         done_bytes=int(stats.get("data_processed", 0)),
         downtime_ms=float(downtime) if downtime is not None else None,
     )
+
+
+@contextlib.contextmanager
+def _ending(instance: Id, ended: Callable[[], None]) -> Iterator[None]:
+    """Have `ended` called on the event loop when the instance's process ends meanwhile. What cannot be
+    watched is left to libvirt's own event."""
+    try:
+        pid = int(Path(_PID_FILE.format(instance)).read_text())
+        descriptor = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        loop.remove_reader(descriptor)
+        ended()
+
+    try:
+        if _runs(pid, instance):  # asked only now: the descriptor holds that very process
+            loop.add_reader(descriptor, readable)
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _runs(pid: int, instance: Id) -> bool:
+    try:
+        return f"guest=sc-{instance}," in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return False

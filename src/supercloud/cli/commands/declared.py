@@ -20,6 +20,7 @@ from supercloud.cli.declared.steps import Act, Key, Plan
 from supercloud.cli.declared.there import look
 from supercloud.cli.output import Format, board, print_json
 from supercloud.cli.session import Name, Output, connect, said
+from supercloud.client import Place
 from supercloud.model.errors import Conflict, NotFound, Refused, SupercloudError, Unavailable
 
 #: Of `diff`, where there are differences: beyond the errors' own (see model.errors).
@@ -112,7 +113,7 @@ def export(
 ) -> None:
     """Write the file that declares a cloud as it is. Applied where there is nothing, it makes the like.
 
-    It holds the user data of instances, which may be secret: a file is written for you alone to read.
+    User data, which may be secret, is not in it; it says which instances have some.
 
     Example: supercloud export mine -f cloud.yaml
 
@@ -123,16 +124,18 @@ def export(
     there = look(connect(), name)
     if there.wanted is None:
         raise NotFound(f"there is no cloud {name}", hint="supercloud cloud ls shows which there are")
-    content = write.document(there.wanted, there.providers)
+    content, lacks = write.document(there.wanted, there.providers), write.lacks(there.wanted)
     if file is None:
-        _write(sys.stdout, content, output)
+        _write(sys.stdout, content, output, lacks)
+        _warn(lacks)
         return
     try:
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise Conflict(f"{file} exists", hint="name another file") from error
     with os.fdopen(opened, "w", encoding="utf-8") as stream:
-        _write(stream, content, output)
+        _write(stream, content, output, lacks)
+    _warn(lacks)
 
 
 def schema(what: Literal["cloud"] = "cloud", /) -> None:
@@ -195,7 +198,7 @@ def _carry_out(found: Plan, document: Document, output: Format, at_once: int) ->
         SupercloudError: what a step failed with, after all were settled.
     """
     with board(quiet=output is Format.JSON) as shown:
-        run = Run(found, connect, shown, at_once=at_once)
+        run = Run(found, connect, _seal, shown, at_once=at_once)
         try:
             run.all()
             error = next((one.error for one in run.results.values() if one.error), None)
@@ -220,11 +223,23 @@ def _and_again(error: SupercloudError) -> SupercloudError:
     return type(error)(error.message, hint=f"{error.hint + '; ' if error.hint else ''}apply again to go on")
 
 
-def _write(stream: Any, content: dict[str, Any], output: WrittenAs) -> None:
+def _seal(user_data: str, instance: str) -> dict[str, Any]:
+    """Its key stays with the owner's key store, as that of `vm run --user-data`."""
+    from supercloud.keystore.userdata import seal_user_data
+
+    return seal_user_data(Place.default().keystore_socket, user_data.encode(), instance=instance)
+
+
+def _warn(lacks: str | None) -> None:
+    if lacks:
+        sys.stderr.write(f"{lacks}\n")
+
+
+def _write(stream: Any, content: dict[str, Any], output: WrittenAs, remark: str | None) -> None:
     if output is WrittenAs.JSON:
         import json
 
         json.dump(content, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
     else:
-        stream.write(write.text(content))
+        stream.write(write.text(content, remark))

@@ -22,12 +22,13 @@ from supercloud.cli.session import (
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import OptionalSize, Size
+from supercloud.client import Place
 from supercloud.model.errors import Failed, InvalidInput
 from supercloud.model.units import MIB
 
 app = App(name="vm", help="Instances: run, look, stop, migrate.")
 _COLUMNS = ("name", "cloud", "state", "blanket", "epoch", "right_left_s", "addresses", "published")
-_USER_DATA_BYTES = 64 << 10
+_FILE_BYTES = 64 << 10  # of user data, and of a public key
 
 
 @app.command
@@ -43,7 +44,10 @@ def run(
     disk: OptionalSize = None,
     network: Names = None,
     publish: Annotated[list[str] | None, Parameter(help="[PORT_HERE:]PORT of the instance")] = None,
-    user_data: Annotated[Path | None, Parameter(help="cloud-init user-data")] = None,
+    user_data: Annotated[
+        Path | None,
+        Parameter(help="cloud-init user data, up to 64 KiB; encrypted before it leaves this machine"),
+    ] = None,
     ssh_key: Annotated[list[Path] | None, Parameter(help="public key files")] = None,
     hold: bool = False,
     wait: Wait = True,
@@ -78,7 +82,7 @@ def run(
             "disk_bytes": disk,
             "networks": network or [],
             "publish": [_publish(text) for text in publish or []],
-            "user_data": _read(user_data) if user_data else None,
+            "user_data": _sealed(user_data, name) if user_data else None,
             "ssh_keys": [_read(path).strip() for path in ssh_key or _default_keys()],
             "hold": hold,
         },
@@ -98,11 +102,18 @@ def _publish(text: str) -> dict[str, int]:
 def _read(path: Path) -> str:
     try:
         data = path.read_bytes()
-        if len(data) > _USER_DATA_BYTES:
-            raise InvalidInput(f"{path} has more than {_USER_DATA_BYTES} bytes")
+        if len(data) > _FILE_BYTES:
+            raise InvalidInput(f"{path} has more than {_FILE_BYTES} bytes")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from error
+
+
+def _sealed(path: Path, instance: str) -> dict[str, Any]:
+    """Its key stays with the owner's key store; the control plane sees neither key nor text."""
+    from supercloud.keystore.userdata import seal_user_data
+
+    return seal_user_data(Place.default().keystore_socket, _read(path).encode(), instance=instance)
 
 
 def _default_keys() -> list[Path]:

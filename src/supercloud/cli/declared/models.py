@@ -48,6 +48,7 @@ from supercloud.services.northbound import (
     Seconds,
     SshKey,
 )
+from supercloud.trust import userdata
 
 T = TypeVar("T")
 VERSION = 1
@@ -258,7 +259,7 @@ class Instance(Part):
     volumes: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     """Its further disks, in this order."""
     user_data: Text | None = None
-    """cloud-init user data."""
+    """cloud-init user data, of the first boot; encrypted before it leaves this machine."""
     user_data_file: Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)] | None = None
     """A file with cloud-init user data, in this file's folder or below."""
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
@@ -295,7 +296,9 @@ class Instance(Part):
     @field_validator("user_data")
     @classmethod
     def _fits(cls, value: str | None) -> str | None:
-        return None if value is None else _ruled(lambda: rules.check_user_data(value))
+        if value is not None:
+            _ruled(lambda: userdata.check_size(value.encode()))
+        return value
 
     @field_validator("user_data_file")
     @classmethod
@@ -304,7 +307,8 @@ class Instance(Part):
             raise ValueError("there is `userData` as well")
         return value
 
-    def request(self, name: str, cloud: str, user_data: str | None) -> RunInstance:
+    def request(self, name: str, cloud: str) -> RunInstance:
+        """But for its user data, which is encrypted for each request anew."""
         return RunInstance(
             name=name,
             cloud=cloud,
@@ -315,7 +319,6 @@ class Instance(Part):
             disk_bytes=self.disk,
             networks=self.networks,
             publish=self.publish,
-            user_data=self.user_data if user_data is None else user_data,
             ssh_keys=self.ssh_keys,
             hold=self.hold,
         )

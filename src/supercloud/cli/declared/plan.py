@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from supercloud.cli.declared.draft import Draft, key, named
@@ -233,13 +233,15 @@ class _Planner:
             f"{wanted.image} in {wanted.on or 'the emptiest blanket'}, {_vcpus(wanted.vcpus)}, "
             f"{format_size(wanted.memory_mib * MIB)} memory"
         )
+        user_data = self._declared.user_data.get(wanted.name)
+        what += "" if user_data is None else ", with user data"
         needs = {
             self._cloud,
             *self._place(wanted.on),
             *(key(Act.CREATE, Kind.NETWORK, one) for one in wanted.networks),
             *self._removal.publishing({one.at for one in wanted.publish if one.at}),
         }
-        call = _create(Kind.INSTANCE, wanted)
+        call = replace(_create(Kind.INSTANCE, wanted), user_data=user_data)
         self._draft.step(
             Act.CREATE, Kind.INSTANCE, wanted.name, what, call, needs=needs, instances=[wanted.name]
         )
@@ -250,6 +252,9 @@ class _Planner:
             self._fixed(Kind.INSTANCE, name, field, there, here)
         if self._image(wanted.image) != self._image(now.image):
             self._fixed(Kind.INSTANCE, name, "image", now.image, wanted.image)
+        if name in self._declared.user_data and name not in self._now.user_data:
+            why = "it was made without user data, which is for the first boot only"
+            self._draft.refuse(Kind.INSTANCE, name, "userData", why, _MADE_ANEW.format("vm", name))
         state = self._there.instances[name]
         if self._draft.comes_to_be(Kind.INSTANCE, name):
             return
@@ -312,8 +317,11 @@ class _Planner:
 
     def _fixed(self, kind: Kind, name: Name, field: str, there: object, here: object) -> None:
         command = "vm" if kind is Kind.INSTANCE else kind.value
-        secret = field in {"userData", "sshKeys"}
-        why = f"{field} differs and" if secret else f"{field} is {_said(there)}, not {_said(here)}, and"
+        why = (
+            f"{field} differs and"
+            if field == "sshKeys"
+            else f"{field} is {_said(there)}, not {_said(here)}, and"
+        )
         hint = _MADE_ANEW.format(command, name)
         self._draft.refuse(kind, name, field, f"{why} cannot be changed", hint)
 
@@ -352,7 +360,6 @@ def _differences(now: RunInstance, wanted: RunInstance) -> Iterator[tuple[str, o
         ("memory", exact_size(now.memory_mib * MIB), exact_size(wanted.memory_mib * MIB)),
         ("vcpus", now.vcpus, wanted.vcpus),
         ("networks", now.networks, wanted.networks),
-        ("userData", now.user_data, wanted.user_data),
         ("sshKeys", now.ssh_keys, wanted.ssh_keys),
         ("hold", now.hold, wanted.hold),
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as File
 
 from pydantic import ValidationError
@@ -24,10 +24,11 @@ _SHOWN = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What the file asks for, as the API would be asked."""
+    """What the file asks for, as the API would be asked, and user data in clear, by instance."""
 
     wanted: WantedCloud
     providers: Mapping[Name, AddProvider]
+    user_data: Mapping[Name, str] = field(default_factory=dict, repr=False)
 
 
 class Document:
@@ -112,18 +113,21 @@ class _UserData:
                 self.problems.append(Problem(place, error.message, error.hint or "make it shorter"))
 
 
-def _declared(model: CloudFile, user_data: Mapping[Name, str]) -> Declared:
+def _declared(model: CloudFile, beside: Mapping[Name, str]) -> Declared:
+    """`beside` is user data of files of its own."""
     cloud = model.cloud.name
+    within = {name: one.user_data for name, one in model.instances.items() if one.user_data is not None}
+    user_data = {**within, **beside}
     return Declared(
+        user_data=user_data,
         providers={name: one.request(name) for name, one in model.providers.items()},
         wanted=WantedCloud(
             cloud=model.cloud.request(),
             blankets=tuple(one.request(name, cloud) for name, one in model.blankets.items()),
             networks=tuple(one.request(name, cloud) for name, one in model.networks.items()),
             volumes=tuple(one.request(name, cloud) for name, one in model.volumes.items()),
-            instances=tuple(
-                one.request(name, cloud, user_data.get(name)) for name, one in model.instances.items()
-            ),
+            instances=tuple(one.request(name, cloud) for name, one in model.instances.items()),
             attached={name: one.volumes for name, one in model.instances.items() if one.volumes},
+            user_data=tuple(sorted(user_data)),
         ),
     )

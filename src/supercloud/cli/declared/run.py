@@ -19,7 +19,7 @@ from supercloud.cli.output import Board
 from supercloud.cli.session import usual_s
 from supercloud.client import Client
 from supercloud.model.errors import Failed, SupercloudError
-from supercloud.model.names import Id
+from supercloud.model.names import Id, Name
 
 
 class Outcome(StrEnum):
@@ -40,10 +40,20 @@ class Result:
 
 
 class Run:
-    """After `all`, `results` has one for each step, however it ended."""
+    """After `all`, `results` has one for each step, however it ended. `seal` encrypts user data for the
+    instance of a name, as the API takes it."""
 
-    def __init__(self, plan: Plan, connect: Callable[[], Client], board: Board, *, at_once: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        connect: Callable[[], Client],
+        seal: Callable[[str, Name], dict[str, Any]],
+        board: Board,
+        *,
+        at_once: int,
+    ) -> None:
         self._connect = connect
+        self._seal = seal
         self._board = board
         self._at_once = at_once
         self._left = {step.key: step for step in plan.steps}
@@ -125,7 +135,7 @@ class Run:
         client = self._connect()
         with self._board(title(step)) as bar:
             bar("", None)
-            answer = _ask(client, step)
+            answer = self._ask(client, step)
             if not step.call.durable:
                 bar("done", None)
                 return
@@ -136,17 +146,19 @@ class Run:
             client.wait(answer, bar)
             bar("done", None)
 
+    def _ask(self, client: Client, step: Step) -> Mapping[str, Any]:
+        call = step.call
+        if call.method == "GET":
+            found: Mapping[str, Any] = client.get(call.path, **call.query)
+            return found
+        if call.method == "DELETE":
+            return client.delete(call.path, **call.query) or {}
+        body = call.body
+        if call.user_data is not None:
+            body = {**(body or {}), "user_data": self._seal(call.user_data, step.name)}
+        answered: Mapping[str, Any] = client.post(call.path, body, **call.query)
+        return answered
+
 
 def title(step: Step) -> str:
     return f"{step.act} {step.kind} {step.name}"
-
-
-def _ask(client: Client, step: Step) -> Mapping[str, Any]:
-    call = step.call
-    if call.method == "GET":
-        found: Mapping[str, Any] = client.get(call.path, **call.query)
-        return found
-    if call.method == "DELETE":
-        return client.delete(call.path, **call.query) or {}
-    answered: Mapping[str, Any] = client.post(call.path, call.body, **call.query)
-    return answered

@@ -48,13 +48,17 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request of the API. A `durable` one is answered with an operation, to be followed to its end."""
+    """One request of the API. A `durable` one is answered with an operation, to be followed to its end.
+
+    `user_data` is in clear: it is encrypted, and put into the body, as the request is made.
+    """
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
     body: dict[str, Any] | None = None
     query: dict[str, str] = field(default_factory=dict)
     durable: bool = True
+    user_data: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from supercloud.model.errors import InvalidInput
-from supercloud.services.rules import USER_DATA_BYTES, check_user_data
+from supercloud.ports.agent import USER_DATA_BYTES
+from supercloud.trust.userdata import check_size
 
 
 def content(folder: Path, named: str) -> str:
@@ -21,7 +22,8 @@ def content(folder: Path, named: str) -> str:
         file = (top / named).resolve()
         if not file.is_relative_to(top):
             raise InvalidInput(f"{named} is outside of the folder of this file", hint="move it there")
-        text = _bounded(file).decode()
+        content = _bounded(file)
+        text = content.decode()
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise InvalidInput(
@@ -29,7 +31,8 @@ def content(folder: Path, named: str) -> str:
         ) from error
     if "\0" in text:
         raise InvalidInput(f"{named} has a NUL in it", hint="user data is text")
-    return check_user_data(text)
+    check_size(content)
+    return text
 
 
 def _bounded(file: Path) -> bytes:

@@ -30,7 +30,8 @@ _ODD_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 
 def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict[str, Any]:
-    """What the file says, as plain values. Of the providers, those that the blankets are in."""
+    """What the file says, as plain values. Of the providers, those that the blankets are in. User data is
+    not in it: nobody but its instance's blankets can read it."""
     used = {one.provider for one in wanted.blankets}
     sections = {
         "providers": {
@@ -50,12 +51,22 @@ def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict
     return {"version": VERSION, "cloud": cloud, **{name: one for name, one in sections.items() if one}}
 
 
-def text(content: Mapping[str, Any]) -> str:
-    """As YAML that readers of either version of YAML read alike."""
+def lacks(wanted: WantedCloud) -> str | None:
+    """In a sentence what `document` lacks of it, if it lacks something."""
+    if not wanted.user_data:
+        return None
+    return (
+        f"user data is not in an export: to make the like elsewhere, "
+        f"add `userData` or `userDataFile` to {', '.join(wanted.user_data)}"
+    )
+
+
+def text(content: Mapping[str, Any], remark: str | None = None) -> str:
+    """As YAML that readers of either version of YAML read alike, under one line of remark."""
     written: str = yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=_WIDE
     )
-    return written
+    return f"# {remark}\n{written}" if remark else written
 
 
 def _cloud(cloud: CreateCloud) -> dict[str, Any]:
@@ -97,7 +108,6 @@ def _instance(instance: RunInstance, volumes: tuple[Name, ...]) -> dict[str, Any
         "networks": list(instance.networks),
         "publish": [port(one) for one in instance.publish],
         "volumes": list(volumes),
-        "userData": instance.user_data,
         "sshKeys": list(instance.ssh_keys),
         "hold": instance.hold,
     }

@@ -158,6 +158,9 @@ class Demo:
         with suppress(NotFound):
             client.get(f"/instances/{name}", cloud=CLOUD)
             return None
+        from supercloud.keystore.userdata import seal_user_data
+
+        keys = self._place.keystore_socket
         return client.post(
             "/instances",
             {
@@ -168,7 +171,7 @@ class Demo:
                 "memory_mib": 256,
                 "networks": [NETWORK],
                 "publish": publish,
-                "user_data": user_data,
+                "user_data": seal_user_data(keys, user_data.encode(), instance=name) if user_data else None,
             },
         )
 

@@ -40,6 +40,7 @@ from supercloud.ports.durable import Saga
 from supercloud.ports.rights import Decision, Verdict
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.sight import Sight, settled
+from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import World
 
 T = TypeVar("T")
@@ -162,6 +163,8 @@ async def _begin(world: World, trip: Trip) -> str:
                 spec=facts.spec,
                 source_address=await world.mesh_address(trip.source),
                 expires_s=_FORWARDS_S,
+                user_data=facts.user_data,
+                user_data_key=await user_data_key(world, facts, blanket=trip.target),
             )
         )
         await world.agent(trip.source).migration.send(
@@ -198,11 +201,13 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
         decided = loop.time()
         resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(world, trip, decision)
         over = loop.time()
+        if decision.verdict is Verdict.COMMITTED:
+            await _locate_at_once(world, trip)  # the guest first: both want the target's agent
         return Moved(
             verdict=decision.verdict,
             reason=sight.reason,
             resumed=resumed,
-            downtime_ms=sight.downtime_ms,
+            downtime_ms=sight.downtime_ms or await _downtime_ms(world, trip),
             switch_ms=(over - began) * 1000,
             commit_ms=(decided - began) * 1000,
             round_trip_ms=await _round_trip_ms(world, trip) if resumed else None,
@@ -224,17 +229,30 @@ async def _resume_at_once(world: World, trip: Trip, decision: Decision) -> bool:
     if decision.right is None:
         return False
     facts = await world.instance(trip.instance)
-    resumed, located = await asyncio.gather(
-        world.agent(trip.target).instances.resume(
+    try:
+        await world.agent(trip.target).instances.resume(
             StartInstance(spec=facts.spec, right=decision.right, operation=trip.operation)
-        ),
-        world.locate(trip.instance),
-        return_exceptions=True,
-    )
-    for failure in (resumed, located):
-        if isinstance(failure, BaseException) and not isinstance(failure, SupercloudError):
-            raise failure
-    return not isinstance(resumed, BaseException)
+        )
+    except SupercloudError as error:
+        _log.info("migration.not_resumed_yet", operation=trip.operation, why=error.message)
+        return False
+    return True
+
+
+async def _locate_at_once(world: World, trip: Trip) -> None:
+    try:
+        await world.locate(trip.instance)
+    except SupercloudError as error:  # the whole mesh, which says it too, is sent until it arrives
+        _log.info("migration.not_located_yet", operation=trip.operation, why=error.message)
+
+
+async def _downtime_ms(world: World, trip: Trip) -> float | None:
+    """The source's hypervisor says it a moment after its process ended. None if it does not say."""
+    try:
+        report = await world.agent(trip.source).migration.source_status(trip.ref)
+    except SupercloudError:
+        return None
+    return report.progress.downtime_ms
 
 
 async def _round_trip_ms(world: World, trip: Trip) -> float | None:
@@ -349,7 +367,10 @@ async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id) -> 
     right = right or await world.rights.issue(trip.instance, to=at, operation=trip.operation)
     facts = await world.instance(trip.instance)
     await disks.ready(world, facts, blanket=at)
-    await world.agent(at).instances.start(StartInstance(spec=facts.spec, right=right))
+    key = await user_data_key(world, facts, blanket=at)
+    await world.agent(at).instances.start(
+        StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
+    )
     await world.set_state(trip.instance, InstanceState.STARTING, reason=_MEMORY_LOST)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=_MEMORY_LOST)
     await world.locate(trip.instance)

@@ -8,6 +8,7 @@ from supercloud.model.states import InstanceState
 from supercloud.ports.agent import StartInstance, StopInstance, StopMode
 from supercloud.ports.durable import Saga
 from supercloud.services.sagas import disks
+from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import World
 
 _RUNS = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING})
@@ -48,12 +49,15 @@ async def _prepare(world: World, instance: Id, blanket: Id) -> None:
 
 async def _boot(saga: Saga, world: World, instance: Id, blanket: Id) -> None:
     """One step, because a right that is issued must not wait to be used."""
-    right = await world.rights.issue(instance, to=blanket, operation=saga.operation)
     facts = await world.instance(instance)
+    key = await user_data_key(world, facts, blanket=blanket)
+    right = await world.rights.issue(instance, to=blanket, operation=saga.operation)
     if facts.state not in _RUNS:
         await world.set_state(instance, InstanceState.STARTING, blanket=blanket)
     await world.locate(instance)
-    await world.agent(blanket).instances.start(StartInstance(spec=facts.spec, right=right))
+    await world.agent(blanket).instances.start(
+        StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
+    )
     await world.set_state(instance, InstanceState.RUNNING, blanket=blanket)
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from supercloud.model.names import Digest, Id, Ipv4, SizeBytes
 from supercloud.model.states import InstanceState
-from supercloud.ports.agent import Agent, InstanceSpec, MeshReport
+from supercloud.ports.agent import Agent, InstanceSpec, MeshReport, UserData
 from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
 
@@ -29,6 +29,7 @@ class InstanceFacts:
     state: InstanceState
     blanket: Id | None  # where it is, or was last
     disks: tuple[DiskFacts, ...]
+    user_data: UserData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,7 +162,9 @@ class Instance(Base):
     image: Mapped[str] = mapped_column(ForeignKey("images.id"))
     vcpus: Mapped[int]
     memory_mib: Mapped[int]
+    #: Encrypted, in base64; the owner's key store has its key, under the digest.
     user_data: Mapped[str | None]
+    user_data_digest: Mapped[str | None] = mapped_column(unique=True, index=True)
     ssh_keys: Mapped[list[str]]
     hold: Mapped[bool] = mapped_column(default=False)
     reason: Mapped[str] = mapped_column(default="")
