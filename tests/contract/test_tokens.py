@@ -15,7 +15,7 @@ from test_control_plane import World, furnish
 
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.controlplane.operator import OperatorToken
-from supercloud.model.permissions import Role
+from supercloud.model.permissions import Permission, Role
 from supercloud.services.directory import Directory
 from supercloud.services.northbound import AddPrincipal, CreateCloud, MintToken
 from supercloud.services.store import schema
@@ -109,6 +109,29 @@ async def test_two_people_and_a_program_on_one_control_plane(api: Served, tmp_pa
     assert "revoked" in (await api.run("vm", "ls", **as_alice)).err
 
 
+async def test_somebody_with_a_home_of_her_own(api: Served, tmp_path: Path) -> None:
+    home = tmp_path / "hers"
+    hers = {"SUPERCLOUD_HOME": str(home), "SUPERCLOUD_KEY": "alice"}
+    key = (await api.run("key", "new", "alice", **hers)).out.strip()
+    await api.ok("principal", "add", "alice", "--key", key)
+    token, authority = str(tmp_path / "t"), str(api.home / "authority.pem")
+    await api.ok("token", "mint", "--for", "alice", "--into", token)
+    at = f"{HOST}:{api.access.port}"
+    use = ("token", "use", "alice", "--token", token)
+    for words, status in (
+        (("--at", at), 2),
+        (("--at", "nowhere", "--authority", authority), 2),
+        (("--at", at, "--authority", token), 2),
+        (("--at", at, "--authority", authority), 0),
+    ):
+        assert (await api.run(*use, *words, **hers)).status == status, words
+    assert (await api.run("cloud", "create", "mine", **hers)).status == 0
+    assert (await api.ok("principal", "show", "alice", "-o", "json")).json["clouds"] == 1
+    (home / "ports.json").write_text("{}")
+    refused = await api.run(*use, "--at", at, "--authority", authority, **hers)
+    assert refused.status == 4 and "of its own" in refused.err
+
+
 async def test_words_that_cannot_be(api: Served, tmp_path: Path) -> None:
     (tmp_path / "odd").write_text("no token")
     odd = str(tmp_path / "odd")
@@ -181,6 +204,11 @@ async def test_what_was_handed_on_is_the_next_holders_alone(api: Served, http: h
     for path, body in (("/v1/tokens", {}), ("/v1/principals", {"name": "b", "key": bob.name})):
         refused = await http.post(path, json=body, auth=Signing(bob, handed, api.channel))
         problem(refused, 403, "denied")
+    mine = api.sign()
+    revoking = Bounds(only=frozenset({Permission.TOKEN_REVOKE}))
+    lent = Signing(bob, hand_on(mine.token, mine.key, bob.name, revoking), api.channel)
+    refused = await http.post("/v1/tokens/revoke", json={"token": whole}, auth=lent)
+    assert "not yours" in problem(refused, 403, "denied"), "what an operator lends is no operator"
     # Bob may give back what he was handed, and nothing else of Alice's.
     mine = Signing(bob, handed, api.channel)
     for token, status in (

@@ -65,15 +65,14 @@ class ControlPlane:
                 str(place.keystore_socket),
             ],
         )
-        self._ports_file = home / "ports.json"
 
     def ports(self) -> Ports | None:
         try:
-            return Ports(**json.loads(self._ports_file.read_text()))
+            return Ports(**json.loads(self.place.ports_file.read_text()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise InvalidInput(f"{self._ports_file} is broken") from error
+            raise InvalidInput(f"{self.place.ports_file} is broken") from error
 
     def daemon(self, ports: Ports, operator: str = "") -> Daemon:
         """The control plane itself; to start it takes the public key of its `operator`."""
@@ -181,7 +180,7 @@ class ControlPlane:
             kept.agents if kept else agents_port or _free_port(_AGENTS_PORT),
         )
         if chosen != kept:
-            self._ports_file.write_text(json.dumps(asdict(chosen)))
+            self.place.ports_file.write_text(json.dumps(asdict(chosen)))
         return chosen
 
     def _first_key(self) -> tuple[IdentityKey, bool]:

@@ -56,6 +56,16 @@ class Place:
         return self.home / "access.json"
 
     @property
+    def ports_file(self) -> Path:
+        """Of a control plane that `supercloud up` has started here."""
+        return self.home / "ports.json"
+
+    @property
+    def own(self) -> bool:
+        """Whether there is one."""
+        return self.ports_file.exists()
+
+    @property
     def authority_file(self) -> Path:
         return self.home / "authority.pem"
 

@@ -99,5 +99,6 @@ def _tree(base: type[SupercloudError]) -> list[type[SupercloudError]]:
 
 def error_from(code: str, message: str, hint: str | None = None) -> SupercloudError:
     """The error a peer reported by its `code`; an unknown code becomes `Failed`, never an exception here."""
-    by_code = {kind.code: kind for kind in _tree(SupercloudError)}
+    # A kind without a code of its own is a special case of its parent, and may be made of other things.
+    by_code = {kind.code: kind for kind in _tree(SupercloudError) if "code" in vars(kind)}
     return by_code.get(code, Failed)(message, hint=hint)

@@ -183,7 +183,7 @@ class Principals:
     async def _revocable(self, session: AsyncSession, text: str) -> str:
         token = tokens.read(text, await self._parts.keys.token_root())
         caller = caller_of(session)
-        if caller is not None and not caller.operator:
+        if caller is not None and not (caller.operator and caller.undivided):
             _check_descent(token, caller.principal, caller.undivided, caller.revocation_ids)
         return token.revocation_ids[-1]
 

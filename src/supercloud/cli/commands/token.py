@@ -13,11 +13,12 @@ from supercloud.cli.commands import key as keys
 from supercloud.cli.output import Format, print_rows, print_thing
 from supercloud.cli.session import Name, Names, OptionalName, Output, connect, said
 from supercloud.cli.times import Until
-from supercloud.client import Place
+from supercloud.client import Endpoint, Place
 from supercloud.client.place import KEY_VARIABLE
 from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.permissions import Permission
 from supercloud.trust import tokens
+from supercloud.trust.certificates import Anchors
 from supercloud.trust.files import read_private, write_private
 from supercloud.trust.tokens import TOKEN_CHARS, Bounds
 
@@ -138,19 +139,33 @@ def show(*, token: File = None, output: Output = Format.TABLE) -> None:
 
 
 @app.command
-def use(name: Name, /, *, token: File = None, output: Output = Format.TABLE) -> None:
+def use(
+    name: Name,
+    /,
+    *,
+    token: File = None,
+    at: Annotated[str | None, Parameter(help="HOST:PORT of somebody else's control plane")] = None,
+    authority: Annotated[Path | None, Parameter(help="with --at: its authority.pem")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """Keep a token beside the key that holds it, so that commands use it: SUPERCLOUD_KEY=NAME supercloud …
 
     Example: supercloud token use bob --token from-alice.token
+
+    Example: supercloud token use bob --token bob.token --at 127.0.0.1:7443 --authority authority.pem
 
     Parameters
     ----------
     name: The key's name here, see supercloud key ls.
     """
+    if (at is None) != (authority is None):
+        raise InvalidInput("--at and --authority belong together")
     place, text = Place.default(), _read(token)
     holder = tokens.peek(text).holder
     if holder != keys.load(place, name).name:
         raise InvalidInput(f"key {name} does not hold that token: {holder} does")
+    if at is not None and authority is not None:
+        _point(place, at, authority)
     write_private(place.token_file(name), text.encode() + b"\n")
     said(f"commands with {KEY_VARIABLE}={name} use it", output, key=name, holder=holder)
 
@@ -190,6 +205,26 @@ def revoke(
 
 
 # ---------------------------------------------------------------- inside
+
+
+def _point(place: Place, at: str, authority: Path) -> None:
+    """From now on, the control plane of this place is somebody else's.
+
+    Raises:
+        Conflict: there is one of its own.
+        InvalidInput: no such address, or no authority's certificates.
+    """
+    host, _, port = at.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise InvalidInput(f"{at!r} is not HOST:PORT")
+    if place.own:
+        raise Conflict(f"{place.home} has a control plane of its own", hint="choose another $SUPERCLOUD_HOME")
+    try:
+        Anchors(authority.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{authority} cannot be read") from error
+    write_private(place.authority_file, authority.read_bytes())
+    place.save(Endpoint(host=host, port=int(port), authority=str(place.authority_file)))
 
 
 def _read(file: Path | None) -> str:
