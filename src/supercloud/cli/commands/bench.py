@@ -49,12 +49,11 @@ def bench(
 
     Example: supercloud bench all --write-docs docs/benchmarks.md
 
-    Parameters
-    ----------
-    name: migration, api, footprint, authz or all.
-    instances: How many run on simulated machines while the API and memory are measured.
-    times: How often each way migrates.
-    write_docs: A Markdown file whose marked sections are to hold the results.
+    Args:
+        name: migration, api, footprint, authz or all.
+        instances: How many run on simulated machines while the API and memory are measured.
+        times: How often each way migrates.
+        write_docs: A Markdown file whose marked sections are to hold the results.
     """
     wanted = [one for one in Bench if name in (one, Bench.ALL) and one is not Bench.ALL]
     found: dict[str, dict[str, Any]] = {}

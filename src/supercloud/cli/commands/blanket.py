@@ -35,16 +35,15 @@ def add(
 
     Example: supercloud blanket add n1 --cloud mine --provider north --memory 2G
 
-    Parameters
-    ----------
-    name: What to call it.
-    cloud: The cloud that it becomes part of.
-    provider: The domain whose platform runs it.
-    flavour: Its hypervisor; live migration needs the same one at both ends.
-    vcpus: Virtual CPUs of the whole blanket.
-    memory: Memory of the whole blanket; instances take theirs from it.
-    disk: Disk for images and volumes; it grows as it is used.
-    debug_shell: Root on its console, for you and for whoever runs the platform: to look for faults.
+    Args:
+        name: What to call it.
+        cloud: The cloud that it becomes part of.
+        provider: The domain whose platform runs it.
+        flavour: Its hypervisor; live migration needs the same one at both ends.
+        vcpus: Virtual CPUs of the whole blanket.
+        memory: Memory of the whole blanket; instances take theirs from it.
+        disk: Disk for images and volumes; it grows as it is used.
+        debug_shell: Root on its console, for you and for whoever runs the platform: to look for faults.
     """
     client = connect()
     operation = client.post(
@@ -96,9 +95,8 @@ def rm(
 
     Example: supercloud blanket rm n1
 
-    Parameters
-    ----------
-    force: Even while instances are in it.
+    Args:
+        force: Even while instances are in it.
     """
     client = connect()
     operation = client.delete(f"/blankets/{name}", cloud=cloud, force=str(force).lower())
@@ -132,9 +130,8 @@ def stop(
 
     Example: supercloud blanket stop n1
 
-    Parameters
-    ----------
-    force: Even while instances run in it, which end; and by cutting its power.
+    Args:
+        force: Even while instances run in it, which end; and by cutting its power.
     """
     client = connect()
     operation = client.post(f"/blankets/{name}/stop", cloud=cloud, force=str(force).lower())

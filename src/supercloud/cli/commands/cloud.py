@@ -28,13 +28,12 @@ def create(
 
     Example: supercloud cloud create mine --right-length 120
 
-    Parameters
-    ----------
-    name: What to call it.
-    cpu_model: The baseline CPU of every instance; instances migrate between blankets that have it.
-    right_length: Seconds that a run right lasts; a control plane may be away for nearly that long.
-    right_margin: Seconds beyond that before the right may move to another blanket; 15 at least.
-    right_grace: Seconds that an instance without a right stays paused before it is stopped.
+    Args:
+        name: What to call it.
+        cpu_model: The baseline CPU of every instance; instances migrate between blankets that have it.
+        right_length: Seconds that a run right lasts; a control plane may be away for nearly that long.
+        right_margin: Seconds beyond that before the right may move to another blanket; 15 at least.
+        right_grace: Seconds that an instance without a right stays paused before it is stopped.
     """
     cloud = connect().post(
         "/clouds",

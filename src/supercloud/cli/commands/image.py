@@ -36,11 +36,10 @@ def import_image(
 
     Example: supercloud image import debian-12.qcow2 --name debian
 
-    Parameters
-    ----------
-    file: The image; it may be hostile.
-    name: What to call it.
-    format: Of the file, where it is not to be found out from its content.
+    Args:
+        file: The image; it may be hostile.
+        name: What to call it.
+        format: Of the file, where it is not to be found out from its content.
     """
     with (
         progress(f"importing {name}", quiet=output is Format.JSON) as bar,

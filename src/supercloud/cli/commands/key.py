@@ -31,9 +31,8 @@ def new(name: Name, /, *, output: Output = Format.TABLE) -> None:
 
     Example: supercloud key new alice
 
-    Parameters
-    ----------
-    name: What to call it here.
+    Args:
+        name: What to call it here.
     """
     from supercloud.trust.keys import IdentityKey
 

@@ -19,11 +19,10 @@ def create(name: Name, /, *, cloud: Name, cidr: str, output: Output = Format.TAB
 
     Example: supercloud network create web --cloud mine --cidr 10.20.0.0/24
 
-    Parameters
-    ----------
-    name: What to call it.
-    cloud: The cloud that it belongs to.
-    cidr: A private IPv4 network of /16 to /28; its first address is the gateway.
+    Args:
+        name: What to call it.
+        cloud: The cloud that it belongs to.
+        cidr: A private IPv4 network of /16 to /28; its first address is the gateway.
     """
     network = connect().post("/networks", {"name": name, "cloud": cloud, "cidr": cidr})
     if output is Format.JSON:

@@ -29,9 +29,8 @@ def add(
 
     Example: supercloud principal add alice --key ed25519/b0b…
 
-    Parameters
-    ----------
-    name: What to call it.
+    Args:
+        name: What to call it.
     """
     added = connect().post("/principals", {"name": name, "key": key, "operator": operator})
     if output is Format.JSON:

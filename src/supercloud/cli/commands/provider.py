@@ -29,10 +29,9 @@ def add(
 
     Example: supercloud provider add north --kind qemu
 
-    Parameters
-    ----------
-    name: What to call it.
-    kind: Of its platform: qemu, or simulated for trying things out.
+    Args:
+        name: What to call it.
+        kind: Of its platform: qemu, or simulated for trying things out.
     """
     options = dict(_pair(text) for text in option or [])
     provider = connect().post("/providers", {"name": name, "kind": kind, "options": options})

@@ -31,10 +31,9 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
 
     Example: supercloud up
 
-    Parameters
-    ----------
-    api_port: Where the API listens on this machine's loopback; kept from then on.
-    agents_port: Where blankets dial in; can be chosen at the first start only.
+    Args:
+        api_port: Where the API listens on this machine's loopback; kept from then on.
+        agents_port: Where blankets dial in; can be chosen at the first start only.
     """
     control = ControlPlane(Place.default())
     with progress("control plane", quiet=output is Format.JSON) as bar:

@@ -154,9 +154,8 @@ def use(
 
     Example: supercloud token use bob --token bob.token --at 127.0.0.1:7443 --authority authority.pem
 
-    Parameters
-    ----------
-    name: The key's name here, see supercloud key ls.
+    Args:
+        name: The key's name here, see supercloud key ls.
     """
     if (at is None) != (authority is None):
         raise InvalidInput("--at and --authority belong together")

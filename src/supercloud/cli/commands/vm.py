@@ -57,17 +57,16 @@ def run(
 
     Example: supercloud vm run web --cloud mine --image debian --on n1 --network web --publish 8080:80
 
-    Parameters
-    ----------
-    name: What to call it; it answers to this name in its networks' DNS.
-    cloud: The cloud that it belongs to.
-    image: What it boots.
-    on: The blanket to start in; by default the connected one with the fewest instances.
-    memory: Its memory.
-    vcpus: Its virtual CPUs.
-    disk: Size of its boot volume; by default the image's own.
-    network: Its networks, in the order of its interfaces.
-    hold: Run on while nobody can be reached; failing over then needs proof that the old copy is dead.
+    Args:
+        name: What to call it; it answers to this name in its networks' DNS.
+        cloud: The cloud that it belongs to.
+        image: What it boots.
+        on: The blanket to start in; by default the connected one with the fewest instances.
+        memory: Its memory.
+        vcpus: Its virtual CPUs.
+        disk: Size of its boot volume; by default the image's own.
+        network: Its networks, in the order of its interfaces.
+        hold: Run on while nobody can be reached; failing over then needs proof that the old copy is dead.
     """
     client = connect()
     operation = client.post(
@@ -169,9 +168,8 @@ def stop(
 
     Example: supercloud vm stop web
 
-    Parameters
-    ----------
-    force: Cut its power instead of asking the guest.
+    Args:
+        force: Cut its power instead of asking the guest.
     """
     mode = "destroy" if force else "shutdown"
     _act(name, "stop", cloud=cloud, wait=wait, output=output, body={"mode": mode})
@@ -196,9 +194,8 @@ def migrate(
 
     Example: supercloud vm migrate web --to s1
 
-    Parameters
-    ----------
-    to: The blanket that it moves to.
+    Args:
+        to: The blanket that it moves to.
     """
     client = connect()
     operation = client.post(f"/instances/{name}/migrate", {"to": to}, cloud=cloud)
@@ -229,9 +226,8 @@ def rm(
 
     Example: supercloud vm rm web --force
 
-    Parameters
-    ----------
-    force: Even while it runs.
+    Args:
+        force: Even while it runs.
     """
     client = connect()
     operation = client.delete(f"/instances/{name}", cloud=cloud, force=str(force).lower())
@@ -276,10 +272,9 @@ def ssh(
 
     Example: supercloud vm ssh web -- uname -a
 
-    Parameters
-    ----------
-    user: Whom to log in as.
-    identity: The private key's file, where it is not one that ssh offers by itself.
+    Args:
+        user: Whom to log in as.
+        identity: The private key's file, where it is not one that ssh offers by itself.
     """
     from supercloud.cli.terminal import ssh as run_ssh
 

@@ -29,13 +29,12 @@ def create(
 
     Example: supercloud volume create data --cloud mine --size 10G
 
-    Parameters
-    ----------
-    name: What to call it.
-    cloud: The cloud that it belongs to.
-    size: What a guest sees; on disk it takes what was written.
-    on: The blanket to make it in; by default where it is first attached.
-    image: Begin as a copy of this image instead of empty.
+    Args:
+        name: What to call it.
+        cloud: The cloud that it belongs to.
+        size: What a guest sees; on disk it takes what was written.
+        on: The blanket to make it in; by default where it is first attached.
+        image: Begin as a copy of this image instead of empty.
     """
     body = {"name": name, "cloud": cloud, "size_bytes": size, "on": on, "image": image}
     volume = connect().post("/volumes", body)
@@ -126,9 +125,8 @@ def backup(
 
     Example: supercloud volume backup data --to data-monday
 
-    Parameters
-    ----------
-    to: What to call the image.
+    Args:
+        to: What to call the image.
     """
     client = connect()
     operation = client.post(f"/volumes/{name}/backup", {"image": to}, cloud=cloud)
