@@ -439,6 +439,27 @@ async def test_a_lost_target_leaves_the_sources_volume(bench: Bench, monkeypatch
     assert bench.site.running(instance) == ["north"]
 
 
+async def test_a_volume_goes_where_its_instance_goes_and_its_blanket_is_not_removed_by_mistake(
+    bench: Bench,
+) -> None:
+    control = bench.control
+    await bench.blanket("north"), await bench.blanket("south")
+    await bench.run(on="north")
+    await control.create_volume(CreateVolume(name="data", cloud="c", size_bytes=8 * MIB, on="north"))
+    await bench.done(await control.attach_volume("data", instance="web"))
+    await bench.done(await control.migrate_instance("web", to="south"))
+    await bench.done(await control.detach_volume("data"))
+    await bench.done(await control.attach_volume("data", instance="web"))
+    await bench.done(await control.detach_volume("data"))
+    await bench.done(await control.migrate_instance("web", to="north"))
+    with pytest.raises(Conflict, match="in another blanket"):
+        await control.attach_volume("data", instance="web")
+    with pytest.raises(Conflict, match="the data of volume data is in blanket south"):
+        await control.remove_blanket("south")
+    await bench.done(await control.remove_volume("data"))
+    await bench.done(await control.remove_blanket("south"))
+
+
 async def test_what_a_bug_in_an_operation_leaves_is_settled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Exhausted, Refused
-from supercloud.model.names import Id, Ipv4, new_id
+from supercloud.model.names import Id, Ipv4, Name, new_id
 from supercloud.model.states import BlanketState
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.platform import Ability, ConsolePlatform
@@ -20,7 +20,16 @@ from supercloud.services.northbound import AddBlanket, BlanketView, OperationVie
 from supercloud.services.parts import Parts
 from supercloud.services.providers import declaration, platform_of
 from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud, within
-from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Provider, Right
+from supercloud.services.store.tables import (
+    Blanket,
+    Cloud,
+    Instance,
+    Operation,
+    Provider,
+    Right,
+    Volume,
+    VolumeCopy,
+)
 from supercloud.wire.codec import from_json
 
 _MESH = ipaddress.IPv4Network("100.64.0.0/10")
@@ -74,7 +83,11 @@ class Blankets:
     async def remove_blanket(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView:
-        """With `force`, the instances in it end and their volumes are lost with it."""
+        """With `force`, the instances in it end, and every volume that is in it is lost with it.
+
+        Raises:
+            Conflict: there are some.
+        """
         async with self._parts.store.write() as session:
             row = await find_blanket(session, ref, cloud)
             user = await session.scalar(select(Instance.name).where(Instance.blanket == row.id).limit(1))
@@ -82,6 +95,12 @@ class Blankets:
                 raise Conflict(
                     f"instance {user} is in blanket {row.name}",
                     hint=f"migrate or remove it: supercloud vm rm {user}",
+                )
+            kept = await session.scalar(_only_there(row.id).limit(1))
+            if kept is not None and not force:
+                raise Conflict(
+                    f"the data of volume {kept} is in blanket {row.name}",
+                    hint=f"back it up (supercloud volume backup {kept}), remove it, or lose it with --force",
                 )
             operation = await self._operation(session, row, "blanket.remove", {"blanket": row.id})
         return await self._parts.operations.started(operation)
@@ -232,3 +251,9 @@ class _Console:
         close = getattr(self._output, "aclose", None)  # a generator has it
         if close is not None:
             await close()
+
+
+def _only_there(blanket: Id) -> Select[Name]:
+    """The names of volumes that belong to no instance and whose data is in this blanket."""
+    held = select(Volume.name).join(VolumeCopy, VolumeCopy.volume == Volume.id)
+    return held.where(VolumeCopy.blanket == blanket, VolumeCopy.current, Volume.instance.is_(None))

@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, InvalidInput
-from supercloud.model.names import Name, SizeBytes, new_id
+from supercloud.model.names import Id, Name, SizeBytes, new_id
 from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
 from supercloud.services.parts import Parts
 from supercloud.services.refs import (
@@ -81,8 +81,11 @@ class Volumes:
             owner = await find_instance(session, instance, row.cloud)
             if row.instance not in {None, owner.id}:
                 raise Conflict(f"volume {row.name} is attached to another instance")
-            if owner.blanket is not None and row.wanted_on not in {None, owner.blanket}:
-                raise Conflict(f"volume {row.name} was made for another blanket")
+            if owner.blanket is not None and await _home(session, row) not in {None, owner.blanket}:
+                raise Conflict(
+                    f"volume {row.name} is in another blanket",
+                    hint=f"migrate {owner.name} there first, or attach it to an instance there",
+                )
             disks = list(await session.scalars(select(Volume.position).where(Volume.instance == owner.id)))
             if len(disks) >= _DISKS:
                 raise Conflict(f"instance {owner.name} has {len(disks)} volumes, which is all it can have")
@@ -186,6 +189,14 @@ def _query() -> Select[Volume, str, str, str, str]:
         .outerjoin(Blanket, Blanket.id == VolumeCopy.blanket)
         .order_by(Cloud.name, Volume.name)
     )
+
+
+async def _home(session: AsyncSession, volume: Volume) -> Id | None:
+    """The blanket that has its data, or that is to have it; None where it may be made anywhere."""
+    there: Id | None = await session.scalar(
+        select(VolumeCopy.blanket).where(VolumeCopy.volume == volume.id, VolumeCopy.current.is_(True))
+    )
+    return there or volume.wanted_on
 
 
 async def _shown(session: AsyncSession, row: Volume) -> VolumeView:
