@@ -49,6 +49,7 @@ from supercloud.ports.agent import (
     StopMode,
     VolumeRef,
 )
+from supercloud.ports.hypervisor import TransferStatus
 from supercloud.trust.keys import from_text, to_text
 from supercloud.trust.sealing import seal, user_data_purpose
 from supercloud.trust.userdata import encrypt
@@ -376,6 +377,33 @@ async def test_a_migration_answers_at_the_hypervisors_word_and_resumes_without_a
         assert world.north.forwards.open == world.south.forwards.open == {}
         assert set(world.south.overlay.grants.values()) == {0}
         assert guest.id in world.south.overlay.ports and guest.id not in world.north.overlay.ports
+
+
+async def test_a_source_whose_process_is_being_ended_is_waited_for_and_known_to_be_gone_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt refuses to say how it is meanwhile; its process's end is known before libvirt knows it."""
+    guest, hypervisor = spec(), world.north.hypervisor
+    ended = False
+
+    async def state(_: str) -> RunState:
+        raise Conflict("Requested operation is not valid: domain is not running")
+
+    async def transfer(_: str) -> TransferStatus:
+        return TransferStatus(over=False, ended=ended)
+
+    async with both(world) as (north, south):
+        ref = await landed(world, guest, north, south)
+        monkeypatch.setattr(hypervisor, "state", state)
+        monkeypatch.setattr(hypervisor, "transfer", transfer)
+        assert (await north.migration.source_status(ref)).source is Source.ALIVE
+        waiting = asyncio.create_task(north.migration.source_status(ref))
+        ended = True
+        hypervisor.show(guest.id, RunState.ABSENT, "its process ended")
+        seen = await waiting
+        assert seen.source is Source.GONE and not seen.transfer_over
+        monkeypatch.undo()
+        hypervisor.arrive(guest.id)
 
 
 async def test_a_resume_of_another_operation_has_to_ask_first(world: World) -> None:

@@ -182,13 +182,22 @@ class Migration:
     async def _source(self, request: OperationRef) -> SourceReport:
         status = await self._transfer(request)
         # The state is read after the transfer's: a process seen alive now was alive when it was over.
-        gone = status.ended or await self._hypervisor.state(request.instance) in GONE
+        gone = status.ended or await self._gone(request.instance, under_way=not status.over)
         return SourceReport(
             source=Source.GONE if gone else Source.ALIVE,
             transfer_over=status.over,
             progress=status.progress,
             reason=status.failed or "",
         )
+
+    async def _gone(self, instance: Id, *, under_way: bool) -> bool:
+        """While it is ended by the hypervisor, that refuses to say how it is; a moment later it is gone."""
+        try:
+            return await self._hypervisor.state(instance) in GONE
+        except Conflict:
+            if not under_way:
+                raise
+            return False
 
     async def _transfer(self, request: OperationRef) -> TransferStatus:
         begun = any(

@@ -122,6 +122,8 @@ class Migrating:
             try:
                 return True, _is_sending(found), _progress(job(found) or {})
             except libvirt.libvirtError as error:
+                if here and error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+                    return True, False, None  # libvirt ends its process at this very moment
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
                 return False, False, None
