@@ -115,6 +115,7 @@ class Client:
             "ssl": self.tls,
             "server_hostname": CONTROLLER_NAME,
             "compression": None,
+            "open_timeout": self._timeout_s,  # an agent that is busy dials back late
         }
 
     def _proof(self, method: str, target: str, digest: str | None) -> dict[str, str]:
