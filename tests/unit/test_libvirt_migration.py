@@ -80,3 +80,10 @@ async def test_another_process_that_has_its_pid_by_now_is_not_it(pid_file: Path)
             running.wait()
             await asyncio.sleep(0)
             assert not ended.is_set()
+
+
+def test_a_downtime_is_told_once_it_was_had() -> None:
+    stats = {"data_total": 10, "data_processed": 5, "downtime": 150}
+    expected, had = migration._progress(stats), migration._progress(stats, over=True)
+    assert expected is not None and expected.downtime_ms is None
+    assert had is not None and had.downtime_ms == 150

@@ -162,7 +162,7 @@ class Migrating:
 
     def _job_over(self, _handle: Handle, found: Handle, stats: dict[str, Any], _opaque: object) -> None:
         """The only place where a source learns the downtime: its domain is gone when the job has ended."""
-        instance, progress = found.name().removeprefix("sc-"), _progress(stats)
+        instance, progress = found.name().removeprefix("sc-"), _progress(stats, over=True)
 
         def note() -> None:
             if (outgoing := self._outgoing.get(instance)) is not None and progress is not None:
@@ -200,11 +200,14 @@ def _is_sending(found: Handle) -> bool:
     )
 
 
-def _progress(stats: dict[str, Any]) -> Progress | None:
-    """libvirt's job statistics: memory and disks together, bytes; None if it says nothing."""
+def _progress(stats: dict[str, Any], *, over: bool = False) -> Progress | None:
+    """libvirt's job statistics: memory and disks together, bytes; None if it says nothing.
+
+    Before the job is over its downtime is what QEMU expects, which nobody has had.
+    """
     if "data_total" not in stats:
         return None
-    downtime = stats.get("downtime")
+    downtime = stats.get("downtime") if over else None
     return Progress(
         total_bytes=int(stats["data_total"]),
         done_bytes=int(stats.get("data_processed", 0)),

@@ -207,7 +207,7 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
             verdict=decision.verdict,
             reason=sight.reason,
             resumed=resumed,
-            downtime_ms=sight.downtime_ms or await _downtime_ms(world, trip),
+            downtime_ms=await _downtime_ms(world, trip, sight) if resumed else None,
             switch_ms=(over - began) * 1000,
             commit_ms=(decided - began) * 1000,
             round_trip_ms=await _round_trip_ms(world, trip) if resumed else None,
@@ -246,8 +246,10 @@ async def _locate_at_once(world: World, trip: Trip) -> None:
         _log.info("migration.not_located_yet", operation=trip.operation, why=error.message)
 
 
-async def _downtime_ms(world: World, trip: Trip) -> float | None:
+async def _downtime_ms(world: World, trip: Trip, sight: Sight) -> float | None:
     """The source's hypervisor says it a moment after its process ended. None if it does not say."""
+    if sight.downtime_ms is not None or not sight.process_gone:
+        return sight.downtime_ms
     try:
         report = await world.agent(trip.source).migration.source_status(trip.ref)
     except SupercloudError:
