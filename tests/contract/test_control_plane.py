@@ -275,7 +275,10 @@ async def test_a_cloud_is_shown_as_what_would_have_to_be_asked_for(bench: Bench,
         await control.wanted_cloud("nowhere")
 
 
-async def test_migrations_that_cannot_be_are_refused_with_the_reason(bench: Bench) -> None:
+async def test_migrations_that_cannot_be_are_refused_with_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "_BACK_S", 0.2)
     await bench.blanket("north")
     await bench.run()
     with pytest.raises(Refused, match="already"):
@@ -286,6 +289,24 @@ async def test_migrations_that_cannot_be_are_refused_with_the_reason(bench: Benc
     with pytest.raises(Refused, match="not connected"):
         await bench.control.migrate_instance("web", to="south")
     assert (await bench.control.instance("web")).state is InstanceState.RUNNING
+
+
+async def test_what_is_asked_of_a_blanket_that_was_here_a_moment_ago_waits_for_it(bench: Bench) -> None:
+    await bench.blanket("north")
+    await bench.run()
+    south = await bench.blanket("south")
+    await south.end()
+    await bench.gone("south")
+    asked = asyncio.create_task(bench.control.migrate_instance("web", to="south"))
+    await asyncio.sleep(0)  # it is asked before the blanket is back
+    south.start()
+    await bench.done(await asked)
+    assert (await bench.control.instance("web")).blanket == "south"
+    await south.end()
+    await bench.gone("south")
+    booted = await bench.control.run_instance(RunInstance(name="db", cloud="c", image="debian", on="south"))
+    south.start()
+    await bench.done(booted)
 
 
 async def test_a_cancelled_migration_goes_on_at_the_source(bench: Bench) -> None:

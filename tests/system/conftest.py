@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def estate() -> Iterator[Estate]:
     try:
         done = empty.run("demo", "-o", "json", timeout_s=DEMO_S)
         if not done.stdout:
-            pytest.fail(f"the demo ended with {done.returncode}:\n{done.stderr[-4000:]}\n{_logs(home)}")
+            pytest.fail(f"the demo ended with {done.returncode}:\n{done.stderr[-3000:]}\n{_evidence(home)}")
         yield Estate(place=Place(home), report=json.loads(done.stdout), said=done.stderr)
     finally:
         ended = [empty.run(*command.split()) for command in ENDING]
@@ -71,8 +73,27 @@ def estate() -> Iterator[Estate]:
     assert [one.stderr for one in ended if one.returncode] == [], "what the demo says ends it does"
 
 
-def _logs(home: Path) -> str:
-    return "\n".join(
-        f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-20:])
-        for path in sorted(home.glob("*.log"))
-    )
+def _evidence(home: Path) -> str:
+    """What is worth knowing of a demo that failed where nobody can look at it; the best comes last."""
+    parts = {path.name: _tail(path, 12) for path in sorted(home.glob("*.log"))}
+    parts |= {f"console of {path.parent.name[:8]}": _tail(path, 10) for path in home.rglob("console.log")}
+    parts["events"] = "\n".join(_events(home / "controlplane" / "supercloud.db"))
+    parts["demo-failed.json"] = _tail(home / "demo-failed.json", 1)
+    return "\n".join(f"--- {name}\n{text}" for name, text in parts.items())
+
+
+def _tail(path: Path, lines: int) -> str:
+    if not path.exists():
+        return ""
+    return "\n".join(line[:6000] for line in path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _events(database: Path) -> list[str]:
+    """What the agents reported last."""
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT at, blanket, kind, data FROM events ORDER BY at DESC LIMIT 40")
+        return [
+            f"{at:.1f} {blanket[:8]} {kind} {data[:120]}" for at, blanket, kind, data in reversed([*found])
+        ]

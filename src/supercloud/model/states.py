@@ -74,6 +74,9 @@ BLANKET_TRANSITIONS: Mapping[BlanketState, frozenset[BlanketState]] = {
     _B.REMOVED: frozenset(),
 }
 
+#: A blanket has joined and is still accepted: its agent is connected, or may be again in a moment.
+JOINED = frozenset({_B.READY, _B.UNREACHABLE})
+
 _O = OperationState
 OPERATION_TRANSITIONS: Mapping[OperationState, frozenset[OperationState]] = {
     _O.PENDING: frozenset({_O.RUNNING, _O.CANCELLING, _O.FAILED, _O.CANCELLED}),

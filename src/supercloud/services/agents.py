@@ -176,11 +176,12 @@ class Agents:
         session = _Session(self, blanket, cloud)
         session.peer = Peer(transport, controller_handlers(session))
         watchdog = asyncio.get_running_loop().call_later(_HELLO_S, session.expect_hello)
+        reason = "cancelled"
         try:
             reason = await session.peer.run()
         finally:
             watchdog.cancel()
-            await self._left(blanket, session)
+            await self._left(blanket, session, reason)
         return reason
 
     async def drop(self, blanket: Id, reason: str) -> None:
@@ -229,13 +230,13 @@ class Agents:
             _log.warning("agent.duplicate_identity", blanket=blanket)
         await former.peer.close("another connection of this identity came")
 
-    async def _left(self, blanket: Id, session: _Session) -> None:
+    async def _left(self, blanket: Id, session: _Session, reason: str) -> None:
         connection = self._connections.get(blanket)
         if connection is not None and connection.peer is session.peer:
             del self._connections[blanket]
             self._expected[blanket] = time.monotonic() + _BACK_S
             await inbox.unreachable(self._store, blanket)
-            _log.info("agent.left", blanket=blanket)
+            _log.info("agent.left", blanket=blanket, reason=reason)
 
     def _later(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

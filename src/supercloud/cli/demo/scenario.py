@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from supercloud.cli.control import ControlPlane
+from supercloud.cli.demo.evidence import keep_evidence
 from supercloud.cli.demo.load import Seen, console_log, seen
 from supercloud.cli.demo.witness import Witness
 from supercloud.client import Client, Place
-from supercloud.model.errors import Failed, NotFound
+from supercloud.model.errors import Failed, NotFound, SupercloudError
 from supercloud.model.names import GIB
 
 CLOUD, NETWORK, IMAGE = "demo", "demo", "demo-debian"
@@ -86,7 +87,8 @@ class Demo:
     def run(self) -> Report:
         """
         Raises:
-            SupercloudError: a step failed; what is up is left up to be looked at.
+            SupercloudError: a step failed; what is up is left up to be looked at, and what was seen of
+                it is in `demo-failed.json` beside it.
         """
         with self._phase("control plane up"):
             self._control.up(api_port=None, agents_port=None)
@@ -95,15 +97,22 @@ class Demo:
         with self._phase("two blankets, one in each domain"):
             self._make_blankets()
         with Witness(self._observer_ports()) as witness:
-            with self._phase("two instances"):
-                self._make_instances()
-            with self._phase("client and server talk"):
-                self._await_load(0)
-            self._migrations()
-            self._count_load()
-            self._cut_a_domain(witness)
-            self._count_copies(witness)
+            try:
+                self._show(witness)
+            except SupercloudError:
+                keep_evidence(self._place.home / "demo-failed.json", self._client(), witness, self._load)
+                raise
         return self.report
+
+    def _show(self, witness: Witness) -> None:
+        with self._phase("two instances"):
+            self._make_instances()
+        with self._phase("client and server talk"):
+            self._await_load(0)
+        self._migrations()
+        self._count_load()
+        self._cut_a_domain(witness)
+        self._count_copies(witness)
 
     # -------------------------------------------------------------- making it
 

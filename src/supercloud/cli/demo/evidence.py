@@ -1,0 +1,39 @@
+"""What is kept of a demo that failed, so that whoever reads its error need not have been there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from supercloud.cli.demo.load import Seen
+from supercloud.cli.demo.witness import Witness
+from supercloud.client import Client
+from supercloud.model.errors import SupercloudError
+from supercloud.trust.files import write_private
+
+_LAST = 40
+_LISTS = ("instances", "blankets", "operations")
+
+
+def keep_evidence(path: Path, client: Client, witness: Witness, load: Callable[[], list[Seen]]) -> None:
+    """Write to `path` what the API lists, what every QEMU said last and what the client saw last.
+
+    `facts` are in seconds before now. What cannot be had any more is left out.
+    """
+    found: dict[str, Any] = {}
+    for kind in _LISTS:
+        with suppress(SupercloudError):
+            found[kind] = client.get(f"/{kind}")[-_LAST:]
+    with suppress(SupercloudError, OSError):
+        found["load"] = [asdict(line) for line in load()[-3:]]
+    now = time.monotonic()
+    found["facts"] = [
+        [round(fact.at_s - now, 1), fact.blanket, fact.instance, "runs" if fact.running else "stopped"]
+        for fact in witness.facts()[-_LAST:]
+    ]
+    write_private(path, json.dumps(found).encode())
