@@ -23,7 +23,7 @@ from test_control_plane import World, furnish, lost
 
 from supercloud.cli.daemons import Daemon
 from supercloud.cli.main import build
-from supercloud.cli.output import time_left
+from supercloud.cli.output import TimeLeft
 from supercloud.model.errors import Failed
 from supercloud.model.names import MIB
 from supercloud.services.northbound import RegisterImage
@@ -122,10 +122,15 @@ def test_completion_knows_every_command(tmp_path: Path) -> None:
 
 
 def test_time_left_is_told_as_well_as_it_can_be() -> None:
-    assert time_left(10, 0.25, 99) == "30 s left"
-    assert time_left(10, None, 25) == time_left(10, 0.001, 25) == "15 s left"
-    assert time_left(30, None, 25) == "usually takes 25 s"
-    assert time_left(30, None, None) == "" and time_left(1, 0.0, None) == ""
+    left = TimeLeft(99)
+    assert left(10, 0.25) == "30 s left"
+    assert left(30, 0.25) == "10 s left", "a step that takes long does not make the rest longer"
+    assert left(50, 0.25) == "49 s left", "as usual, then"
+    assert left(100, 0.25) == "usually takes 99 s"
+    assert left(100, 0.8) == "25 s left"
+    assert TimeLeft(25)(10, None) == TimeLeft(25)(10, 0.001) == "15 s left"
+    assert TimeLeft(25)(30, None) == "usually takes 25 s"
+    assert TimeLeft(None)(30, None) == "" and TimeLeft(None)(1, 0.0) == ""
 
 
 # ---------------------------------------------------------------- a life

@@ -137,7 +137,7 @@ def board(*, quiet: bool = False) -> Iterator[Board]:
 
         @contextmanager
         def bar(title: str, *, usual_s: float | None = None) -> Iterator[Bar]:
-            task = shown.add_task(title, total=None, usual_s=usual_s)
+            task = shown.add_task(title, total=None, left=TimeLeft(usual_s))
 
             def update(phase: str, done: float | None) -> None:
                 shown.update(
@@ -172,7 +172,7 @@ def _left_column() -> Any:
     class Left(ProgressColumn):
         def render(self, task: Task) -> Text:
             done = task.completed if task.total else None
-            return Text(time_left(task.elapsed or 0.0, done, task.fields["usual_s"]))
+            return Text(task.fields["left"](task.elapsed or 0.0, done))
 
     return Left()
 
@@ -181,15 +181,23 @@ def _left_column() -> Any:
 _TELLING = 0.01
 
 
-def time_left(elapsed_s: float, done: float | None, usual_s: float | None) -> str:
-    """In words; nothing where nobody can tell."""
-    if done and done >= _TELLING:
-        left_s = elapsed_s * (1 - done) / done
-    elif usual_s is not None and elapsed_s < usual_s:
-        left_s = usual_s - elapsed_s
-    else:
-        return "" if usual_s is None else f"usually takes {usual_s:.0f} s"
-    return f"{left_s:.0f} s left"
+class TimeLeft:
+    """The time left of one thing. Some report their progress in few and uneven steps, so it is estimated
+    when one is reached, and counted down from there."""
+
+    def __init__(self, usual_s: float | None) -> None:
+        self._usual_s = usual_s
+        self._done = 0.0
+        self._end_s: float | None = None
+
+    def __call__(self, elapsed_s: float, done: float | None) -> str:
+        """In words; nothing where nobody can tell."""
+        if done is not None and done >= _TELLING and done != self._done:
+            self._done, self._end_s = done, elapsed_s / done
+        for end_s in (self._end_s, self._usual_s):
+            if end_s is not None and elapsed_s < end_s:
+                return f"{end_s - elapsed_s:.0f} s left"
+        return "" if self._usual_s is None else f"usually takes {self._usual_s:.0f} s"
 
 
 class _Lines:
@@ -199,7 +207,7 @@ class _Lines:
 
     def __init__(self, title: str, usual_s: float | None) -> None:
         self._title = title
-        self._usual_s = usual_s
+        self._left = TimeLeft(usual_s)
         self._phase: str | None = None
         self._began = self._said = time.monotonic()
 
@@ -208,6 +216,6 @@ class _Lines:
         if phase == self._phase and now - self._said < self._EVERY_S:
             return
         self._phase, self._said = phase, now
-        left = time_left(now - self._began, done, self._usual_s)
+        left = self._left(now - self._began, done)
         share = f" {done:.0%}" if done is not None else ""
         sys.stderr.write(f"{self._title}{': ' if phase else ''}{phase}{share}{', ' if left else ''}{left}\n")
