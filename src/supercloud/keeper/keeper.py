@@ -17,11 +17,14 @@ from supercloud.keeper.rights import Action, Lost, Pause, Permit, Resume, Rights
 from supercloud.keeper.stops import Moment
 from supercloud.model.errors import Failed, OutcomeUnknown, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
+from supercloud.model.right import WATCHDOG_S
 from supercloud.ports.agent import InstanceRef
 from supercloud.ports.clock import HolderClock
 from supercloud.ports.controller import RenewRights
 
 _TICK_S = 1.0
+#: Ticks further apart say that this machine is starved: a third of the watchdog's time.
+_LATE_S = WATCHDOG_S / 3
 _GRANT_S = 20.0
 _EVENTS_KEPT = 1000
 _log = structlog.get_logger(__name__)
@@ -60,6 +63,8 @@ class Keeper:
         self._answered = asyncio.Condition()
         self._events: deque[Happened] = deque(maxlen=_EVENTS_KEPT)
         self._news = asyncio.Event()
+        self._fed = True
+        self._ticked_s = self.moment().boottime_s
 
     def _restored(self) -> Snapshot | None:
         try:
@@ -218,8 +223,22 @@ class Keeper:
         self._permit(permits)
         if self._relay is not None and (self._beating is None or self._beating.done()):
             self._beating = asyncio.create_task(self._beat(self._relay))
-        if self._rights.may_feed(self.moment(), self._monitors.seen()):
+        self._feed()
+
+    def _feed(self) -> None:
+        """What keeps this machine from being reset. Why it is not done is worth a line when that changes."""
+        at, seen = self.moment(), self._monitors.seen()
+        late_s, self._ticked_s = at.boottime_s - self._ticked_s, at.boottime_s
+        if late_s > _LATE_S:
+            _log.warning("keeper.late", seconds=round(late_s, 1))
+        if fed := self._rights.may_feed(at, seen):
             self._hands.feed()
+        elif self._fed:
+            shown = {
+                instance: shows for instance, shows in seen.items() if not self._rights.may_run(instance, at)
+            }
+            _log.warning("keeper.watchdog_not_fed", instances=shown)
+        self._fed = fed
 
     def _act(self, action: Action) -> None:
         """One act at a time for each instance; what is still needed afterwards comes again with a tick."""

@@ -33,7 +33,7 @@ ENDING = (
 )
 _CLIENT_DATA = "#!/bin/sh\nexec /usr/local/bin/demo-client {address}\n"
 #: Deadlines, generous for a machine that emulates everything twice.
-_BOOT_S = 240.0
+_BOOT_S = 600.0
 _MIGRATE_S = 300.0
 
 
