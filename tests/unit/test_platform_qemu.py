@@ -51,6 +51,12 @@ def values(line: list[str], option: str) -> list[str]:
     return [value for name, value in itertools.pairwise(line) if name == option]
 
 
+def test_an_emulated_machine_has_one_processor(tmp_path: Path) -> None:
+    assert values(argv(tmp_path), "-smp") == ["1"]
+    kvm = command.machine(spec(), files(tmp_path), command.KVM, port=52007, qmp_fd=9)
+    assert values(kvm, "-smp") == ["3"]
+
+
 def test_no_secret_and_no_shell_in_the_command_line(tmp_path: Path) -> None:
     line = argv(tmp_path)
     assert not any(SECRET.decode() in word for word in line)
@@ -80,7 +86,7 @@ def test_command_line_confines_qemu_and_forwards_one_port_of_the_loopback(tmp_pa
     assert values(line, "-sandbox") == [command.SANDBOX]
     assert "spawn=deny" in command.SANDBOX
     assert values(line, "-netdev") == ["user,id=net,hostfwd=udp:127.0.0.1:52007-:51820"]
-    assert values(line, "-smp") == ["3"]
+    assert values(line, "-smp") == ["1"]
     assert values(line, "-m") == ["512"]
     assert "-nodefaults" in line
     assert "-no-user-config" in line

@@ -175,5 +175,5 @@ def _key(files: BlanketFiles, version: str) -> str:
 
 
 def _tcg(reason: str) -> Proof:
-    # QEMU's own CPU emulation has SVM with nested paging on every host.
-    return Proof(accelerator="tcg", nesting=True, reason=reason)
+    # QEMU's own CPU emulation has SVM with nested paging on every host, though soundly on one processor only.
+    return Proof(accelerator="tcg", nesting=True, reason=f"{reason}; each blanket has one emulated processor")
