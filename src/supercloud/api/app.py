@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query
 
 from supercloud import __version__
-from supercloud.api import bytestreams, guard, principals, problems, things
+from supercloud.api import bytestreams, events, guard, principals, problems, things
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
 from supercloud.model.names import Id
@@ -31,10 +32,11 @@ def create_app(door: Door) -> FastAPI:
         separate_input_output_schemas=False,
         responses={"default": problems.DOCUMENTED},
     )
+    app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
     problems.install(app)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
-    routers = [_operations(), *principals.routers(), *things.routers(), bytestreams.router()]
+    routers = [_operations(), events.router(), *principals.routers(), *things.routers(), bytestreams.router()]
     guard.declared(routers)
     for router in routers:
         app.include_router(router, prefix="/v1")
@@ -43,6 +45,7 @@ def create_app(door: Door) -> FastAPI:
     def openapi() -> dict[str, Any]:
         found = described()
         found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
+        found["components"]["schemas"] |= events.schemas()
         return found
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -30,6 +30,7 @@ from supercloud.model.permissions import Permission, Role
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
 from supercloud.ports.platform import Confidentiality, Flavour
+from supercloud.services.feed import Place, Watch
 
 #: How users name what exists: by its name, its id, or an image by its digest.
 Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9:-]{0,70}$")]
@@ -363,6 +364,15 @@ class Northbound(Protocol):
         ...
 
     async def cancel(self, operation: Id) -> OperationView: ...
+
+    async def watch(self, *, after: Place | None = None, cloud: Ref | None = None) -> tuple[Watch, Id | None]:
+        """Changes from `after`, or from now on, of everybody's things: what the caller may be told of them is
+        for its token to say. With the id of `cloud`. Close it.
+
+        Raises:
+            Exhausted: too many watch already.
+        """
+        ...
 
     async def add_principal(self, request: AddPrincipal) -> PrincipalView: ...
     async def principals(self) -> list[PrincipalView]: ...
