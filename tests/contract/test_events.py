@@ -25,7 +25,7 @@ from supercloud.services.feed import Feed, Listener, Lost, Place
 from supercloud.services.northbound import CreateNetwork
 from supercloud.services.store.changes import Act, Change, Kind
 from supercloud.services.store.engine import Store
-from supercloud.services.store.tables import Cloud, Network, Provider
+from supercloud.services.store.tables import Cloud, MintedToken, Network, Principal, Provider
 
 pytestmark = pytest.mark.contract
 
@@ -234,14 +234,21 @@ async def test_one_statement_for_many_rows_is_seen_too_and_a_rollback_is_not(sto
             await session.flush()
             await session.execute(delete(Network).where(Network.name == "n2"))
         async with store.write() as session:
+            who = Principal(id=new_id(), name="p", key="k", roles=[], created_at=0)
+            session.add(who)
+            await session.flush()
+            session.add(
+                MintedToken(id="ab" * 64, principal=who.id, only=None, clouds=None, minted_at=0, expires_at=9)
+            )
+        async with store.write() as session:
             row = (await session.scalars(select(Network).where(Network.name == "n0"))).one()
             row.gateway = row.gateway  # nothing is changed
         async with store.write() as session:
             await session.execute(delete(Network))
             await session.delete(await session.get_one(Cloud, cloud.id))
-        told = await _told(watch, 4)
-        assert told[0] == ("n1", "changed")
-        assert sorted(told[1:]) == [("c", "removed"), ("n0", "removed"), ("n1", "removed")]
+        told = await _told(watch, 6)
+        assert told[:3] == [("n1", "changed"), ("p", "added"), ("ab" * 64, "added")]
+        assert sorted(told[3:]) == [("c", "removed"), ("n0", "removed"), ("n1", "removed")]
 
 
 async def test_what_another_controller_commits_is_told_as_well(database_url: str) -> None:

@@ -11,7 +11,10 @@ from supercloud import __version__
 from supercloud.api import bytestreams, events, guard, principals, problems, things
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
+from supercloud.api.pages import TIMED, Named, Paged
+from supercloud.api.things import InCloud
 from supercloud.model.names import Id
+from supercloud.model.states import OperationState
 from supercloud.services.northbound import OperationView, StatusView
 
 #: A longer wait would outlive proxies' idle limits.
@@ -60,13 +63,18 @@ def _operations() -> APIRouter:
         return await control.status()
 
     @router.get("/operations")
-    async def operations(
+    async def operations(  # noqa: PLR0917 - FastAPI calls it by name
         control: OperationRead,
+        paging: Paged,
         open_only: bool = False,
         kind: Annotated[str | None, Query(pattern=r"^[a-z.-]{1,64}$")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: OperationState | None = None,
     ) -> list[OperationView]:
-        return await control.operations(open_only=open_only, kind=kind, limit=limit)
+        """`name`: of what they are about."""
+        page = paging.page(TIMED, name=name, state=state)
+        return paging.answer(await control.operations(open_only=open_only, kind=kind, cloud=cloud, page=page))
 
     @router.get("/operations/{operation}")
     async def operation(

@@ -1,4 +1,4 @@
-"""What changes, as server-sent events: `GET /events`."""
+"""What changes, as server-sent events: `GET /events`; and what agents reported before."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from supercloud.api.guard import EVENTS, OperationRead, Sight
+from supercloud.api.guard import EVENTS, BlanketRead, OperationRead, Sight
+from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
 from supercloud.model.errors import Unauthenticated
 from supercloud.model.names import Id
 from supercloud.services.feed import Lost, Place, Watch
-from supercloud.services.store.changes import Act, Change, Kind
+from supercloud.services.northbound import ReportView
+from supercloud.services.store.changes import Act, Change, Kind, ThingId
 
 #: So often something is said, so that neither end nor anything between them takes the other for dead.
 HEARTBEAT_S = 15.0
@@ -40,7 +42,7 @@ class Event:
 
     kind: Kind
     act: Act
-    id: Id
+    id: ThingId
     name: str  # of a report, what it is about; of a token, its id
     cloud: Id | None
     cloud_name: str | None
@@ -104,6 +106,18 @@ def router() -> APIRouter:
         until = asyncio.get_running_loop().time() + lasts
         asked = _Asked(identity, frozenset(kind or ()), until, request.app.state.ending)
         return _Stream(watch, _told(watch, request.state.sight, asked))
+
+    @found.get("/reports")
+    async def reports(
+        control: BlanketRead,
+        paging: Paged,
+        cloud: InCloud = None,
+        blanket: InCloud = None,
+        kind: Annotated[str | None, Query(pattern=r"^[a-z._-]{1,100}$")] = None,
+    ) -> list[ReportView]:
+        """What agents reported, the newest first, as far back as it is kept."""
+        page = paging.page(TIMED, name=kind)
+        return paging.answer(await control.reports(cloud=cloud, blanket=blanket, page=page))
 
     return found
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from pydantic import Field
 from sqlalchemy import event, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
@@ -24,6 +25,8 @@ from supercloud.services.store.tables import Base
 #: Of an UPDATE that changes nothing that is shown: it is not looked up what it changes.
 UNSEEN = "unseen"
 _FOUND = "changes"
+#: An id; of a token, its first revocation id.
+ThingId = Annotated[str, Field(pattern=r"^[0-9a-f-]{1,160}$")]
 
 
 class Kind(StrEnum):
@@ -56,7 +59,7 @@ class Change:
 
     kind: Kind
     act: Act
-    id: Id
+    id: ThingId
     name: str
     cloud: Id | None
     cloud_name: str | None
