@@ -31,6 +31,7 @@ from supercloud.api import guard
 from supercloud.api.app import create_app
 from supercloud.api.listener import serve
 from supercloud.controlplane.operator import OperatorToken
+from supercloud.services.answers import Answers
 from supercloud.services.northbound import AddPrincipal
 from supercloud.trust.keys import IdentityKey
 
@@ -96,7 +97,9 @@ async def _plain(folder: Path) -> AsyncIterator[Target]:
             file = folder / "operator.token"
             await OperatorToken(bench.control, bench.parts, key.name, file).keep()
             door = await doorkeeper(world, bench, _CHANNEL)
-            config = uvicorn.Config(create_app(door), port=0, lifespan="off", log_config=None)
+            config = uvicorn.Config(
+                create_app(door, Answers(bench.parts.store)), port=0, lifespan="off", log_config=None
+            )
             server = uvicorn.Server(config)
             server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
             serving = asyncio.create_task(serve(server))
@@ -139,7 +142,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     thread.join()
 
 
-_SCHEMA = schemathesis.openapi.from_dict(create_app(cast("Any", None)).openapi())
+_SCHEMA = schemathesis.openapi.from_dict(create_app(cast("Any", None), cast("Any", None)).openapi())
 _OPERATIONS = {result.ok().label: result.ok() for result in _SCHEMA.get_all_operations()}
 
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query
 
 from supercloud import __version__
-from supercloud.api import bytestreams, events, guard, principals, problems, things
+from supercloud.api import bytestreams, events, guard, headers, principals, problems, things
+from supercloud.api.conditions import Conditions
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
 from supercloud.api.pages import TIMED, Named, Paged
+from supercloud.api.repeats import Answers, Repeats
 from supercloud.api.things import InCloud
 from supercloud.model.names import Id
 from supercloud.model.states import OperationState
@@ -23,8 +25,8 @@ MAX_WAIT_S = 30.0
 _CONTENT = "/content"
 
 
-def create_app(door: Door) -> FastAPI:
-    """An ASGI application. `door` decides who gets in, and to what."""
+def create_app(door: Door, answers: Answers) -> FastAPI:
+    """An ASGI application. `door` decides who gets in, and to what; `answers` are those that are kept."""
     app = FastAPI(
         title="supercloud",
         version=__version__,
@@ -37,6 +39,8 @@ def create_app(door: Door) -> FastAPI:
     )
     app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
     problems.install(app)
+    app.add_middleware(Conditions)
+    app.add_middleware(Repeats, answers=answers)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
     routers = [_operations(), events.router(), *principals.routers(), *things.routers(), bytestreams.router()]
@@ -49,6 +53,7 @@ def create_app(door: Door) -> FastAPI:
         found = described()
         found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
         found["components"]["schemas"] |= events.schemas()
+        headers.describe(found)
         return found
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -22,10 +22,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from supercloud.api.inner import TERMS
 from supercloud.api.problems import problem
 from supercloud.model.errors import SupercloudError, Unauthenticated
 from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
+from supercloud.services.caller import Terms
 from supercloud.services.doorkeeper import Bearer, Presented
 from supercloud.services.northbound import Northbound
 from supercloud.services.store.changes import Change
@@ -59,7 +61,7 @@ class Door(Protocol):
 
     def sees(self, bearer: Bearer, change: Change) -> bool: ...
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound: ...
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound: ...
 
 
 class Sight:
@@ -114,8 +116,10 @@ class Guard:
         except SupercloudError as error:
             await _refuse(error, scope, receive, send)
             return
-        scope.setdefault("state", {})["enter"] = lambda permission: self._door.admit(bearer, permission)
-        scope["state"]["sight"] = Sight(self._door, bearer)
+        state = scope.setdefault("state", {})
+        state["principal"] = bearer.token.principal
+        state["enter"] = lambda permission, terms: self._door.admit(bearer, permission, terms)
+        state["sight"] = Sight(self._door, bearer)
         if scope["type"] == "websocket":
             await self._watched(bearer, _LOOK_EVERY_S, scope, receive, send)
             return
@@ -206,8 +210,8 @@ class Needs:
         self.permission = permission
 
     async def __call__(self, connection: HTTPConnection) -> Northbound:
-        enter: Callable[[Permission], Northbound] = connection.state.enter
-        return enter(self.permission)
+        enter: Callable[[Permission, tuple[Terms, ...]], Northbound] = connection.state.enter
+        return enter(self.permission, connection.scope["state"].get(TERMS, ()))
 
 
 CloudRead = Annotated[Northbound, Depends(Needs(Permission.CLOUD_READ))]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from supercloud.model.errors import Denied, Unauthenticated
 from supercloud.model.names import PublicKey
 from supercloud.model.permissions import APART, UNDIVIDED, Permission, Role
-from supercloud.services.caller import Caller
+from supercloud.services.caller import Caller, Terms
 from supercloud.services.directory import Known, Snapshot
 from supercloud.services.northbound import Northbound
 from supercloud.services.store.changes import Change, Kind
@@ -98,14 +98,14 @@ class Doorkeeper:
             raise Unauthenticated("the token is revoked", hint="supercloud token mint")
         return known
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound:
-        """What the bearer may ask for under this permission, as far as it sees.
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound:
+        """What the bearer may ask for under this permission, as far as it sees, on its terms.
 
         Raises:
             Denied: it allows it nowhere.
             Unauthenticated: its principal has lost a role.
         """
-        return self._on_behalf_of(caller(bearer, permission, at=self._now()))
+        return self._on_behalf_of(replace(caller(bearer, permission, at=self._now()), terms=terms))
 
 
 def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:

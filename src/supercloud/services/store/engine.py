@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, Unavailable
-from supercloud.services.caller import Caller
+from supercloud.services.caller import Caller, Terms
 from supercloud.services.store import schema
 from supercloud.services.store.changes import Change, FollowedSession, changes_of
 from supercloud.wire.codec import to_json
@@ -99,6 +99,10 @@ class Store:
             yield session
 
     @property
+    def _terms(self) -> tuple[Terms, ...]:
+        return () if self.caller is None else self.caller.terms
+
+    @property
     def _info(self) -> dict[str, Any]:
         return {CALLER: self.caller}
 
@@ -108,12 +112,17 @@ class Store:
 
         Raises:
             Conflict: a uniqueness or reference that the tables hold was violated.
+            PreconditionFailed: the caller's terms do not hold.
             Unavailable, Exhausted: the database.
         """
         async with _translated(), _held(self._turn):
             async with self._session() as session, session.begin():
+                for term in self._terms:
+                    await term.before(session)
                 yield session
                 changes = await changes_of(session)
+                for term in self._terms:
+                    await term.after(session)
                 if not self.sqlite:
                     await _tell(session, changes)
             for listener in self.committed:
