@@ -25,6 +25,7 @@ from supercloud.client.http import CONTROLLER_NAME
 from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.names import MIB, new_id
 from supercloud.ports.agent import USER_DATA_BYTES, UserData
+from supercloud.services import inbox
 from supercloud.trust.keys import to_text
 
 pytestmark = pytest.mark.contract
@@ -117,6 +118,9 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
     await furnish(api.bench, world.keys)
     await api.bench.blanket("n1")
     await api.bench.run(on="n1")
+    shown = await api.bench.control.blanket("n1")
+    cloud = (await api.bench.control.cloud("c")).id
+    await inbox.finding(api.bench.parts.store, shown.id, cloud, "clone.seen", {})
     described = (await http.get("/openapi.json")).json()
     assert described["openapi"].startswith("3.1")
     read = [

@@ -41,7 +41,7 @@ async def test_the_same_request_again_is_answered_as_before(api: Served, http: h
     assert (await http.delete("/clouds/c", headers=keyed("l"))).status_code == 204
     assert (await http.delete("/clouds/c", headers=keyed("l"))).status_code == 204
     problem(await http.delete("/clouds/c", headers=keyed("m")), 404, "not-found")
-    for bad in ("", '"', '"a" b', "ä".encode().decode("latin-1"), "x" * 129, '"' + "x" * 129 + '"'):
+    for bad in ("", '"', '"a" b', '"a b"', "x" * 129, '"' + "x" * 129 + '"'):
         problem(await http.post("/clouds", json={"name": "e"}, headers={HEADER: bad}), 422, "invalid-input")
 
 
@@ -192,7 +192,7 @@ async def test_what_is_not_as_it_was_seen_is_not_changed(api: Served, http: http
     assert (await rekey(keys[3], If_Match=f"{seen}, {now}")).status_code == 200
     problem(await http.delete("/principals/alice", headers={"If-Match": now}), 412, "precondition-failed")
     assert (await http.delete("/principals/alice", headers={"If-Match": "*"})).status_code == 204
-    problem(await http.delete("/principals/alice", headers={"If-Match": "*"}), 404, "not-found")
+    problem(await http.delete("/principals/alice", headers={"If-Match": "*"}), 412, "precondition-failed")
     problem(
         await http.post("/clouds", json={"name": "c"}, headers={"If-Match": "*"}), 412, "precondition-failed"
     )

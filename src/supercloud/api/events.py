@@ -72,7 +72,12 @@ _DOCUMENTED: dict[str, Any] = {
     ),
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
+            "schema": {
+                "type": "object",
+                "description": "Each event: `data` is JSON",
+                "properties": {one: {"type": "string"} for one in ("data", "event", "id")},
+                "required": ["data", "event", "id"],
+            },
             "x-event-data": {"$ref": "#/components/schemas/Event"},
         }
     },

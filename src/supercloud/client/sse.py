@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from supercloud.model.errors import Failed
+from supercloud.model.errors import Failed, Unavailable, error_from
 
 #: Of one event. The API's own have at most some tens of thousands.
 _MOST_BYTES = 1 << 20
+_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +77,39 @@ class Reader:
         if not isinstance(said, dict):
             raise Failed("the control plane sent an event that is no object")
         yield Said(name or "message", self.last_id, said)
+
+
+def following(
+    opened: Callable[[Mapping[str, object]], Iterator[bytes]],
+    since: str | None,
+    query: Mapping[str, object],
+    *,
+    away_s: float,
+) -> Iterator[Said]:
+    """The events of one stream after the other, each from where the one before ended.
+
+    Raises:
+        Unavailable: it could not be opened for `away_s`.
+        SupercloudError: what it was refused or ended with.
+    """
+    once, ready = query.get("lasts_s") is not None, False
+    heard = time.monotonic()
+    while True:
+        reader = Reader()
+        try:
+            for chunk in opened({**query, "since": since}):
+                heard = time.monotonic()
+                for said in reader.take(chunk):
+                    since = said.id or since
+                    if said.name == "end":
+                        raise error_from(str(said.data.get("code")), str(said.data.get("detail")))
+                    if said.name != "ready" or not ready:
+                        ready = ready or said.name == "ready"
+                        yield said
+                since = reader.last_id or since
+            if once:
+                return
+        except Unavailable:
+            if once or not ready or time.monotonic() - heard > away_s:
+                raise
+        time.sleep(_AGAIN_S)  # that it is back has no event
