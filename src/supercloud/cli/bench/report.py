@@ -93,8 +93,9 @@ def _api(found: Mapping[str, Any]) -> list[Line]:
 
 def _latency(what: str, found: Mapping[str, Any]) -> Line:
     limit = found[f"limit_{what}_p99_ms"]
+    much = f"{what} of a page" if what == "list" else what
     return Line(
-        what=f"{what}{' (a page)' if what == 'list' else ''} of {found['instances']} instances, 99th percentile",
+        what=f"{much} of {found['instances']} instances, 99th percentile",
         value=found[f"{what}_p99_ms"],
         unit="ms",
         beside=f"{limit:g} ms of as many fixed bytes",
