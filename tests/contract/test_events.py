@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,6 +119,30 @@ async def test_who_comes_back_goes_on_and_who_filters_hears_that_only(
 
 def _with(how: dict[str, Any], **query: object) -> dict[str, Any]:
     return {**how, "params": {**how.get("params", {}), **query}}
+
+
+async def test_the_command_follows_and_shows_what_was_reported(
+    api: Served,  # noqa: F811
+    world: World,  # noqa: F811
+    http: httpx.AsyncClient,  # noqa: F811
+) -> None:
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("n1")
+    blanket, cloud = await api.bench.control.blanket("n1"), await api.bench.control.cloud("c")
+    await inbox.finding(api.bench.parts.store, blanket.id, cloud.id, "clone.seen", {"x": 1})
+    (past,) = (await api.ok("events", "--past", "--blanket", "n1", "-o", "json")).json
+    assert (past["kind"], past["data"], past["blanket"]) == ("clone.seen", {"x": 1}, "n1")
+    await api.wrong("events", "--past", "--kind", "cloud", status=2)
+    await api.wrong("events", "--cloud", "nowhere", status=3)
+    following = await api.start("events", "-o", "json", "--kind", "cloud", "--kind", "network")
+    assert following.process.stdout is not None
+    async with asyncio.timeout(100):
+        assert json.loads(await following.process.stdout.readline())["event"] == "ready"
+        await http.post("/clouds", json={"name": "d"})
+        told = json.loads(await following.process.stdout.readline())
+    assert (told["event"], told["kind"], told["name"], told["act"]) == ("change", "cloud", "d", "added")
+    following.interrupt()
+    assert (await following.done()).status == 130
 
 
 async def test_what_is_not_kept_is_said_to_be_lost(api: Served, http: httpx.AsyncClient) -> None:  # noqa: F811
