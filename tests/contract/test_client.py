@@ -132,11 +132,12 @@ async def test_the_same_for_asyncio(api: Served) -> None:  # noqa: F811
     operation = await client.post("/clouds/c0/rotate-keys")
     assert OperationView(**await client.wait(operation)).state == "succeeded"
     async with asyncio.timeout(60):
-        async for said in client.events(kind=["cloud"]):
-            if said.name == "ready":
-                await client.delete("/clouds/c5")
-            elif said.data["act"] == "removed":
-                break
+        async with contextlib.aclosing(client.events(kind=["cloud"])) as events:
+            async for said in events:
+                if said.name == "ready":
+                    await client.delete("/clouds/c5")
+                elif said.data["act"] == "removed":
+                    break
 
 
 @given(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TypeVar, overload
 
 from supercloud.client.http import Client
@@ -14,6 +15,7 @@ T = TypeVar("T")
 _CONNECTIONS = 8
 #: Events that wait for whoever reads them; then the stream does, and in the end it is told of `lost`.
 _AHEAD = 64
+_TAKEN_S = 0.05
 
 
 class AsyncClient:
@@ -54,19 +56,18 @@ class AsyncClient:
         """Follow an operation to its end. Cancelled, it stops to; the operation goes on."""
         return await self._on(lambda client: client.wait(operation, lambda *_: None))
 
-    async def events(self, *, since: str | None = None, **query: object) -> AsyncIterator[Said]:
-        """As Client.events. Leaving the loop ends it."""
+    async def events(self, *, since: str | None = None, **query: object) -> AsyncGenerator[Said, None]:
+        """As Client.events. Closing the generator ends it (contextlib.aclosing)."""
+        client = await asyncio.to_thread(Client, self._access)
         told: asyncio.Queue[Said | BaseException | None] = asyncio.Queue(_AHEAD)
-        loop, left = asyncio.get_running_loop(), False
+        loop = asyncio.get_running_loop()
 
         def put(one: Said | BaseException | None) -> None:
             asyncio.run_coroutine_threadsafe(told.put(one), loop).result()
 
         def read() -> None:
             try:
-                for said in Client(self._access).events(since=since, **query):
-                    if left:
-                        return
+                for said in client.events(since=since, **query):
                     put(said)
                 put(None)
             except RuntimeError:  # the loop has ended
@@ -82,9 +83,11 @@ class AsyncClient:
                 yield one
             await reading
         finally:
-            left = True
-            while not told.empty():  # so that the thread gets on, and sees that nobody listens
-                told.get_nowait()
+            client.close()
+            while not reading.done():  # it may wait for somebody to take what it has
+                with contextlib.suppress(asyncio.QueueEmpty):
+                    told.get_nowait()
+                await asyncio.wait({reading}, timeout=_TAKEN_S)
 
     async def _on(self, work: Callable[[Client], T]) -> T:
         async with self._turns:

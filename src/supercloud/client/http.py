@@ -7,9 +7,11 @@ import http.client
 import json
 import re
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, urlencode
@@ -65,6 +67,16 @@ class Client:
         self._connection: _Pinned | None = None
         self._channel = ""
         self._used = 0.0
+        self._closed = False
+        self._stream: _Pinned | None = None  # that events come over
+
+    def close(self) -> None:
+        """End it, from any thread: whatever waits for something fails."""
+        self._closed = True
+        for one in (self._connection, self._stream):
+            if one is not None and one.sock is not None:
+                with suppress(OSError):
+                    one.sock.shutdown(socket.SHUT_RDWR)
 
     @overload
     def get(self, path: str, as_: type[T], /, **query: object) -> T: ...
@@ -258,6 +270,9 @@ class Client:
         own = copy.copy(self)
         own._connection, own._timeout_s = None, _SILENT_S
         answer, _ = own._sent("GET", _target("/events", query), None, {}, read=False)
+        self._stream = own._connection
+        if self._closed:
+            raise Failed("this client is closed")
         try:
             if answer.status != http.HTTPStatus.OK:
                 self._take(answer.status, answer.read())
