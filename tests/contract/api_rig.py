@@ -25,6 +25,7 @@ from supercloud.client import Access, Client, Endpoint, Place
 from supercloud.client.place import FIRST_KEY
 from supercloud.controlplane.operator import OperatorToken
 from supercloud.keystore.server import listening
+from supercloud.services.answers import Answers
 from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.trust.files import write_private
 from supercloud.trust.keys import IdentityKey
@@ -186,7 +187,7 @@ async def _listening(world: World, bench: Bench) -> AsyncIterator[tuple[int, str
     )
     channel = channel_of(ssl.PEM_cert_to_DER_cert(answer.certificate_pem))
     door = await doorkeeper(world, bench, channel)
-    server = create_server(create_app(door), context, host=HOST, port=0)
+    server = create_server(create_app(door, Answers(bench.parts.store)), context, host=HOST, port=0)
     serving = asyncio.create_task(serve(server))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it

@@ -243,6 +243,8 @@ async def test_every_operation_by_every_role_and_relation(cast: Cast) -> None:
 
 async def _asked(client: httpx.AsyncClient, operation: Operation) -> httpx.Response:
     content = b"" if operation.path.endswith("/content") else None
+    if operation.path == guard.EVENTS:
+        return await client.get(operation.path, params={"lasts_s": 0})
     return await client.request(operation.method, operation.path, json=operation.body, content=content)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query
 
 from supercloud import __version__
-from supercloud.api import bytestreams, guard, principals, problems, things
+from supercloud.api import bytestreams, events, guard, headers, principals, problems, things
+from supercloud.api.conditions import Conditions
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
+from supercloud.api.pages import TIMED, Named, Paged
+from supercloud.api.repeats import Answers, Repeats
+from supercloud.api.things import InCloud
 from supercloud.model.names import Id
+from supercloud.model.states import OperationState
 from supercloud.services.northbound import OperationView, StatusView
 
 #: A longer wait would outlive proxies' idle limits.
@@ -19,8 +25,8 @@ MAX_WAIT_S = 30.0
 _CONTENT = "/content"
 
 
-def create_app(door: Door) -> FastAPI:
-    """An ASGI application. `door` decides who gets in, and to what."""
+def create_app(door: Door, answers: Answers) -> FastAPI:
+    """An ASGI application. `door` decides who gets in, and to what; `answers` are those that are kept."""
     app = FastAPI(
         title="supercloud",
         version=__version__,
@@ -31,10 +37,13 @@ def create_app(door: Door) -> FastAPI:
         separate_input_output_schemas=False,
         responses={"default": problems.DOCUMENTED},
     )
+    app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
     problems.install(app)
+    app.add_middleware(Conditions)
+    app.add_middleware(Repeats, answers=answers)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
-    routers = [_operations(), *principals.routers(), *things.routers(), bytestreams.router()]
+    routers = [_operations(), events.router(), *principals.routers(), *things.routers(), bytestreams.router()]
     guard.declared(routers)
     for router in routers:
         app.include_router(router, prefix="/v1")
@@ -43,6 +52,8 @@ def create_app(door: Door) -> FastAPI:
     def openapi() -> dict[str, Any]:
         found = described()
         found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
+        found["components"]["schemas"] |= events.schemas()
+        headers.describe(found)
         return found
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -57,13 +68,18 @@ def _operations() -> APIRouter:
         return await control.status()
 
     @router.get("/operations")
-    async def operations(
+    async def operations(  # noqa: PLR0917 - FastAPI calls it by name
         control: OperationRead,
+        paging: Paged,
         open_only: bool = False,
         kind: Annotated[str | None, Query(pattern=r"^[a-z.-]{1,64}$")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: OperationState | None = None,
     ) -> list[OperationView]:
-        return await control.operations(open_only=open_only, kind=kind, limit=limit)
+        """`name`: of what they are about."""
+        page = paging.page(TIMED, name=name, state=state)
+        return paging.answer(await control.operations(open_only=open_only, kind=kind, cloud=cloud, page=page))
 
     @router.get("/operations/{operation}")
     async def operation(

@@ -22,17 +22,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from supercloud.api.inner import TERMS
 from supercloud.api.problems import problem
 from supercloud.model.errors import SupercloudError, Unauthenticated
+from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
+from supercloud.services.caller import Terms
 from supercloud.services.doorkeeper import Bearer, Presented
 from supercloud.services.northbound import Northbound
+from supercloud.services.store.changes import Change
 from supercloud.trust import proof
 from supercloud.trust.keys import to_text
 
 #: How often it is looked whether the token of an open stream counts still: its time may be over, and another
 #: controller may have revoked it.
 _LOOK_EVERY_S = 1.0
+_CUT_AFTER_S = 5.0
+#: The path of a stream that is no WebSocket's. It ends in order when its token does, if it is read from; one
+#: that is not is cut.
+EVENTS = "/events"
 #: In the API's description.
 PERMISSION_KEY = "x-permission"
 SECURITY_SCHEME = {
@@ -49,9 +57,41 @@ class Door(Protocol):
 
     async def authenticate(self, presented: Presented) -> Bearer: ...
 
-    async def check(self, bearer: Bearer) -> None: ...
+    async def check(self, bearer: Bearer) -> Bearer: ...
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound: ...
+    def sees(self, bearer: Bearer, change: Change) -> bool: ...
+
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound: ...
+
+
+class Sight:
+    """What the bearer of an open stream may be told of, as its token and its principal stand by now."""
+
+    def __init__(self, door: Door, bearer: Bearer) -> None:
+        self._door = door
+        self._bearer = bearer
+        self._known: dict[tuple[str, Id | None, Id | None], bool] = {}
+
+    async def renew(self) -> None:
+        """To be awaited about once a second; what was found out before is not relied on any longer.
+
+        Raises:
+            Unauthenticated: the token counts no more.
+        """
+        try:
+            self._bearer = await self._door.check(self._bearer)
+        except Unauthenticated:
+            raise
+        except SupercloudError:
+            return  # the store is away: nothing changes meanwhile
+        self._known.clear()
+
+    def of(self, change: Change) -> bool:
+        """Whether it may be told of this change. Raises: Unauthenticated."""
+        what = (change.kind, change.cloud, change.owner)
+        if what not in self._known:
+            self._known[what] = self._door.sees(self._bearer, change)
+        return self._known[what]
 
 
 class Guard:
@@ -76,19 +116,28 @@ class Guard:
         except SupercloudError as error:
             await _refuse(error, scope, receive, send)
             return
-        scope.setdefault("state", {})["enter"] = lambda permission: self._door.admit(bearer, permission)
+        state = scope.setdefault("state", {})
+        state["principal"] = bearer.token.principal
+        state["enter"] = lambda permission, terms: self._door.admit(bearer, permission, terms)
+        state["sight"] = Sight(self._door, bearer)
         if scope["type"] == "websocket":
-            await self._watched(bearer, scope, receive, send)
+            await self._watched(bearer, _LOOK_EVERY_S, scope, receive, send)
             return
         digest = presented.covered.digest
-        await self._app(scope, receive if digest is None else _signed(receive, digest), send)
+        receive = receive if digest is None else _signed(receive, digest)
+        if scope["path"].endswith(EVENTS):
+            await self._watched(bearer, _CUT_AFTER_S, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    async def _watched(self, bearer: Bearer, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _watched(
+        self, bearer: Bearer, every_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """A stream lasts as long as its token counts."""
         stream = asyncio.ensure_future(self._app(scope, receive, send))
         try:
             while not stream.done():
-                await asyncio.wait({stream}, timeout=_LOOK_EVERY_S)
+                await asyncio.wait({stream}, timeout=every_s)
                 try:
                     await self._door.check(bearer)
                 except Unauthenticated:
@@ -161,8 +210,8 @@ class Needs:
         self.permission = permission
 
     async def __call__(self, connection: HTTPConnection) -> Northbound:
-        enter: Callable[[Permission], Northbound] = connection.state.enter
-        return enter(self.permission)
+        enter: Callable[[Permission, tuple[Terms, ...]], Northbound] = connection.state.enter
+        return enter(self.permission, connection.scope["state"].get(TERMS, ()))
 
 
 CloudRead = Annotated[Northbound, Depends(Needs(Permission.CLOUD_READ))]

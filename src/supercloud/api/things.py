@@ -26,7 +26,9 @@ from supercloud.api.guard import (
     VolumeRead,
     VolumeWrite,
 )
+from supercloud.api.pages import TEXT, TEXTS, Named, Paged
 from supercloud.model.names import Digest, Name, SizeBytes
+from supercloud.model.states import BlanketState, InstanceState
 from supercloud.ports.agent import StopMode
 from supercloud.services.northbound import (
     AddBlanket,
@@ -118,8 +120,8 @@ def _providers() -> APIRouter:
         return await control.add_provider(request)
 
     @router.get("")
-    async def ls(control: ProviderRead) -> list[ProviderView]:
-        return await control.providers()
+    async def ls(control: ProviderRead, paging: Paged, name: Named = None) -> list[ProviderView]:
+        return paging.answer(await control.providers(page=paging.page(TEXT, name=name)))
 
     @router.get("/{ref}")
     async def show(control: ProviderRead, ref: RefPath) -> ProviderView:
@@ -141,8 +143,8 @@ def _clouds() -> APIRouter:
         return await control.create_cloud(request)
 
     @router.get("")
-    async def ls(control: CloudRead) -> list[CloudView]:
-        return await control.clouds()
+    async def ls(control: CloudRead, paging: Paged, name: Named = None) -> list[CloudView]:
+        return paging.answer(await control.clouds(page=paging.page(TEXTS, name=name)))
 
     @router.get("/{ref}")
     async def show(control: CloudRead, ref: RefPath) -> CloudView:
@@ -172,8 +174,15 @@ def _blankets() -> APIRouter:
         return await control.add_blanket(request)
 
     @router.get("")
-    async def ls(control: BlanketRead, cloud: InCloud = None) -> list[BlanketView]:
-        return await control.blankets(cloud=cloud)
+    async def ls(
+        control: BlanketRead,
+        paging: Paged,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: BlanketState | None = None,
+    ) -> list[BlanketView]:
+        page = paging.page(TEXTS, name=name, state=state)
+        return paging.answer(await control.blankets(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: BlanketRead, ref: RefPath, cloud: InCloud = None) -> BlanketView:
@@ -219,8 +228,8 @@ def _images() -> APIRouter:
         return await control.upload_image(digest, offset, request.stream())
 
     @router.get("")
-    async def ls(control: ImageRead) -> list[ImageView]:
-        return await control.images()
+    async def ls(control: ImageRead, paging: Paged, name: Named = None) -> list[ImageView]:
+        return paging.answer(await control.images(page=paging.page(TEXTS, name=name)))
 
     @router.get("/{ref}")
     async def show(control: ImageRead, ref: RefPath) -> ImageView:
@@ -242,8 +251,11 @@ def _networks() -> APIRouter:
         return await control.create_network(request)
 
     @router.get("")
-    async def ls(control: NetworkRead, cloud: InCloud = None) -> list[NetworkView]:
-        return await control.networks(cloud=cloud)
+    async def ls(
+        control: NetworkRead, paging: Paged, cloud: InCloud = None, name: Named = None
+    ) -> list[NetworkView]:
+        page = paging.page(TEXTS, name=name)
+        return paging.answer(await control.networks(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: NetworkRead, ref: RefPath, cloud: InCloud = None) -> NetworkView:
@@ -265,8 +277,11 @@ def _volumes() -> APIRouter:
         return await control.create_volume(request)
 
     @router.get("")
-    async def ls(control: VolumeRead, cloud: InCloud = None) -> list[VolumeView]:
-        return await control.volumes(cloud=cloud)
+    async def ls(
+        control: VolumeRead, paging: Paged, cloud: InCloud = None, name: Named = None
+    ) -> list[VolumeView]:
+        page = paging.page(TEXTS, name=name)
+        return paging.answer(await control.volumes(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: VolumeRead, ref: RefPath, cloud: InCloud = None) -> VolumeView:
@@ -315,8 +330,15 @@ def _instances() -> APIRouter:
         return await control.run_instance(request)
 
     @router.get("")
-    async def ls(control: VmRead, cloud: InCloud = None) -> list[InstanceView]:
-        return await control.instances(cloud=cloud)
+    async def ls(
+        control: VmRead,
+        paging: Paged,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: InstanceState | None = None,
+    ) -> list[InstanceView]:
+        page = paging.page(TEXTS, name=name, state=state)
+        return paging.answer(await control.instances(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:

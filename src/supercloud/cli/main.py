@@ -34,6 +34,7 @@ _COMMANDS = {
     "export": ("declared:export", "Write the file that declares a cloud"),
     "schema": ("declared:schema", "The JSON Schema of that file, for editors"),
     "operation": ("operation:app", "What is being done, and what was"),
+    "events": ("events:events", "What changes, as it does; what agents reported"),
     "demo": ("demo:demo", "Two domains, one cloud, live migrations under load: on real VMs"),
     "bench": ("bench:bench", "Measure: migration, api, footprint, authz"),
 }

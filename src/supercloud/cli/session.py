@@ -49,8 +49,14 @@ def connect() -> Client:
 
 
 def ls(path: str, columns: Sequence[str], output: Format, **query: object) -> None:
-    """Print a list."""
-    print_rows(connect().get(path, **query), columns, output)
+    """Print all of a list, by cloud and name; with a `limit`, its first so many as they come."""
+    if "limit" in query:
+        rows = connect().get(path, **query)
+    else:
+        rows = connect().all(path, **query)
+        if rows and {"cloud", "name"} <= rows[0].keys():
+            rows.sort(key=lambda row: (row["cloud"], row["name"]))
+    print_rows(rows, columns, output)
 
 
 def show(path: str, output: Format, **query: object) -> None:

@@ -37,6 +37,7 @@ from supercloud.platforms import open_platform
 from supercloud.ports.platform import Platform
 from supercloud.services import backup
 from supercloud.services.agents import Agents
+from supercloud.services.answers import Answers
 from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.services.parts import PlatformDrivers, Settings
 from supercloud.services.store.engine import Store, normal_url
@@ -219,7 +220,7 @@ async def _run(options: Options) -> None:
                 on_behalf_of=control.on_behalf_of,
             )
             host, port = options.listen
-            server = create_server(create_app(door), api_context, host=host, port=port)
+            server = create_server(create_app(door, Answers(parts.store)), api_context, host=host, port=port)
             operator = OperatorToken(control, parts, *options.operator) if options.operator else None
             if operator is not None:
                 await operator.keep()

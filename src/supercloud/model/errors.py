@@ -4,6 +4,7 @@ SupercloudError            message for a person, `code` for a program, `hint` sa
 ├── InvalidInput           the request can never succeed as written (exit 2, HTTP 422)
 ├── NotFound               a named thing does not exist (exit 3, HTTP 404)
 ├── Conflict               the thing exists, or its state forbids the request now (exit 4, HTTP 409)
+│   ├── PreconditionFailed the thing is not as the caller had seen it (HTTP 412)
 │   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
 │       └── RightRefused   a run right was not granted, renewed or moved
 ├── Denied                 the caller may not do this (exit 5, HTTP 403)
@@ -58,6 +59,11 @@ class Refused(Conflict):
 
 class RightRefused(Refused):
     code = "right-refused"
+
+
+class PreconditionFailed(Conflict):
+    code = "precondition-failed"
+    http_status = 412
 
 
 class Denied(SupercloudError):

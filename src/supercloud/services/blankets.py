@@ -16,13 +16,23 @@ from supercloud.model.states import BlanketState
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.platform import Ability, ConsolePlatform
 from supercloud.services import mesh
-from supercloud.services.northbound import AddBlanket, BlanketView, OperationView, Ref, Stream
+from supercloud.services.northbound import (
+    LAST,
+    AddBlanket,
+    BlanketView,
+    OperationView,
+    Ref,
+    ReportView,
+    Stream,
+)
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.providers import declaration, platform_of
 from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud, within
 from supercloud.services.store.tables import (
     Blanket,
     Cloud,
+    EventRow,
     Instance,
     Operation,
     Provider,
@@ -63,15 +73,32 @@ class Blankets:
             operation = await self._operation(session, known, "blanket.add", {"blanket": known.id})
         return await self._parts.operations.started(operation)
 
-    async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]:
+    async def blankets(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[BlanketView]:
         async with self._parts.store.read() as session:
-            query = _shown().where(within(session, Blanket.cloud))
+            picked = page.picks(Blanket.name, Blanket.state)
+            query = _shown().where(within(session, Blanket.cloud), *picked)
             if cloud is not None:
                 query = query.where(Blanket.cloud == (await find_cloud(session, cloud)).id)
-            return [
-                self._blanket_view(row, name, provider, count)
-                for row, name, provider, count in (await session.execute(query)).all()
-            ]
+            rows = (await session.execute(page.of(query, Blanket.cloud, Blanket.name))).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: self._blanket_view(*row))
+
+    async def reports(
+        self, *, cloud: Ref | None = None, blanket: Ref | None = None, page: Page = LAST
+    ) -> Part[ReportView]:
+        async with self._parts.store.read() as session:
+            query = (
+                select(EventRow, Blanket.name, Cloud.name)
+                .join(Blanket, Blanket.id == EventRow.blanket)
+                .join(Cloud, Cloud.id == EventRow.cloud)
+                .where(within(session, EventRow.cloud), *page.picks(EventRow.kind))
+            )
+            if cloud is not None:
+                query = query.where(EventRow.cloud == (await find_cloud(session, cloud)).id)
+            if blanket is not None:
+                query = query.where(EventRow.blanket == (await find_blanket(session, blanket, cloud)).id)
+            query = page.of(query, EventRow.received_at, EventRow.id, newest=True)
+            rows = (await session.execute(query)).all()
+        return page.part(rows, lambda row: (row[0].received_at, row[0].id), lambda row: _report_view(*row))
 
     async def blanket(self, ref: Ref, *, cloud: Ref | None = None) -> BlanketView:
         async with self._parts.store.read() as session:
@@ -177,7 +204,18 @@ def _shown() -> Select[Blanket, str, Provider, int]:
         select(Blanket, Cloud.name, Provider, count)
         .join(Cloud, Cloud.id == Blanket.cloud)
         .join(Provider, Provider.id == Blanket.provider)
-        .order_by(Cloud.name, Blanket.name)
+    )
+
+
+def _report_view(row: EventRow, blanket: str, cloud: str) -> ReportView:
+    return ReportView(
+        id=row.id,
+        kind=row.kind,
+        blanket=blanket,
+        cloud=cloud,
+        at=row.at,
+        received_at=row.received_at,
+        data=row.data,
     )
 
 

@@ -12,6 +12,7 @@ from supercloud.model.names import Name, new_id
 from supercloud.model.right import RightTerms
 from supercloud.services import wanted
 from supercloud.services.northbound import CloudView, CreateCloud, OperationView, Ref, WantedCloud
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, owned, owner_of, within
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Network, Principal, Volume
@@ -53,23 +54,19 @@ class Clouds:
         self._parts.directory.changed()
         return _view(row, owner, 0, 0)
 
-    async def clouds(self) -> list[CloudView]:
+    async def clouds(self, *, page: Page = EVERYTHING) -> Part[CloudView]:
+        blankets, instances = (
+            select(func.count()).where(table.cloud == Cloud.id).correlate(Cloud).scalar_subquery()
+            for table in (Blanket, Instance)
+        )
         async with self._parts.store.read() as session:
-            blankets = dict(
-                (await session.execute(select(Blanket.cloud, func.count()).group_by(Blanket.cloud))).all()
-            )
-            instances = dict(
-                (await session.execute(select(Instance.cloud, func.count()).group_by(Instance.cloud))).all()
-            )
-            rows = await session.execute(
-                select(Cloud, Principal.name)
+            query = (
+                select(Cloud, Principal.name, blankets, instances)
                 .outerjoin(Principal, Principal.id == Cloud.owner)
-                .where(within(session, Cloud.id))
-                .order_by(Cloud.name)
+                .where(within(session, Cloud.id), *page.picks(Cloud.name))
             )
-            return [
-                _view(row, owner, blankets.get(row.id, 0), instances.get(row.id, 0)) for row, owner in rows
-            ]
+            rows = (await session.execute(page.of(query, Cloud.name, Cloud.id))).all()
+        return page.part(rows, lambda row: (row[0].name, row[0].id), lambda row: _view(*row))
 
     async def cloud(self, ref: Ref) -> CloudView:
         async with self._parts.store.read() as session:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 
 from supercloud.model.names import Id, PublicKey
 from supercloud.model.permissions import Role
+from supercloud.services.store.changes import Change, Kind
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Cloud, Principal, Revocation
 from supercloud.trust.tokens import CloudAsked
 
 #: Other controllers on the same PostgreSQL change it too, and nobody tells us. SQLite has one controller.
 _SHARED_S = 1.0
+_ABOUT = frozenset({Kind.CLOUD, Kind.PRINCIPAL, Kind.TOKEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Directory:
     def changed(self) -> None:
         """After the transaction: what is in memory counts no more."""
         self._changes += 1
+
+    def told(self, changes: Sequence[Change]) -> None:
+        """A listener of a feed's, so that whoever is told of a change is judged by what it made of things."""
+        if any(one.kind in _ABOUT for one in changes):
+            self.changed()
 
     async def look(self) -> Snapshot:
         """Raises: Unavailable."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from supercloud.model.errors import Denied, Unauthenticated
 from supercloud.model.names import PublicKey
 from supercloud.model.permissions import APART, UNDIVIDED, Permission, Role
-from supercloud.services.caller import Caller
+from supercloud.services.caller import Caller, Terms
 from supercloud.services.directory import Known, Snapshot
 from supercloud.services.northbound import Northbound
+from supercloud.services.store.changes import Change, Kind
 from supercloud.trust import proof, tokens
-from supercloud.trust.tokens import Token
+from supercloud.trust.tokens import CloudAsked, Token
 
 _REMEMBERED = 512
 
@@ -71,12 +72,20 @@ class Doorkeeper:
         self._replays.take(token.holder, nonce, at=now)
         return Bearer(token, await self._standing(token))
 
-    async def check(self, bearer: Bearer) -> None:
-        """Whether its token counts still: what is asked for may last.
+    async def check(self, bearer: Bearer) -> Bearer:
+        """Whether its token counts still: what is asked for may last. The same, as it stands now.
 
         Raises: Unauthenticated.
         """
-        await self._standing(bearer.token)
+        return Bearer(bearer.token, await self._standing(bearer.token))
+
+    def sees(self, bearer: Bearer, change: Change) -> bool:
+        """Whether the bearer may be told of it: if it may read the thing, or might until it was removed.
+
+        Raises:
+            Unauthenticated: its principal has lost a role.
+        """
+        return sees(bearer, change, at=self._now())
 
     async def _standing(self, token: Token) -> Known:
         if self._now() > token.until:
@@ -89,14 +98,14 @@ class Doorkeeper:
             raise Unauthenticated("the token is revoked", hint="supercloud token mint")
         return known
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound:
-        """What the bearer may ask for under this permission, as far as it sees.
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound:
+        """What the bearer may ask for under this permission, as far as it sees, on its terms.
 
         Raises:
             Denied: it allows it nowhere.
             Unauthenticated: its principal has lost a role.
         """
-        return self._on_behalf_of(caller(bearer, permission, at=self._now()))
+        return self._on_behalf_of(replace(caller(bearer, permission, at=self._now()), terms=terms))
 
 
 def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:
@@ -116,6 +125,59 @@ def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:
         revocation_ids=token.revocation_ids,
         clouds=tuple(_clouds(token, known, permission, at)),
     )
+
+
+#: What is needed to be told of a change of each kind.
+READS = {
+    Kind.CLOUD: Permission.CLOUD_READ,
+    Kind.BLANKET: Permission.BLANKET_READ,
+    Kind.NETWORK: Permission.NETWORK_READ,
+    Kind.VOLUME: Permission.VOLUME_READ,
+    Kind.INSTANCE: Permission.VM_READ,
+    Kind.OPERATION: Permission.OPERATION_READ,
+    Kind.REPORT: Permission.BLANKET_READ,
+    Kind.IMAGE: Permission.IMAGE_READ,
+    Kind.PROVIDER: Permission.PROVIDER_READ,
+    Kind.PRINCIPAL: Permission.PRINCIPAL_READ,
+    Kind.TOKEN: Permission.TOKEN_READ,
+}
+
+
+def sees(bearer: Bearer, change: Change, *, at: float) -> bool:
+    """By the rules of reads (`caller`, services.refs), but by whose the change says that the thing is: it, or
+    the cloud that it was in, may be gone.
+
+    Raises:
+        Unauthenticated: as `Doorkeeper.admit`.
+    """
+    token, known = bearer.token, bearer.known
+    if not token.roles <= known.roles:
+        raise Unauthenticated("the token's principal has fewer roles by now", hint="supercloud token mint")
+    if not _concerns(token, known, change):
+        return False
+    permission = READS[change.kind]
+    cloud = None
+    if change.cloud is not None and permission not in APART and not token.undivided:
+        cloud = CloudAsked(change.cloud, change.cloud_name or "")
+    try:
+        token.check(permission, at=at, cloud=cloud)
+    except Denied:
+        return False
+    return True
+
+
+def _concerns(token: Token, known: Known, change: Change) -> bool:
+    """Whether it is its principal's to read."""
+    operator = Role.OPERATOR in token.roles
+    if change.kind is Kind.PROVIDER:
+        return True
+    if change.kind in {Kind.PRINCIPAL, Kind.TOKEN}:
+        return operator or change.owner == token.principal
+    if change.kind is not Kind.IMAGE:
+        if change.cloud is None:
+            return False
+        operator = Role.OPERATOR in known.roles
+    return change.owner == token.principal or (change.owner is None and operator)
 
 
 def _clouds(token: Token, known: Known, permission: Permission, at: float) -> list[str]:

@@ -25,18 +25,20 @@ from supercloud.services.blanket_operations import BlanketOperations
 from supercloud.services.blankets import Blankets
 from supercloud.services.caller import Caller
 from supercloud.services.clouds import Clouds
+from supercloud.services.feed import Place, Watch
 from supercloud.services.images import Images
 from supercloud.services.instance_operations import InstanceOperations
 from supercloud.services.instances import Instances
 from supercloud.services.networks import Networks
-from supercloud.services.northbound import Northbound, OperationView, StatusView
+from supercloud.services.northbound import LAST, Northbound, OperationView, Ref, StatusView
 from supercloud.services.operations import Intent
+from supercloud.services.pages import Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.placement import Placement
 from supercloud.services.principals import Principals
 from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
-from supercloud.services.refs import counted
+from supercloud.services.refs import clouds_of, counted, find_cloud
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
 from supercloud.services.upgrades import UpgradeOperations, Upgrades
@@ -115,11 +117,11 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
         )
 
     async def operations(
-        self, *, open_only: bool = False, kind: str | None = None, limit: int = 1000
-    ) -> list[OperationView]:
-        return await self._parts.operations.views(
-            open_only=open_only, kind=kind, limit=limit, caller=self._parts.store.caller
-        )
+        self, *, open_only: bool = False, kind: str | None = None, cloud: Ref | None = None, page: Page = LAST
+    ) -> Part[OperationView]:
+        async with self._parts.store.read() as session:
+            clouds = await clouds_of(session, cloud)
+        return await self._parts.operations.views(open_only=open_only, kind=kind, clouds=clouds, page=page)
 
     async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
         return await self._parts.operations.view(
@@ -128,6 +130,14 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
 
     async def cancel(self, operation: Id) -> OperationView:
         return await self._parts.operations.cancel(operation, caller=self._parts.store.caller)
+
+    async def watch(self, *, after: Place | None = None, cloud: Ref | None = None) -> tuple[Watch, Id | None]:
+        identity = None
+        if cloud is not None:
+            async with self._parts.store.read() as session:
+                identity = (await find_cloud(session, cloud)).id
+        caller = self._parts.store.caller
+        return self._parts.feed.watch(caller.principal if caller else None, after), identity
 
     # ------------------------------------------------------------ inside
 

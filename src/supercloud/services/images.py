@@ -15,6 +15,7 @@ from sqlalchemy import select
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
 from supercloud.model.names import Digest, new_id
 from supercloud.services.northbound import ImageView, Ref, RegisterImage
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_image, owned, owner_of
 from supercloud.services.store.tables import Image, Instance, Volume
@@ -81,12 +82,11 @@ class Images:
         finally:
             self._uploading.discard(digest)
 
-    async def images(self) -> list[ImageView]:
+    async def images(self, *, page: Page = EVERYTHING) -> Part[ImageView]:
         async with self._parts.store.read() as session:
-            rows = await session.scalars(
-                select(Image).where(owned(session, Image.owner)).order_by(Image.name)
-            )
-            return [self._image_view(row) for row in rows]
+            query = select(Image).where(owned(session, Image.owner), *page.picks(Image.name))
+            rows = (await session.scalars(page.of(query, Image.name, Image.id))).all()
+        return page.part(rows, lambda row: (row.name, row.id), self._image_view)
 
     async def image(self, ref: Ref) -> ImageView:
         async with self._parts.store.read() as session:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.names import Id
 from supercloud.model.states import InstanceState
 from supercloud.services.northbound import InstanceView, Ref
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.publish import HOST
 from supercloud.services.refs import named, the_one
 from supercloud.services.store.rights import SqlRights
@@ -32,6 +33,7 @@ _SHOWN = (
     select(
         Instance.id,
         Instance.name,
+        Instance.cloud.label("in_cloud"),
         Instance.state,
         Instance.hold,
         Instance.vcpus,
@@ -49,7 +51,6 @@ _SHOWN = (
     .join(Image, Image.id == Instance.image)
     .join(Right, Right.instance == Instance.id)
     .outerjoin(Blanket, Blanket.id == Instance.blanket)
-    .order_by(Cloud.name, Instance.name)
 )
 
 #: What one instance has of each kind, in order: rows of up to three texts.
@@ -97,14 +98,23 @@ _PARTS_OF_ONE = _parts_where(
 
 
 async def views(
-    session: AsyncSession, rights: SqlRights, *, clouds: tuple[Id, ...] | None = None
-) -> list[InstanceView]:
-    """These clouds', or all, by cloud and name."""
-    rows = (await session.execute(_SHOWN.where(_in(Instance.cloud, clouds)))).all()
-    of_all = _parts_where(*(_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)))
-    parts = _grouped((await session.execute(of_all)).all())
+    session: AsyncSession,
+    rights: SqlRights,
+    *,
+    clouds: tuple[Id, ...] | None = None,
+    page: Page = EVERYTHING,
+) -> Part[InstanceView]:
+    """These clouds', or all, by cloud (its id) and name."""
+    query = _SHOWN.where(_in(Instance.cloud, clouds), *page.picks(Instance.name, Instance.state))
+    rows = (await session.execute(page.of(query, Instance.cloud, Instance.name))).all()
+    if page == EVERYTHING:
+        of = [_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)]
+    else:
+        ids = [row.id for row in rows]
+        of = [column.in_(ids) for column in (NicRow.instance, Volume.instance, Published.instance)]
+    parts = _grouped((await session.execute(_parts_where(*of))).all())
     now = await rights.now(session)
-    return [_view(row, parts[row.id], now) for row in rows]
+    return page.part(rows, lambda row: (row.in_cloud, row.name), lambda row: _view(row, parts[row.id], now))
 
 
 async def view(

@@ -18,6 +18,7 @@ from supercloud.services.clouds import RENEW_EVERY_S
 from supercloud.services.networks import plug
 from supercloud.services.northbound import InstanceView, OperationView, Ref, RunInstance, Stream
 from supercloud.services.operations import Intent
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import check_migration
 from supercloud.services.refs import (
@@ -77,10 +78,10 @@ class Instances:
             if used is None:  # else the same request came before
                 await self._parts.keys.destroy_user_data_key(digest=request.user_data.digest)
 
-    async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]:
+    async def instances(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[InstanceView]:
         async with self._parts.store.read() as session:
             clouds = await clouds_of(session, cloud)
-            return await instance_views.views(session, self._parts.rights, clouds=clouds)
+            return await instance_views.views(session, self._parts.rights, clouds=clouds, page=page)
 
     async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
         async with self._parts.store.read() as session:

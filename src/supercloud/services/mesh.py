@@ -19,6 +19,7 @@ from supercloud.model.states import BlanketState
 from supercloud.ports.agent import Announcement, Location, Mesh, MeshReport, Network, Peer
 from supercloud.services.agents import Agents
 from supercloud.services.store import tables
+from supercloud.services.store.changes import UNSEEN
 from supercloud.services.store.engine import Store
 from supercloud.wire.codec import from_json, to_json
 
@@ -32,7 +33,7 @@ async def changed(session: AsyncSession, cloud: Id) -> None:
         update(tables.Cloud)
         .where(tables.Cloud.id == cloud)
         .values(mesh_generation=tables.Cloud.mesh_generation + 1)
-        .execution_options(synchronize_session=False)
+        .execution_options(synchronize_session=False, **{UNSEEN: True})
     )
 
 

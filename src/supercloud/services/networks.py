@@ -13,6 +13,7 @@ from supercloud.model.errors import Conflict, Exhausted
 from supercloud.model.names import Id, Ipv4, Mac, new_id
 from supercloud.services import mesh
 from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, find_network, own_cloud, within
 from supercloud.services.rules import check_network
@@ -52,20 +53,16 @@ class Networks:
         await self._parts.meshes.spread(cloud.id)
         return _view(row, cloud.name, 0)
 
-    async def networks(self, *, cloud: Ref | None = None) -> list[NetworkView]:
-        count = func.count(NicRow.instance)
-        query = (
-            select(Network, Cloud.name, count)
-            .join(Cloud, Cloud.id == Network.cloud)
-            .outerjoin(NicRow, NicRow.network == Network.id)
-            .group_by(Network.id, Cloud.name)
-            .order_by(Cloud.name, Network.name)
-        )
+    async def networks(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[NetworkView]:
+        used = select(func.count()).where(NicRow.network == Network.id).correlate(Network).scalar_subquery()
+        query = select(Network, Cloud.name, used).join(Cloud, Cloud.id == Network.cloud)
+        query = page.of(query.where(*page.picks(Network.name)), Network.cloud, Network.name)
         async with self._parts.store.read() as session:
             query = query.where(within(session, Network.cloud))
             if cloud is not None:
                 query = query.where(Network.cloud == (await find_cloud(session, cloud)).id)
-            return [_view(row, name, used) for row, name, used in (await session.execute(query)).all()]
+            rows = (await session.execute(query)).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: _view(*row))
 
     async def network(self, ref: Ref, *, cloud: Ref | None = None) -> NetworkView:
         async with self._parts.store.read() as session:

@@ -23,6 +23,7 @@ from supercloud.model.states import OPERATION_TRANSITIONS, OperationState, move
 from supercloud.ports.durable import Saga
 from supercloud.services.caller import Caller
 from supercloud.services.northbound import OperationView
+from supercloud.services.pages import Page, Part
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Operation
 
@@ -195,18 +196,20 @@ class Operations:
     # ------------------------------------------------------------ showing
 
     async def views(
-        self, *, open_only: bool, kind: str | None, limit: int, caller: Caller | None = None
-    ) -> list[OperationView]:
-        """The newest `limit`; of a caller's clouds only, if it is given."""
-        query = select(Operation).order_by(Operation.created_at.desc()).limit(limit)
-        if caller is not None:
-            query = query.where(Operation.cloud.in_(caller.clouds))
+        self, *, open_only: bool, kind: str | None, clouds: tuple[Id, ...] | None, page: Page
+    ) -> Part[OperationView]:
+        """The newest first; of these clouds only. None: all."""
+        query = select(Operation).where(*page.picks(Operation.object_name, Operation.state))
+        if clouds is not None:
+            query = query.where(Operation.cloud.in_(clouds))
         if kind is not None:
             query = query.where(Operation.kind == kind)
         if open_only:
             query = query.where(Operation.ended_at.is_(None))
+        query = page.of(query, Operation.created_at, Operation.id, newest=True)
         async with self._store.read() as session:
-            return [_view(row) for row in await session.scalars(query)]
+            rows = (await session.scalars(query)).all()
+        return page.part(rows, lambda row: (row.created_at, row.id), _view)
 
     async def view(
         self, operation: Id, *, wait_s: float = 0.0, caller: Caller | None = None

@@ -22,6 +22,7 @@ from supercloud.services.northbound import (
     RevokeToken,
     TokenView,
 )
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import caller_of, find_cloud, find_principal
 from supercloud.services.store.tables import Cloud, Image, MintedToken, Principal, Revocation
@@ -66,16 +67,17 @@ class Principals:
         self._parts.directory.changed()
         return _view(row, 0)
 
-    async def principals(self) -> list[PrincipalView]:
+    async def principals(self, *, page: Page = EVERYTHING) -> Part[PrincipalView]:
         async with self._parts.store.read() as session:
             caller = caller_of(session)
-            query = select(Principal).order_by(Principal.name)
+            query = page.of(select(Principal).where(*page.picks(Principal.name)), Principal.name)
             if caller is not None and not caller.operator:
                 query = query.where(Principal.id == caller.principal)
             clouds = dict(
                 (await session.execute(select(Cloud.owner, func.count()).group_by(Cloud.owner))).all()
             )
-            return [_view(row, clouds.get(row.id, 0)) for row in await session.scalars(query)]
+            rows = (await session.scalars(query)).all()
+        return page.part(rows, lambda row: (row.name,), lambda row: _view(row, clouds.get(row.id, 0)))
 
     async def principal(self, ref: Ref) -> PrincipalView:
         async with self._parts.store.read() as session:
@@ -146,21 +148,25 @@ class Principals:
             session.add(row)
         return MintedView(token=text, **asdict(_token_view(row, principal.name, revoked=False)))
 
-    async def tokens(self) -> list[TokenView]:
+    async def tokens(self, *, page: Page = EVERYTHING) -> Part[TokenView]:
         """That were minted: its own ones, or an operator's choice of all. What descends is not known here."""
         async with self._parts.store.read() as session:
             caller = caller_of(session)
             query = (
                 select(MintedToken, Principal.name)
                 .join(Principal, Principal.id == MintedToken.principal)
-                .where(MintedToken.expires_at >= time.time())
-                .order_by(MintedToken.minted_at)
+                .where(MintedToken.expires_at >= time.time(), *page.picks(Principal.name))
             )
+            query = page.of(query, MintedToken.minted_at, MintedToken.id)
             if caller is not None and not caller.operator:
                 query = query.where(MintedToken.principal == caller.principal)
             revoked = frozenset(await session.scalars(select(Revocation.id)))
             rows = (await session.execute(query)).all()
-            return [_token_view(row, name, revoked=row.id in revoked) for row, name in rows]
+        return page.part(
+            rows,
+            lambda row: (row[0].minted_at, row[0].id),
+            lambda row: _token_view(row[0], row[1], revoked=row[0].id in revoked),
+        )
 
     async def revoke_token(self, request: RevokeToken) -> RevokedView:
         """With all that descends from it. The same again is harmless.

@@ -10,6 +10,7 @@ from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.names import Id, new_id
 from supercloud.ports.platform import Declaration, Platform
 from supercloud.services.northbound import AddProvider, ProviderView, Ref
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import counted, find_provider
 from supercloud.services.store.tables import Blanket, Provider
@@ -40,12 +41,13 @@ class Providers:
             session.add(row)
         return _view(row, 0)
 
-    async def providers(self) -> list[ProviderView]:
+    async def providers(self, *, page: Page = EVERYTHING) -> Part[ProviderView]:
         async with self._parts.store.read() as session:
             every = select(Blanket.provider, func.count()).where(counted(session, Blanket.cloud))
             blankets = dict((await session.execute(every.group_by(Blanket.provider))).all())
-            rows = await session.scalars(select(Provider).order_by(Provider.name))
-            return [_view(row, blankets.get(row.id, 0)) for row in rows]
+            query = page.of(select(Provider).where(*page.picks(Provider.name)), Provider.name)
+            rows = (await session.scalars(query)).all()
+        return page.part(rows, lambda row: (row.name,), lambda row: _view(row, blankets.get(row.id, 0)))
 
     async def provider(self, ref: Ref) -> ProviderView:
         async with self._parts.store.read() as session:

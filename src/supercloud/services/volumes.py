@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.names import Id, Name, SizeBytes, new_id
 from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import (
     find_blanket,
@@ -62,13 +63,13 @@ class Volumes:
             await session.flush()
             return await _shown(session, row)
 
-    async def volumes(self, *, cloud: Ref | None = None) -> list[VolumeView]:
+    async def volumes(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[VolumeView]:
         async with self._parts.store.read() as session:
-            query = _query().where(within(session, Volume.cloud))
+            query = _query().where(within(session, Volume.cloud), *page.picks(Volume.name))
             if cloud is not None:
                 query = query.where(Volume.cloud == (await find_cloud(session, cloud)).id)
-            rows = (await session.execute(query)).all()
-            return [_view(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+            rows = (await session.execute(page.of(query, Volume.cloud, Volume.name))).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: _view(*row))
 
     async def volume(self, ref: Ref, *, cloud: Ref | None = None) -> VolumeView:
         async with self._parts.store.read() as session:
@@ -187,7 +188,6 @@ def _query() -> Select[Volume, str, str, str, str]:
         .outerjoin(Instance, Instance.id == Volume.instance)
         .outerjoin(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
         .outerjoin(Blanket, Blanket.id == VolumeCopy.blanket)
-        .order_by(Cloud.name, Volume.name)
     )
 
 

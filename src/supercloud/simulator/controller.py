@@ -18,6 +18,7 @@ from supercloud.ports.platform import Platform
 from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
 from supercloud.services.facade import ControlPlane
+from supercloud.services.feed import Feed
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
 from supercloud.services.parts import Parts, Settings
@@ -142,6 +143,7 @@ class SimController:
             settings=_settings(),
             store=store,
             directory=Directory(store),
+            feed=Feed(),
             rights=rights,
             keys=self.keys,
             operations=operations,

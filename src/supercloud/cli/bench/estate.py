@@ -31,7 +31,9 @@ from supercloud.model.errors import Failed
 from supercloud.model.names import MIB
 
 CLOUD = "bench"
-_BLANKETS = 10
+BLANKETS = 10
+#: What the control plane keeps of the first ones is not only for them.
+_FIRST = 2
 _AT_ONCE = 16
 _VIRTUAL_BYTES = 64 * MIB
 
@@ -44,6 +46,7 @@ class Estate:
     place: Place
     control: ControlPlane
     fresh_rss: int
+    agent_bytes: float = 0.0  # what each further connected agent added to that
 
     def client(self) -> Client:
         return Client(self.place.access())
@@ -82,8 +85,8 @@ class Estate:
 
 
 @contextmanager
-def estate(instances: int, bar: Bar) -> Iterator[Estate]:
-    """Bring it up, and leave nothing of it behind.
+def estate(instances: int, bar: Bar, *, blankets: int = BLANKETS) -> Iterator[Estate]:
+    """Bring it up with so many instances in so many blankets, and leave nothing of it behind.
 
     Raises:
         NotFound: no blanket image was built on this machine.
@@ -101,7 +104,8 @@ def estate(instances: int, bar: Bar) -> Iterator[Estate]:
         made = replace(made, fresh_rss=made.rss("controlplane"))
         with made.machines("sim"):
             _furnish(made, home / "image")
-            _fill(made.client(), instances, bar)
+            made = replace(made, agent_bytes=_join(made, blankets, bar))
+            _fill(made.client(), instances, blankets, bar)
             yield made
     finally:
         control.down()
@@ -109,7 +113,7 @@ def estate(instances: int, bar: Bar) -> Iterator[Estate]:
 
 
 def _furnish(made: Estate, image: Path) -> None:
-    """A cloud with a network, an image and its blankets."""
+    """A cloud with a network and an image."""
     client = made.client()
     client.post("/clouds", {"name": CLOUD})
     client.post("/networks", {"name": "lan", "cloud": CLOUD, "cidr": "10.64.0.0/16"})
@@ -127,8 +131,18 @@ def _furnish(made: Estate, image: Path) -> None:
         },
     )
     client.upload(digest, image, 0, lambda _: None)
-    for number in range(_BLANKETS):
+
+
+def _join(made: Estate, blankets: int, bar: Bar) -> float:
+    """Add the blankets; by how many bytes each of them but the first made the control plane grow."""
+    first = 0
+    for number in range(blankets):
+        bar(f"joining {blankets} blankets", number / blankets)
         made.add_blanket(f"b{number}", "sim")
+        if number + 1 == _FIRST:
+            first = made.rss("controlplane")
+    more = blankets - _FIRST
+    return max(0, made.rss("controlplane") - first) / more if more > 0 else 0.0
 
 
 async def _bind(socket: Path, digest: str) -> None:
@@ -143,14 +157,14 @@ async def _bind(socket: Path, digest: str) -> None:
         await owner.close()
 
 
-def _fill(client: Client, instances: int, bar: Bar) -> None:
+def _fill(client: Client, instances: int, blankets: int, bar: Bar) -> None:
     under_way: deque[Any] = deque()
     for number in range(instances):
         request = {
             "name": f"i{number}",
             "cloud": CLOUD,
             "image": "image",
-            "on": f"b{number % _BLANKETS}",
+            "on": f"b{number % blankets}",
             "networks": ["lan"],
         }
         under_way.append(client.post("/instances", request))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from supercloud.client import Access, Client
 
 _CONNECT_S = 30.0
+_CHANGES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ def requests_per_s(target: Target, names: Sequence[str], *, connections: int, se
 
     with ThreadPoolExecutor(connections) as pool:
         return sum(pool.map(ask, range(connections))) / seconds
+
+
+def told_ms(watching: Client, changing: Client, cloud: str) -> list[float]:
+    """Between each of some changes and its being told to a client that watches, on this machine's clock."""
+    found: list[float] = []
+    watched = watching.events(kind=["network"])
+    next(watched)  # ready
+    for number in range(_CHANGES):
+        request = {"name": f"told{number}", "cloud": cloud, "cidr": f"10.{128 + number}.0.0/24"}
+        changing.post("/networks", request)
+        said = next(watched)
+        found.append((time.time() - said.data["at"]) * 1000)
+        changing.delete(f"/networks/told{number}", cloud=cloud)
+        next(watched)
+    return found
 
 
 def _timed_ms(client: Client, path: str) -> float:

@@ -123,4 +123,4 @@ def _wanted(client: Client, cloud: Name) -> WantedCloud | None:
 
 
 def _list(client: Client, kind: type[Any], path: str, **query: object) -> list[Any]:
-    return TypeAdapter(list[kind]).validate_python(client.get(path, **query))  # type: ignore[valid-type]
+    return TypeAdapter(list[kind]).validate_python(client.all(path, **query))  # type: ignore[valid-type]

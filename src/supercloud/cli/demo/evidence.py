@@ -28,7 +28,7 @@ def keep_evidence(path: Path, client: Client, witness: Witness, load: Callable[[
     found: dict[str, Any] = {}
     for kind in _LISTS:
         with suppress(SupercloudError):
-            found[kind] = client.get(f"/{kind}")[-_LAST:]
+            found[kind] = client.all(f"/{kind}")[-_LAST:]
     with suppress(SupercloudError, OSError):
         found["load"] = [asdict(line) for line in load()[-3:]]
     now = time.monotonic()

@@ -80,7 +80,7 @@ class Provider(Base):
 
 class Cloud(Base):
     __tablename__ = "clouds"
-    __table_args__ = (UniqueConstraint("owner", "name"),)
+    __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_clouds_name_id", "name", "id"))
     id: Mapped[str] = mapped_column(primary_key=True)
     #: None: it was made before there were principals, or by the control plane itself: operators have it.
     owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
@@ -127,7 +127,7 @@ class PeerLink(Base):
 
 class Image(Base):
     __tablename__ = "images"
-    __table_args__ = (UniqueConstraint("owner", "name"),)
+    __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_images_name_id", "name", "id"))
     id: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))  # as of a cloud
     name: Mapped[str]
@@ -283,6 +283,7 @@ class Operation(Base):
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
+        Index("ix_operations_created_at_id", "created_at", "id"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str | None]
@@ -306,7 +307,10 @@ class EventRow(Base):
     """What agents reported, once each."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_blanket_seq", "blanket", "seq"),)
+    __table_args__ = (
+        Index("ix_events_blanket_seq", "blanket", "seq"),
+        Index("ix_events_received_at_id", "received_at", "id"),
+    )
     blanket: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str]
@@ -315,3 +319,22 @@ class EventRow(Base):
     at: Mapped[float]
     data: Mapped[dict[str, Any]]
     received_at: Mapped[float]
+
+
+class Answer(Base):
+    """How a request was answered that said by a key of its own that it might come again.
+
+    `made`: what its transactions made so far; `status` is None until it is answered by the control plane that
+    took it, in its `run`.
+    """
+
+    __tablename__ = "answers"
+    principal: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    run: Mapped[str]
+    begun_at: Mapped[float] = mapped_column(index=True)
+    made: Mapped[list[str] | None]
+    status: Mapped[int | None]
+    media_type: Mapped[str | None]
+    body: Mapped[str | None]
