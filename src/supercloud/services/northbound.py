@@ -29,7 +29,8 @@ from supercloud.model.names import (
 from supercloud.model.permissions import Permission, Role
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
-from supercloud.ports.platform import Confidentiality, Flavour
+from supercloud.model.placement import Confidentiality
+from supercloud.ports.platform import Flavour
 
 #: How users name what exists: by its name, its id, or an image by its digest.
 Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9:-]{0,70}$")]

@@ -26,10 +26,11 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from supercloud.cli.sizes import PATTERN, format_size, parse_size
+from supercloud.cli.sizes import PATTERN, parse_size
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import MIB, Cidr, MemoryMib, Name, SizeBytes, Text, Vcpus
 from supercloud.model.right import RightTerms
+from supercloud.model.units import format_size
 from supercloud.ports.platform import Flavour
 from supercloud.services import rules
 from supercloud.services.northbound import (

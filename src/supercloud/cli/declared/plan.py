@@ -19,9 +19,10 @@ from supercloud.cli.declared.remove import Removal
 from supercloud.cli.declared.steps import Act, Call, Key, Kind, Plan
 from supercloud.cli.declared.there import InstanceThere, There
 from supercloud.cli.declared.wrong import near
-from supercloud.cli.sizes import exact_size, format_size
+from supercloud.cli.sizes import exact_size
 from supercloud.model.names import MIB, Name
 from supercloud.model.states import BlanketState, InstanceState
+from supercloud.model.units import format_size
 from supercloud.services.northbound import (
     AddBlanket,
     CreateVolume,

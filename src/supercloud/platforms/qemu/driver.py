@@ -26,12 +26,12 @@ from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
 from supercloud.platforms.values import checked_id, checked_label, checked_spec
+from supercloud.model.placement import Confidentiality
 from supercloud.ports.platform import (
     Ability,
     BlanketFiles,
     BlanketImages,
     BlanketMachine,
-    Confidentiality,
     Declaration,
     Flavour,
     Machine,
