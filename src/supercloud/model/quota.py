@@ -52,6 +52,10 @@ class Quota:
         return Amounts(**{one: limit or 0 for one, limit in asdict(self).items()})
 
 
+#: No limit at all.
+UNLIMITED = Quota()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """A nested cloud, as its parent sees it."""

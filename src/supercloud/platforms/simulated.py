@@ -19,8 +19,8 @@ from pydantic import Field
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
 from supercloud.model.names import Endpoint, Id, MemoryMib, Name
-from supercloud.platforms.values import checked_id, checked_label, checked_spec
 from supercloud.model.placement import Confidentiality
+from supercloud.platforms.values import checked_id, checked_label, checked_spec
 from supercloud.ports.platform import (
     Ability,
     BlanketImages,

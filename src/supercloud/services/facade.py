@@ -28,6 +28,8 @@ from supercloud.services.clouds import Clouds
 from supercloud.services.images import Images
 from supercloud.services.instance_operations import InstanceOperations
 from supercloud.services.instances import Instances
+from supercloud.services.move_operations import MoveOperations
+from supercloud.services.moves import Moves
 from supercloud.services.networks import Networks
 from supercloud.services.northbound import Northbound, OperationView, StatusView
 from supercloud.services.operations import Intent
@@ -48,7 +50,9 @@ from supercloud.services.world import StoreWorld
 _log = structlog.get_logger(__name__)
 
 
-class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances):
+class ControlPlane(
+    Principals, Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances, Moves
+):
     """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
 
     def __init__(self, parts: Parts) -> None:
@@ -135,6 +139,7 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
         blankets = BlanketOperations(self._parts, self.reconciler.expired)
         volumes = VolumeOperations(self._parts, self.world)
         instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
+        moves = MoveOperations(self._parts)
         works = {
             "blanket.add": blankets.add,
             "blanket.start": blankets.start,
@@ -147,6 +152,8 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
             "instance.reboot": instances.reboot,
             "instance.remove": instances.remove,
             "instance.migrate": instances.migrate,
+            "group.move": moves.group,
+            "provider.drain": moves.drain,
             "volume.attach": volumes.attach,
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,

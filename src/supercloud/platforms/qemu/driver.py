@@ -17,6 +17,7 @@ from pydantic import Field
 
 from supercloud.model.errors import Conflict, Failed, InvalidInput, NotFound, SupercloudError, Unavailable
 from supercloud.model.names import Digest, Endpoint, Id, Name
+from supercloud.model.placement import Confidentiality
 from supercloud.platforms.host import Host, ThisHost, require_room
 from supercloud.platforms.qemu import accelerator, command, power, process
 from supercloud.platforms.qemu.accelerator import Choice, Proof
@@ -26,7 +27,6 @@ from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
 from supercloud.platforms.values import checked_id, checked_label, checked_spec
-from supercloud.model.placement import Confidentiality
 from supercloud.ports.platform import (
     Ability,
     BlanketFiles,

@@ -176,7 +176,7 @@ class Instance(Base):
     hold: Mapped[bool] = mapped_column(default=False)
     group: Mapped[str | None]  # what moves together
     placement: Mapped[dict[str, Any] | None]  # model.placement.Placement
-    placed: Mapped[str | None]  # why it was placed where it was
+    placed: Mapped[dict[str, Any] | None]  # why it is, or is about to be, where: by blanket
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
 

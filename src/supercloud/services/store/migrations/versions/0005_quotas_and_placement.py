@@ -24,7 +24,7 @@ def upgrade() -> None:
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.add_column(sa.Column("group", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("placement", sa.JSON(), nullable=True))
-        batch_op.add_column(sa.Column("placed", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("placed", sa.JSON(), nullable=True))
     with op.batch_alter_table("operations", schema=None) as batch_op:
         batch_op.add_column(sa.Column("parent", sa.Text(), nullable=True))
         batch_op.create_index(batch_op.f("ix_operations_parent"), ["parent"], unique=False)
