@@ -33,17 +33,18 @@ pytestmark = pytest.mark.contract
 COMMANDS = (
     """
 up|down|status|backup|restore|doctor|demo
-provider add|provider ls|provider show|provider rm
+provider add|provider ls|provider show|provider rm|provider set|provider drain|provider undrain
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
-cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
+cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys|cloud quota
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
 volume snapshot|volume backup
 vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+vm place|vm move
 operation ls|operation show|operation wait|operation cancel
 apply|diff|export|schema
 """.replace("\n", "|")
