@@ -41,6 +41,8 @@ from supercloud.services.northbound import (
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    MoveGroup,
+    PlaceInstance,
     RegisterImage,
     RunInstance,
 )
@@ -215,6 +217,17 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in (root, data))
     assert (len(north.copies), len(south.copies)) == (0, 2)
 
+    await victim.ask(("place_instance", {"ref": "web", "request": PlaceInstance(group="g")}))
+    seen = await victim.killed("move_group", request=MoveGroup(cloud="c", group="g", to=("north",)))
+    assert _succeeded(seen, "group.move")["moved"] == 1
+    assert victim.site.running(instance) == ["north"] and seen["instances"]["web"]["epoch"] == 3
+    seen = await victim.killed("drain_provider", ref="p")
+    assert _succeeded(seen, "provider.drain")["moved"] == 1
+    assert victim.site.running(instance) == ["south"] and seen["instances"]["web"]["epoch"] == 4
+    assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
+    assert (len(north.copies), len(south.copies)) == (0, 2)
+    await victim.ask(("undrain_provider", {"ref": "p"}))
+
     (victim.folder / "bundle").write_bytes(IMAGE)
     await victim.killed("upgrade_blanket", ref="south")
     assert south.bundles.now == DIGEST and victim.site.running(instance) == ["south"]
@@ -224,7 +237,7 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("start_blanket", ref="south")
     assert seen["blankets"]["south"]["state"] == "ready" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")
-    assert seen["instances"]["web"]["epoch"] == 3 and victim.site.running(instance) == ["south"]
+    assert seen["instances"]["web"]["epoch"] == 5 and victim.site.running(instance) == ["south"]
 
     keys = north.key, south.key
     await victim.killed("rotate_keys", cloud="c")
@@ -242,7 +255,7 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
     assert seen["instances"]["web"]["state"] == "stopped" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")
-    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 4)
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 6)
     assert victim.site.running(instance) == ["south"]
     await victim.killed("reboot_instance", ref="web")
 
@@ -258,6 +271,14 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
         )
     seen = await victim.killed("remove_blanket", ref="north")
     assert set(seen["blankets"]) == {"south"} and list(victim.site.machines) == [south.birth.blanket]
+
+
+def _succeeded(seen: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The result of an operation that has parts, which are newer."""
+    (operation,) = (one for one in seen["operations"] if one["kind"] == kind)
+    assert operation["state"] == "succeeded", operation["error"]
+    result: dict[str, Any] = operation["result"]
+    return result
 
 
 # ---------------------------------------------------------------- two controllers

@@ -125,6 +125,7 @@ class _Run:
         self._saga = saga
         self._errand = errand
         self._bound = asyncio.Semaphore(AT_ONCE)
+        self._turn = asyncio.Lock()  # each chooses among what those before it have left
         self._given_up = False
         self._fates: dict[Id, Fate] = {}
 
@@ -177,7 +178,8 @@ class _Run:
             end, why = End.STAYED, ""
             try:
                 if begun is None and not self._errand.is_done(row.blanket):
-                    begun = await self._begin(row)
+                    async with self._turn:
+                        begun = await self._begin(row)
                 if begun is not None:
                     ended = await self._ended(begun)
                     end, why = _end_of(ended)
