@@ -173,6 +173,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     image = RegisterImage(name="debian", digest=DIGEST, size_bytes=len(IMAGE), virtual_bytes=64 * MIB)
     await victim.ask(
         ("add_provider", {"request": AddProvider(name="p", kind="simulated")}),
+        ("add_provider", {"request": AddProvider(name="q", kind="simulated")}),
         ("create_cloud", {"request": CreateCloud(name="c", right_length_s=600.0)}),  # nobody renews here
         ("create_network", {"request": CreateNetwork(name="lan", cloud="c", cidr="10.9.0.0/24")}),
         ("register_image", {"request": image}),
@@ -184,7 +185,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
 
 @pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
-    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="p"))
+    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="q"))
     assert seen["blankets"]["north"]["state"] == "ready"
     assert len(victim.site.machines) == 2
     north, south = victim.machine("north"), victim.machine("south")
@@ -221,12 +222,12 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("move_group", request=MoveGroup(cloud="c", group="g", to=("north",)))
     assert _succeeded(seen, "group.move")["moved"] == 1
     assert victim.site.running(instance) == ["north"] and seen["instances"]["web"]["epoch"] == 3
-    seen = await victim.killed("drain_provider", ref="p")
+    seen = await victim.killed("drain_provider", ref="q")
     assert _succeeded(seen, "provider.drain")["moved"] == 1
     assert victim.site.running(instance) == ["south"] and seen["instances"]["web"]["epoch"] == 4
     assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
     assert (len(north.copies), len(south.copies)) == (0, 2)
-    await victim.ask(("undrain_provider", {"ref": "p"}))
+    await victim.ask(("undrain_provider", {"ref": "q"}))
 
     (victim.folder / "bundle").write_bytes(IMAGE)
     await victim.killed("upgrade_blanket", ref="south")
