@@ -63,6 +63,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "Snapshot": {"snapshot": "s"},
     "BackUp": {"image": "debian"},
     "Migrate": {"to": "n1"},
+    "MoveGroup": {"cloud": "c", "group": "g"},
+    "PlaceInstance": {"group": "g"},
+    "ProviderTerms": {},
+    "Quota": {},
     "Stop": {},
 }
 ALLOWED, MISSING, DENIED, UNKNOWN = "allowed", "missing", "denied", "unauthenticated"
@@ -171,7 +175,7 @@ async def _assembled(api: Served, world: World) -> Cast:
     alice = await control.principal("alice")
     await furnish(api.bench, world.keys)
     await api.bench.blanket("n1")
-    await api.bench.run(on="n1")
+    await api.bench.run(on="n1", group="g")
     await control.create_volume(CreateVolume(name="data", cloud="c", size_bytes=MIB))
     async with api.bench.parts.store.write() as session:
         for table in (Cloud, Image):

@@ -33,17 +33,18 @@ pytestmark = pytest.mark.contract
 COMMANDS = (
     """
 up|down|status|backup|restore|doctor|demo
-provider add|provider ls|provider show|provider rm
+provider add|provider ls|provider show|provider rm|provider set|provider drain|provider undrain
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
-cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
+cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys|cloud quota
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
 volume snapshot|volume backup
 vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+vm place|vm move
 operation ls|operation show|operation wait|operation cancel
 apply|diff|export|schema
 """.replace("\n", "|")
@@ -505,3 +506,53 @@ def test_the_whole_app_is_listed() -> None:
             yield from below or [" ".join((*words, name))]
 
     assert set(walk(build([]), ())) == set(COMMANDS)
+
+
+async def test_quotas_placement_groups_and_drains(cli: Served, world: World) -> None:
+    ok, wrong = cli.ok, cli.wrong
+    await furnish(cli.bench, world.keys)
+    await ok("provider", "add", "q", "--kind", "simulated", "--location", "FR")
+    terms = ("--location", "de-by", "--vcpu-hour", "0.01", "--currency", "eur")
+    assert (
+        "location de-by, an hour 0.01 a vCPU, 0 a GiB, EUR" in (await ok("provider", "set", "p", *terms)).out
+    )
+    priced = (await ok("provider", "set", "p", "--gib-hour", "0.002", "-o", "json")).json
+    assert priced["price"] == {"currency": "EUR", "vcpu_hour": "0.01", "gib_hour": "0.002"}
+    assert "needs a --currency" in await wrong("provider", "set", "q", "--vcpu-hour", "1", status=2)
+    assert "location not said" in (await ok("provider", "set", "q", "--no-location")).out
+    await ok("provider", "set", "q", "--location", "fr")
+
+    limits = ("--vcpus", "4", "--memory", "4G", "--disk", "1G", "--blankets", "2", "--domains", "2")
+    await ok("cloud", "quota", "c", *limits)
+    table = (await ok("cloud", "quota", "c", "--disk", "none")).out
+    assert re.search(r"memory +0 +4G", table) and re.search(r"disk +0 +none", table)
+    assert "neither a number nor none" in await wrong("cloud", "quota", "c", "--vcpus", "many", status=2)
+    await ok("blanket", "add", "n1", "--cloud", "c", "--provider", "p")
+    await ok("blanket", "add", "s1", "--cloud", "c", "--provider", "q")
+    full = await wrong("blanket", "add", "n2", "--cloud", "c", "--provider", "p", status=4)
+    assert "the quota of cloud c for blankets is 2: 2 used, 1 asked" in full
+    slices = ("--vcpus", "1", "--memory", "1G", "--blankets", "0", "--domains", "0")
+    assert "for blankets" in await wrong("cloud", "create", "t", "--in", "c", *slices[:4], status=4)
+    await ok("cloud", "create", "t", "--in", "c", *slices)
+    assert (await ok("cloud", "show", "c", "-o", "json")).json["used"]["vcpus"] == 1
+
+    run = ("vm", "run", "--cloud", "c", "--image", "debian", "--group", "g")
+    ran = await ok(*run, "web", "--location", "de", "--max-cost", "0.02 EUR")
+    assert "web is running in n1: the only blanket that fits, 1 does not" in ran.out
+    assert "s1: domain q does not say what it costs" in await wrong(
+        *run, "x", "--max-cost", "0.001eur", status=4
+    )
+    assert "not an amount and a currency" in await wrong(*run, "x", "--max-cost", "cheap", status=2)
+    assert "running in s1" in (await ok(*run, "db", "--apart-from", "web")).out
+    stays = await cli.run("vm", "move", "--group", "g", "--cloud", "c", "--to", "s1")
+    assert stays.status == 1 and "web: stayed in n1: " in stays.err and "db: there in s1" in stays.err
+    assert "1 of 2 instances did not move" in stays.err.splitlines()[-1]
+    await ok("vm", "rm", "db", "--force")
+    await ok("vm", "place", "web", "--group", "g")
+    assert (await ok("vm", "move", "--group", "g", "--cloud", "c")).out == "web: n1 to s1\n"
+    assert (await ok("provider", "drain", "q")).out == "web: s1 to n1\n"
+    drained = (await ok("provider", "ls", "-o", "json")).json
+    assert [one["draining"] for one in drained] == [False, True]
+    refused = await wrong("vm", "migrate", "web", "--to", "s1", status=4)
+    assert "domain q is being drained" in refused
+    assert "takes instances again" in (await ok("provider", "undrain", "q")).out

@@ -41,6 +41,8 @@ from supercloud.services.northbound import (
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    MoveGroup,
+    PlaceInstance,
     RegisterImage,
     RunInstance,
 )
@@ -171,6 +173,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     image = RegisterImage(name="debian", digest=DIGEST, size_bytes=len(IMAGE), virtual_bytes=64 * MIB)
     await victim.ask(
         ("add_provider", {"request": AddProvider(name="p", kind="simulated")}),
+        ("add_provider", {"request": AddProvider(name="q", kind="simulated")}),
         ("create_cloud", {"request": CreateCloud(name="c", right_length_s=600.0)}),  # nobody renews here
         ("create_network", {"request": CreateNetwork(name="lan", cloud="c", cidr="10.9.0.0/24")}),
         ("register_image", {"request": image}),
@@ -182,7 +185,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
 
 @pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
-    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="p"))
+    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="q"))
     assert seen["blankets"]["north"]["state"] == "ready"
     assert len(victim.site.machines) == 2
     north, south = victim.machine("north"), victim.machine("south")
@@ -215,6 +218,17 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in (root, data))
     assert (len(north.copies), len(south.copies)) == (0, 2)
 
+    await victim.ask(("place_instance", {"ref": "web", "request": PlaceInstance(group="g")}))
+    seen = await victim.killed("move_group", request=MoveGroup(cloud="c", group="g", to=("north",)))
+    assert _succeeded(seen, "group.move")["moved"] == 1
+    assert victim.site.running(instance) == ["north"] and seen["instances"]["web"]["epoch"] == 3
+    seen = await victim.killed("drain_provider", ref="q")
+    assert _succeeded(seen, "provider.drain")["moved"] == 1
+    assert victim.site.running(instance) == ["south"] and seen["instances"]["web"]["epoch"] == 4
+    assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
+    assert (len(north.copies), len(south.copies)) == (0, 2)
+    await victim.ask(("undrain_provider", {"ref": "q"}))
+
     (victim.folder / "bundle").write_bytes(IMAGE)
     await victim.killed("upgrade_blanket", ref="south")
     assert south.bundles.now == DIGEST and victim.site.running(instance) == ["south"]
@@ -224,7 +238,7 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("start_blanket", ref="south")
     assert seen["blankets"]["south"]["state"] == "ready" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")
-    assert seen["instances"]["web"]["epoch"] == 3 and victim.site.running(instance) == ["south"]
+    assert seen["instances"]["web"]["epoch"] == 5 and victim.site.running(instance) == ["south"]
 
     keys = north.key, south.key
     await victim.killed("rotate_keys", cloud="c")
@@ -242,7 +256,7 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     seen = await victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
     assert seen["instances"]["web"]["state"] == "stopped" and victim.site.running(instance) == []
     seen = await victim.killed("start_instance", ref="web")
-    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 4)
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 6)
     assert victim.site.running(instance) == ["south"]
     await victim.killed("reboot_instance", ref="web")
 
@@ -258,6 +272,14 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
         )
     seen = await victim.killed("remove_blanket", ref="north")
     assert set(seen["blankets"]) == {"south"} and list(victim.site.machines) == [south.birth.blanket]
+
+
+def _succeeded(seen: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The result of an operation that has parts, which are newer."""
+    (operation,) = (one for one in seen["operations"] if one["kind"] == kind)
+    assert operation["state"] == "succeeded", operation["error"]
+    result: dict[str, Any] = operation["result"]
+    return result
 
 
 # ---------------------------------------------------------------- two controllers

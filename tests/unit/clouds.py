@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from supercloud.cli.declared.read import Declared
 from supercloud.model.names import MIB
+from supercloud.model.placement import ANYWHERE, Apart, Confidentiality, Cost, Placement, Price
 from supercloud.ports.platform import Flavour
 from supercloud.services.northbound import (
     AddBlanket,
@@ -76,6 +77,19 @@ def _some(draw: st.DrawFn, names: tuple[str, ...], make: Any) -> dict[str, Any]:
     return {name: draw(make(name)) for name in chosen}
 
 
+def placements() -> st.SearchStrategy[Placement]:
+    names = st.lists(st.sampled_from(["shop", "x"]), unique=True, max_size=2).map(tuple)
+    return st.just(ANYWHERE) | st.builds(
+        Placement,
+        domains=st.sampled_from([(), ("north",), ("north", "south")]),
+        locations=st.sampled_from([(), ("de", "no")]),  # which YAML may take for something else
+        max_cost=st.none() | st.builds(Cost, amount=st.sampled_from(["1", "0.05"]), currency=st.just("EUR")),
+        confidentiality=st.sampled_from([None, *Confidentiality]),
+        apart_from=names,
+        apart_by=st.sampled_from(Apart),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Making:
     texts: bool
@@ -103,6 +117,8 @@ class _Making:
             name=st.just(name),
             kind=self._fixed("qemu", "null"),
             options=(options | st.fixed_dictionaries({"path": _texts})) if self.texts else options,
+            location=self._fixed(None, "de-by"),
+            price=self._fixed(None, Price(currency="EUR", gib_hour="0.10")),
         )
 
     def blanket(self, name: str) -> st.SearchStrategy[AddBlanket]:
@@ -144,4 +160,6 @@ class _Making:
             publish=self._fixed(*reversed(ports)) if networks else st.just(()),
             ssh_keys=st.lists(_lines, max_size=2).map(tuple) if self.texts else st.just(()),
             hold=self._fixed(False, True),
+            group=st.sampled_from([None, "shop"]),
+            placement=placements(),
         )

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from supercloud.cli.declared.steps import Call, Kind
 from supercloud.cli.declared.there import BlanketThere, InstanceThere, There, UnderWay, VolumeThere
+from supercloud.model.placement import Placement
 from supercloud.model.states import InstanceState
 from supercloud.services.northbound import (
     AddBlanket,
@@ -17,6 +18,7 @@ from supercloud.services.northbound import (
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    PlaceInstance,
     RunInstance,
     WantedCloud,
 )
@@ -130,6 +132,7 @@ class Pretend:
         made = self._in_cloud(body, RunInstance, self.instances)
         assert made.user_data is None, "a plan encrypts nothing"
         assert made.image in IMAGES and set(made.networks) <= set(self.networks)
+        self._know_domains(made.placement)
         assert made.on in self.blankets if made.on else self.blankets
         taken = {one.at for other in self.instances.values() if other is not made for one in other.publish}
         assert not taken & {one.at for one in made.publish if one.at}
@@ -169,6 +172,15 @@ class Pretend:
         assert self.instances[name].on != to
         self.instances[name] = replace(self.instances[name], on=to)
         self.data |= {volume: to for volume, owner in self.owners.items() if owner == name}
+
+    def _placement_instances(self, name: str, **body: Any) -> None:
+        placed = TypeAdapter(PlaceInstance).validate_python(body)
+        self._know_domains(placed.placement)
+        instance = replace(self.instances[name], group=placed.group, placement=placed.placement)
+        self.instances[name] = instance
+
+    def _know_domains(self, placement: Placement) -> None:
+        assert {*placement.domains, *placement.not_domains} <= set(self.providers)
 
     def _start_instances(self, name: str) -> None:
         assert self.states[name] is not InstanceState.RUNNING and self.instances[name].on

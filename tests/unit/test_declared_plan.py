@@ -261,6 +261,7 @@ def test_what_is_written_is_read_as_it_was(wanted: Declared) -> None:
     assert found.wanted == dataclasses.replace(wanted.wanted, user_data=()), written
     assert not found.user_data
     used = {one.provider for one in wanted.wanted.blankets}
+    used |= {name for one in wanted.wanted.instances for name in one.placement.domains}
     assert found.providers == {name: one for name, one in wanted.providers.items() if name in used}
 
 

@@ -199,6 +199,9 @@ def test_no_other_file_is_read(tmp_path: Path) -> None:
 _KEYS = {
     "cloud": "",
     "name": "",
+    "parent": "",  # whose it is and what it may have bounds a file, which cannot say it
+    "owner": "",
+    "quota": "",
     "on": "blanket",
     "memory_mib": "memory",
     "disk_bytes": "disk",

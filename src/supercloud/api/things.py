@@ -28,6 +28,7 @@ from supercloud.api.guard import (
 )
 from supercloud.api.pages import TEXT, TEXTS, Named, Paged
 from supercloud.model.names import Digest, Name, SizeBytes
+from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState
 from supercloud.ports.agent import StopMode
 from supercloud.services.northbound import (
@@ -40,8 +41,11 @@ from supercloud.services.northbound import (
     CreateVolume,
     ImageView,
     InstanceView,
+    MoveGroup,
     NetworkView,
     OperationView,
+    PlaceInstance,
+    ProviderTerms,
     ProviderView,
     Ref,
     RegisterImage,
@@ -127,6 +131,18 @@ def _providers() -> APIRouter:
     async def show(control: ProviderRead, ref: RefPath) -> ProviderView:
         return await control.provider(ref)
 
+    @router.put("/{ref}/terms")
+    async def terms(control: ProviderWrite, ref: RefPath, request: ProviderTerms) -> ProviderView:
+        return await control.set_provider(ref, request)
+
+    @router.post("/{ref}/drain", status_code=_ACCEPTED)
+    async def drain(control: ProviderWrite, ref: RefPath) -> OperationView:
+        return await control.drain_provider(ref)
+
+    @router.post("/{ref}/undrain")
+    async def undrain(control: ProviderWrite, ref: RefPath) -> ProviderView:
+        return await control.undrain_provider(ref)
+
     @router.delete("/{ref}", status_code=_NO_CONTENT)
     async def rm(control: ProviderWrite, ref: RefPath) -> Response:
         await control.remove_provider(ref)
@@ -158,6 +174,10 @@ def _clouds() -> APIRouter:
     @router.get("/{ref}/wanted")
     async def wanted(control: CloudExport, ref: RefPath) -> WantedCloud:
         return await control.wanted_cloud(ref)
+
+    @router.put("/{ref}/quota")
+    async def quota(control: CloudWrite, ref: RefPath, request: Quota) -> CloudView:
+        return await control.set_quota(ref, request)
 
     @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
     async def rotate(control: CloudWrite, ref: RefPath) -> OperationView:
@@ -339,6 +359,16 @@ def _instances() -> APIRouter:
     ) -> list[InstanceView]:
         page = paging.page(TEXTS, name=name, state=state)
         return paging.answer(await control.instances(cloud=cloud, page=page))
+
+    @router.post("/move", status_code=_ACCEPTED)
+    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
+        return await control.move_group(request)
+
+    @router.put("/{ref}/placement")
+    async def place(
+        control: VmRun, ref: RefPath, request: PlaceInstance, cloud: InCloud = None
+    ) -> InstanceView:
+        return await control.place_instance(ref, request, cloud=cloud)
 
     @router.get("/{ref}")
     async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:

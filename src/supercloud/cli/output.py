@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from supercloud.cli.sizes import format_size
 from supercloud.model.errors import SupercloudError
+from supercloud.model.units import format_size
 
 
 class Format(StrEnum):

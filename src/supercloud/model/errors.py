@@ -6,7 +6,8 @@ SupercloudError            message for a person, `code` for a program, `hint` sa
 ├── Conflict               the thing exists, or its state forbids the request now (exit 4, HTTP 409)
 │   ├── PreconditionFailed the thing is not as the caller had seen it (HTTP 412)
 │   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
-│       └── RightRefused   a run right was not granted, renewed or moved
+│       ├── RightRefused   a run right was not granted, renewed or moved
+│       └── OverQuota      a cloud's quota has no room for what was asked
 ├── Denied                 the caller may not do this (exit 5, HTTP 403)
 │   └── Unauthenticated    it is not known who asks: no token, or none that counts, or no proof (HTTP 401)
 ├── Unavailable            a part cannot be reached or is late; a retry may help (exit 6, HTTP 503)
@@ -59,6 +60,10 @@ class Refused(Conflict):
 
 class RightRefused(Refused):
     code = "right-refused"
+
+
+class OverQuota(Refused):
+    code = "over-quota"
 
 
 class PreconditionFailed(Conflict):

@@ -15,7 +15,7 @@ from supercloud.model.names import Id, Ipv4, Name, new_id
 from supercloud.model.states import BlanketState
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.platform import Ability, ConsolePlatform
-from supercloud.services import mesh
+from supercloud.services import mesh, quotas
 from supercloud.services.northbound import (
     LAST,
     AddBlanket,
@@ -67,6 +67,10 @@ class Blankets:
             )
             if known is None:
                 _check_flavour(provider, request)
+                await session.refresh(provider, with_for_update={"read": True})
+                if provider.draining_since is not None:
+                    raise Refused(f"provider {provider.name} is being drained", hint="choose another one")
+                await quotas.check_blanket(session, cloud, provider.id)
                 known = await _insert(session, cloud, provider, request.name, wanted)
             elif not await _being_added(session, known, provider, wanted):
                 raise Conflict(f"cloud {cloud.name} has a blanket {request.name} already")

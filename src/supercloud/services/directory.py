@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
@@ -24,11 +24,16 @@ _ABOUT = frozenset({Kind.CLOUD, Kind.PRINCIPAL, Kind.TOKEN})
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Of one principal. Operators have what is nobody's, too."""
+    """Of one principal. Operators have what is nobody's, too.
+
+    Who has a cloud has those in it as well: in `clouds` each comes after the one that it is in, which is in
+    `parents`, if the principal has that one.
+    """
 
     key: PublicKey
     roles: frozenset[Role]
     clouds: tuple[CloudAsked, ...]
+    parents: Mapping[Id, Id] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,36 @@ class Directory:
     async def _load(self) -> Snapshot:
         async with self._store.read() as session:
             principals = list(await session.scalars(select(Principal)))
-            clouds = (await session.execute(select(Cloud.owner, Cloud.id, Cloud.name))).all()
+            clouds = list(await session.scalars(select(Cloud).order_by(Cloud.created_at, Cloud.id)))
             revoked = frozenset(await session.scalars(select(Revocation.id)))
-        by_owner: defaultdict[Id | None, list[CloudAsked]] = defaultdict(list)
-        for owner, identity, name in clouds:
-            by_owner[owner].append(CloudAsked(identity, name))
-        return Snapshot({row.id: _known(row, by_owner) for row in principals}, revoked)
+        by_owner: defaultdict[Id | None, list[Cloud]] = defaultdict(list)
+        by_parent: defaultdict[Id, list[Cloud]] = defaultdict(list)
+        for cloud in clouds:
+            by_owner[cloud.owner].append(cloud)
+            if cloud.parent is not None:
+                by_parent[cloud.parent].append(cloud)
+        return Snapshot({row.id: _known(row, by_owner, by_parent) for row in principals}, revoked)
 
 
-def _known(row: Principal, by_owner: Mapping[Id | None, list[CloudAsked]]) -> Known:
+def _known(
+    row: Principal, by_owner: Mapping[Id | None, list[Cloud]], by_parent: Mapping[Id, list[Cloud]]
+) -> Known:
     roles = frozenset(Role(one) for one in row.roles)
     nobodys = by_owner.get(None, []) if Role.OPERATOR in roles else []
-    return Known(row.key, roles, (*by_owner.get(row.id, []), *nobodys))
+    own = [*by_owner.get(row.id, []), *nobodys]
+    every = _with_nested(own, by_parent)
+    clouds = tuple(CloudAsked(one.id, one.name) for one in every.values())
+    parents = {one.id: one.parent for one in every.values() if one.parent in every}
+    return Known(row.key, roles, clouds, parents)
+
+
+def _with_nested(own: Sequence[Cloud], by_parent: Mapping[Id, list[Cloud]]) -> dict[Id, Cloud]:
+    """These, and all that are in them, each after the one that it is in."""
+    found: dict[Id, Cloud] = {}
+    left = deque(own)
+    while left:
+        cloud = left.popleft()
+        found.pop(cloud.id, None)  # it was there as somebody's own: it comes after its parent now
+        found[cloud.id] = cloud
+        left.extend(by_parent.get(cloud.id, []))
+    return found

@@ -189,6 +189,9 @@ def _clouds(token: Token, known: Known, permission: Permission, at: float) -> li
     allowed: list[str] = []
     denied: Denied | None = None
     for cloud in known.clouds:
+        if known.parents.get(cloud.id) in allowed:
+            allowed.append(cloud.id)  # what a token allows in a cloud, it allows in those within it
+            continue
         try:
             token.check(permission, at=at, cloud=cloud)
             allowed.append(cloud.id)

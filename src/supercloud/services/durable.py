@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -80,7 +81,13 @@ class DurableRuntime:
             self._dbos = None
 
     async def start(self, operation: str) -> None:
-        """Begin `operation`, unless it began before."""
+        """Begin `operation`, unless it began before.
+
+        One that a step of another begins is a workflow of its own, so DBOS must not know where it is called.
+        """
+        await asyncio.create_task(self._begin(operation), context=Context())
+
+    async def _begin(self, operation: str) -> None:
         from dbos import SetWorkflowID
 
         with SetWorkflowID(operation):

@@ -29,6 +29,8 @@ from supercloud.services.feed import Place, Watch
 from supercloud.services.images import Images
 from supercloud.services.instance_operations import InstanceOperations
 from supercloud.services.instances import Instances
+from supercloud.services.move_operations import MoveOperations
+from supercloud.services.moves import Moves
 from supercloud.services.networks import Networks
 from supercloud.services.northbound import LAST, Northbound, OperationView, Ref, StatusView
 from supercloud.services.operations import Intent
@@ -50,7 +52,9 @@ from supercloud.services.world import StoreWorld
 _log = structlog.get_logger(__name__)
 
 
-class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances):
+class ControlPlane(
+    Principals, Providers, Clouds, Blankets, Upgrades, Images, Networks, Volumes, Instances, Moves
+):
     """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
 
     def __init__(self, parts: Parts) -> None:
@@ -121,7 +125,14 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
     ) -> Part[OperationView]:
         async with self._parts.store.read() as session:
             clouds = await clouds_of(session, cloud)
-        return await self._parts.operations.views(open_only=open_only, kind=kind, clouds=clouds, page=page)
+        return await self._parts.operations.views(
+            open_only=open_only,
+            kind=kind,
+            clouds=clouds,
+            administered=cloud is None,
+            page=page,
+            caller=self._parts.store.caller,
+        )
 
     async def operation(self, operation: Id, *, wait_s: float = 0.0) -> OperationView:
         return await self._parts.operations.view(
@@ -145,6 +156,7 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
         blankets = BlanketOperations(self._parts, self.reconciler.expired)
         volumes = VolumeOperations(self._parts, self.world)
         instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
+        moves = MoveOperations(self._parts)
         works = {
             "blanket.add": blankets.add,
             "blanket.start": blankets.start,
@@ -157,6 +169,8 @@ class ControlPlane(Principals, Providers, Clouds, Blankets, Upgrades, Images, Ne
             "instance.reboot": instances.reboot,
             "instance.remove": instances.remove,
             "instance.migrate": instances.migrate,
+            "group.move": moves.group,
+            "provider.drain": moves.drain,
             "volume.attach": volumes.attach,
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, literal, se
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.names import Id
+from supercloud.model.placement import ANYWHERE, Placement
 from supercloud.model.states import InstanceState
 from supercloud.services.northbound import InstanceView, Ref
 from supercloud.services.pages import EVERYTHING, Page, Part
@@ -27,6 +28,7 @@ from supercloud.services.store.tables import (
     Right,
     Volume,
 )
+from supercloud.wire.codec import from_json
 
 #: Columns, not objects: a thousand of them are listed in one answer.
 _SHOWN = (
@@ -38,6 +40,10 @@ _SHOWN = (
         Instance.hold,
         Instance.vcpus,
         Instance.memory_mib,
+        Instance.group,
+        Instance.placement,
+        Instance.placed,
+        Instance.blanket.label("at"),
         Instance.reason,
         Instance.created_at,
         Cloud.name.label("cloud"),
@@ -142,6 +148,13 @@ def _grouped(rows: Sequence[Any]) -> defaultdict[Id, _Parts]:
     return found
 
 
+def placed_of(why: dict[str, str] | None, blanket: Id | None) -> str:
+    """Why it is there, or is about to come there."""
+    if blanket is None:
+        return next(reversed((why or {}).values()), "")
+    return (why or {}).get(blanket, "")
+
+
 def _view(row: Any, parts: _Parts, now: float) -> InstanceView:
     nics = parts["nic"]
     return InstanceView(
@@ -161,6 +174,9 @@ def _view(row: Any, parts: _Parts, now: float) -> InstanceView:
         networks=tuple(network for _, _, network in nics),
         volumes=tuple(name for name, _, _ in parts["volume"]),
         published=tuple(f"{HOST}:{at}->{port}" for at, port, _ in parts["port"]),
+        group=row.group,
+        placement=ANYWHERE if row.placement is None else from_json(Placement, row.placement),
+        placed=placed_of(row.placed, row.at),
         reason=row.reason,
         created_at=row.created_at,
     )

@@ -27,9 +27,11 @@ from supercloud.model.names import (
     Vcpus,
 )
 from supercloud.model.permissions import Permission, Role
+from supercloud.model.placement import ANYWHERE, Confidentiality, Location, Placement, Price
+from supercloud.model.quota import UNLIMITED, Amounts, Quota
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
-from supercloud.ports.platform import Confidentiality, Flavour
+from supercloud.ports.platform import Flavour
 from supercloud.services.feed import Place, Watch
 from supercloud.services.pages import EVERYTHING, Page, Part
 
@@ -59,6 +61,16 @@ class AddProvider:
     name: Name
     kind: PlatformKind
     options: Annotated[dict[OptionName, OptionValue], Field(max_length=64)] = field(default_factory=dict)
+    location: Location | None = None
+    price: Price | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderTerms:
+    """What its operator says of a provider, all of it: what is left out is not said any more."""
+
+    location: Location | None = None
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +102,17 @@ class RevokeToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateCloud:
+    """Within `parent`, its quota is a slice of that one's, and `owner` (None: who asks) may be another
+    principal, by its key: who has the parent reaches it too, and its owner never the parent."""
+
     name: Name
     cpu_model: CpuModel | None = None  # the baseline of every instance; None: the project's default
     right_length_s: Seconds = 60.0
     right_margin_s: Seconds = 15.0
     right_grace_s: Seconds = 300.0
+    parent: Ref | None = None
+    owner: PublicKey | None = None
+    quota: Quota = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +175,25 @@ class RunInstance:
     user_data: UserData | None = None  # for an instance of this name, its key with the owner's key store
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
     hold: bool = False  # run on while nobody can be reached: `hold` instead of `strict`
+    group: Name | None = None  # what moves together
+    placement: Placement = ANYWHERE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceInstance:
+    """Where an instance may be from now on, and its group: all of it anew."""
+
+    group: Name | None = None
+    placement: Placement = ANYWHERE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveGroup:
+    """Each instance of the group to one of `to` by its placement; without, away from where the group is."""
+
+    cloud: Ref
+    group: Name
+    to: Annotated[tuple[Ref, ...], Field(max_length=64)] = ()
 
 
 # ---------------------------------------------------------------- what is shown
@@ -175,6 +212,7 @@ class OperationView:
     result: dict[str, Any] | None
     created_at: float  # wall clock, seconds since the epoch
     ended_at: float | None
+    parent: Id | None = None  # the operation that it is a part of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +243,9 @@ class ProviderView:
     abilities: tuple[str, ...]
     reason: str
     blankets: int
+    location: str | None
+    price: Price | None
+    draining: bool  # nothing new comes there, and what is there moves away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,12 +285,15 @@ class CloudView:
     id: Id
     name: Name
     owner: Name | None  # None: nobody's, so the operators'
+    parent: Name | None  # the cloud that it is in, as far as the caller knows it
     cpu_model: str
     right_length_s: float
     right_margin_s: float
     right_grace_s: float
     blankets: int
     instances: int
+    quota: Quota
+    used: Amounts  # by itself, and by the slices of the clouds within it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +364,9 @@ class InstanceView:
     networks: tuple[str, ...]
     volumes: tuple[str, ...]
     published: tuple[str, ...]  # "127.0.0.1:8080->80"
+    group: Name | None
+    placement: Placement
+    placed: str  # why it was placed where it is
     reason: str
     created_at: float
 
@@ -408,12 +455,22 @@ class Northbound(Protocol):
     async def add_provider(self, request: AddProvider) -> ProviderView: ...
     async def providers(self, *, page: Page = EVERYTHING) -> Part[ProviderView]: ...
     async def provider(self, ref: Ref) -> ProviderView: ...
+    async def set_provider(self, ref: Ref, terms: ProviderTerms) -> ProviderView: ...
     async def remove_provider(self, ref: Ref) -> None: ...
+    async def drain_provider(self, ref: Ref) -> OperationView:
+        """Nothing new comes there, and what runs there moves away, live."""
+        ...
+
+    async def undrain_provider(self, ref: Ref) -> ProviderView: ...
 
     async def create_cloud(self, request: CreateCloud) -> CloudView: ...
     async def clouds(self, *, page: Page = EVERYTHING) -> Part[CloudView]: ...
     async def cloud(self, ref: Ref) -> CloudView: ...
     async def wanted_cloud(self, ref: Ref) -> WantedCloud: ...
+    async def set_quota(self, ref: Ref, quota: Quota) -> CloudView:
+        """All of it anew; of a nested cloud, for who has its parent."""
+        ...
+
     async def remove_cloud(self, ref: Ref) -> None: ...
     async def rotate_keys(self, cloud: Ref) -> OperationView: ...
 
@@ -485,6 +542,13 @@ class Northbound(Protocol):
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView: ...
     async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView: ...
+    async def place_instance(
+        self, ref: Ref, request: PlaceInstance, *, cloud: Ref | None = None
+    ) -> InstanceView:
+        """It stays where it is, whether or not it still may be there."""
+        ...
+
+    async def move_group(self, request: MoveGroup) -> OperationView: ...
     async def open_stream(
         self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None
     ) -> Stream: ...

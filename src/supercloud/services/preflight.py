@@ -11,7 +11,7 @@ from supercloud.services.store.tables import Blanket, Cloud, Instance, Provider
 from supercloud.services.world import facts
 
 #: What a blanket needs for itself beyond its instances.
-_MEMORY_SPARE_MIB = 64
+MEMORY_SPARE_MIB = 64
 
 
 async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
@@ -55,10 +55,10 @@ def _compare(
         raise Refused(f"flavours differ: {here.flavour} here, {there.flavour} in {target.name}")
     if there.cpu_models and cloud.cpu_model not in there.cpu_models:
         raise Refused(f"blanket {target.name} cannot give the cloud's CPU model {cloud.cpu_model}")
-    if there.memory_free_mib < spec.memory_mib + _MEMORY_SPARE_MIB:
+    if there.memory_free_mib < spec.memory_mib + MEMORY_SPARE_MIB:
         raise Refused(
             f"blanket {target.name} has {there.memory_free_mib} MiB free, "
-            f"instance {spec.name} needs {spec.memory_mib + _MEMORY_SPARE_MIB}"
+            f"instance {spec.name} needs {spec.memory_mib + MEMORY_SPARE_MIB}"
         )
     unplaced = sum(disk.image_bytes for disk in instance.disks)
     if there.disk_free_bytes < unplaced:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from sqlalchemy import func, select
 
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.names import Id, new_id
+from supercloud.model.placement import Price
 from supercloud.ports.platform import Declaration, Platform
-from supercloud.services.northbound import AddProvider, ProviderView, Ref
+from supercloud.services.northbound import AddProvider, ProviderTerms, ProviderView, Ref
 from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import counted, find_provider
@@ -33,6 +35,8 @@ class Providers:
             kind=request.kind,
             options=dict(request.options),
             declaration=to_json(Declaration, declared),
+            location=request.location,
+            price=_kept(request.price),
             created_at=time.time(),
         )
         async with self._parts.store.write() as session:
@@ -56,6 +60,21 @@ class Providers:
                 select(func.count()).where(Blanket.provider == row.id, counted(session, Blanket.cloud))
             )
             return _view(row, count or 0)
+
+    async def set_provider(self, ref: Ref, terms: ProviderTerms) -> ProviderView:
+        """It holds for what is placed from now on; nothing moves because of it."""
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, ref)
+            row.location, row.price = terms.location, _kept(terms.price)
+        return await self.provider(row.id)
+
+    async def undrain_provider(self, ref: Ref) -> ProviderView:
+        """A drain that is under way is given up."""
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, ref)
+            row.draining_since = None
+        await self._parts.operations.cancel_all("provider.drain", row.id)
+        return await self.provider(row.id)
 
     async def remove_provider(self, ref: Ref) -> None:
         async with self._parts.store.write() as session:
@@ -83,6 +102,14 @@ def declaration(row: Provider) -> Declaration:
     return from_json(Declaration, row.declaration)
 
 
+def price_of(row: Provider) -> Price | None:
+    return None if row.price is None else from_json(Price, row.price)
+
+
+def _kept(price: Price | None) -> dict[str, Any] | None:
+    return None if price is None else to_json(Price, price)
+
+
 def _view(row: Provider, blankets: int) -> ProviderView:
     declared = declaration(row)
     return ProviderView(
@@ -96,4 +123,7 @@ def _view(row: Provider, blankets: int) -> ProviderView:
         abilities=tuple(sorted(declared.abilities)),
         reason=declared.reason,
         blankets=blankets,
+        location=row.location,
+        price=price_of(row),
+        draining=row.draining_since is not None,
     )

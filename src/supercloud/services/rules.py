@@ -44,6 +44,7 @@ def check_instance(request: RunInstance) -> None:
         userdata.check(request.user_data)
     check_networks(request.networks, request.publish)
     check_ports(request.publish)
+    request.placement.check(request.name)
 
 
 def check_networks(networks: tuple[str, ...], publish: tuple[Publish, ...]) -> None:

@@ -7,8 +7,10 @@ import time
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, InvalidInput
+from supercloud.model.errors import Conflict, InvalidInput, NotFound
 from supercloud.model.names import Id, Name, SizeBytes, new_id
+from supercloud.model.quota import Amounts
+from supercloud.services import quotas
 from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
 from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
@@ -48,6 +50,7 @@ class Volumes:
                 select(Volume.id).where(Volume.cloud == cloud.id, Volume.name == request.name)
             ):
                 raise Conflict(f"cloud {cloud.name} has a volume {request.name} already")
+            await quotas.check(session, cloud, Amounts(disk_bytes=size))
             row = Volume(
                 id=new_id(),
                 cloud=cloud.id,
@@ -114,13 +117,18 @@ class Volumes:
     async def resize_volume(
         self, ref: Ref, *, size_bytes: SizeBytes, cloud: Ref | None = None
     ) -> OperationView:
-        async with self._parts.store.read() as session:
-            row = await find_volume(session, ref, cloud)
-        if size_bytes < row.size_bytes:
-            raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
-        return await self._begin_on_volume(
-            row, "volume.resize", {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
-        )
+        async with self._parts.store.write() as session:
+            found = await find_volume(session, ref, cloud)
+            owner = await own_cloud(session, found.cloud)
+            row = await session.get(Volume, found.id, populate_existing=True)
+            if row is None:
+                raise NotFound(f"volume {found.name} was removed")
+            if size_bytes < row.size_bytes:
+                raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
+            await quotas.check_growth(session, owner, row, size_bytes)
+            intent: dict[str, object] = {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
+            operation = await self._recorded(session, row, "volume.resize", intent)
+        return await self._parts.operations.started(operation)
 
     async def snapshot_volume(self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None) -> OperationView:
         async with self._parts.store.read() as session:
@@ -154,19 +162,21 @@ class Volumes:
         return await self._begin_on_volume(row, "volume.remove", {"volume": row.id})
 
     async def _begin_on_volume(self, row: Volume, kind: str, intent: dict[str, object]) -> OperationView:
-        """What touches an attached volume excludes whatever else touches its instance."""
-        operations = self._parts.operations
         async with self._parts.store.write() as session:
-            operation = await operations.record(
-                session,
-                kind,
-                object_id=row.id,
-                name=row.name,
-                cloud=row.cloud,
-                intent=intent,
-                join_key=row.instance or row.id,
-            )
-        return await operations.started(operation)
+            operation = await self._recorded(session, row, kind, intent)
+        return await self._parts.operations.started(operation)
+
+    async def _recorded(self, session: AsyncSession, row: Volume, kind: str, intent: dict[str, object]) -> Id:
+        """What touches an attached volume excludes whatever else touches its instance."""
+        return await self._parts.operations.record(
+            session,
+            kind,
+            object_id=row.id,
+            name=row.name,
+            cloud=row.cloud,
+            intent=intent,
+            join_key=row.instance or row.id,
+        )
 
 
 def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:

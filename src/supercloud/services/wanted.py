@@ -20,6 +20,7 @@ from supercloud.services.northbound import (
     RunInstance,
     WantedCloud,
 )
+from supercloud.services.placing import placement_of
 from supercloud.services.store.tables import (
     Blanket,
     Cloud,
@@ -146,6 +147,8 @@ async def _instances(
             publish=tuple(Publish(port=one.port, at=one.at) for one in ports[identity]),
             ssh_keys=tuple(row.ssh_keys),
             hold=row.hold,
+            group=row.group,
+            placement=placement_of(row),
         )
         for identity, row in rows.items()
     )

@@ -8,7 +8,8 @@ from supercloud.cli.output import Format, print_thing
 from supercloud.cli.session import Cloud, Name, OptionalName, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
-from supercloud.cli.sizes import Size, format_size
+from supercloud.cli.sizes import Size
+from supercloud.model.units import format_size
 
 app = App(name="volume", help="Encrypted disks.")
 _COLUMNS = ("name", "cloud", "size_bytes", "instance", "blanket", "snapshots")

@@ -26,10 +26,23 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from supercloud.cli.sizes import PATTERN, format_size, parse_size
+from supercloud.cli.bounds import COST_PATTERN, cost
+from supercloud.cli.sizes import PATTERN, parse_size
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import MIB, Cidr, MemoryMib, Name, SizeBytes, Text, Vcpus
+from supercloud.model.placement import (
+    Amount,
+    Apart,
+    Confidentiality,
+    Cost,
+    Currency,
+    Location,
+    Names,
+    Placement,
+    Price,
+)
 from supercloud.model.right import RightTerms
+from supercloud.model.units import format_size
 from supercloud.ports.platform import Flavour
 from supercloud.services import rules
 from supercloud.services.northbound import (
@@ -127,6 +140,19 @@ Option = Annotated[
 ]
 
 
+def _cost(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # for pydantic to say what it is not
+    try:
+        return Cost(**cost(value))
+    except InvalidInput as error:
+        raise ValueError(error.message) from error
+
+
+_COST_SCHEMA = {"type": "string", "pattern": COST_PATTERN, "examples": ["0.05 EUR"]}
+MaxCost = Annotated[Cost, BeforeValidator(_cost), WithJsonSchema(_COST_SCHEMA)]
+
+
 class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, alias_generator=to_camel, use_attribute_docstrings=True
@@ -164,6 +190,20 @@ class Cloud(Part):
         )
 
 
+class ProviderPrice(Part):
+    """Of an hour of an instance."""
+
+    currency: Currency
+    """Of both prices, by ISO 4217, e.g. EUR."""
+    vcpu_hour: Amount = _default(Price, "vcpu_hour")
+    """Of a vCPU, as text, e.g. "0.012"."""
+    gib_hour: Amount = _default(Price, "gib_hour")
+    """Of a GiB of memory, as text."""
+
+    def request(self) -> Price:
+        return Price(currency=self.currency, vcpu_hour=self.vcpu_hour, gib_hour=self.gib_hour)
+
+
 class Provider(Part):
     """A domain with its platform."""
 
@@ -171,9 +211,15 @@ class Provider(Part):
     """Of its platform: qemu, or simulated for trying things out."""
     options: Annotated[dict[OptionName, Option], Field(max_length=64)] = {}
     """For the platform's driver, as `supercloud provider add --option` takes them."""
+    location: Location | None = None
+    """Where it is, from the large to the small, e.g. de-by; left out, whatever it says of itself."""
+    price: ProviderPrice | None = None
+    """What it costs; left out, whatever it says of itself."""
 
     def request(self, name: str) -> AddProvider:
-        return AddProvider(name=name, kind=self.kind, options=dict(self.options))
+        price = None if self.price is None else self.price.request()
+        options = dict(self.options)
+        return AddProvider(name=name, kind=self.kind, options=options, location=self.location, price=price)
 
 
 class Blanket(Part):
@@ -239,6 +285,42 @@ class Volume(Part):
         return CreateVolume(name=name, cloud=cloud, size_bytes=self.size, on=self.blanket, image=self.image)
 
 
+class InstancePlacement(Part):
+    """Where an instance may be. What is left out is not asked."""
+
+    domains: Names = ()
+    """Only in these domains, by their providers' names."""
+    not_domains: Names = ()
+    """In none of these domains."""
+    locations: Names = ()
+    """Only in these places; `de` has `de-by` in it, too."""
+    max_cost: MaxCost | None = None
+    """Only where an hour of it costs at most this, e.g. 0.05 EUR."""
+    confidentiality: Confidentiality | None = None
+    """Only on platforms of this level or a higher one."""
+    apart_from: Names = ()
+    """Instances, or groups of them, that it does not share a blanket with."""
+    apart_by: Apart = Apart.BLANKET
+    """What it does not share with those."""
+
+    @field_validator("not_domains")
+    @classmethod
+    def _are_not_allowed(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _ruled(lambda: Placement(domains=info.data.get("domains", ()), not_domains=value).check(""))
+        return value
+
+    def request(self) -> Placement:
+        return Placement(
+            domains=self.domains,
+            not_domains=self.not_domains,
+            locations=self.locations,
+            max_cost=self.max_cost,
+            confidentiality=self.confidentiality,
+            apart_from=self.apart_from,
+            apart_by=self.apart_by,
+        )
+
+
 class Instance(Part):
     """A VM."""
 
@@ -266,6 +348,10 @@ class Instance(Part):
     """Lines as in an authorized_keys file."""
     hold: bool = _default(RunInstance, "hold")
     """Run on while nobody can be reached; failing over then needs proof that the old copy is dead."""
+    group: Name | None = None
+    """The group that it belongs to, which moves together."""
+    placement: InstancePlacement = InstancePlacement()
+    """Where it may be."""
 
     @field_validator("disk")
     @classmethod
@@ -321,6 +407,8 @@ class Instance(Part):
             publish=self.publish,
             ssh_keys=self.ssh_keys,
             hold=self.hold,
+            group=self.group,
+            placement=self.placement.request(),
         )
 
 
@@ -368,6 +456,10 @@ def part_at(path: tuple[str | int, ...]) -> type[Part] | None:
             return Cloud
         case (str(section), _):
             return SECTIONS.get(section)
+        case ("providers", _, "price"):
+            return ProviderPrice
+        case ("instances", _, "placement"):
+            return InstancePlacement
     return None
 
 

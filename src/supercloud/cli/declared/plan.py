@@ -19,11 +19,13 @@ from supercloud.cli.declared.remove import Removal
 from supercloud.cli.declared.steps import Act, Call, Key, Kind, Plan
 from supercloud.cli.declared.there import InstanceThere, There
 from supercloud.cli.declared.wrong import near
-from supercloud.cli.sizes import exact_size, format_size
+from supercloud.cli.sizes import exact_size
 from supercloud.model.names import MIB, Name
 from supercloud.model.states import BlanketState, InstanceState
+from supercloud.model.units import format_size
 from supercloud.services.northbound import (
     AddBlanket,
+    AddProvider,
     CreateVolume,
     Publish,
     RunInstance,
@@ -80,6 +82,20 @@ class _Planner:
                 self._fixed(Kind.PROVIDER, name, "kind", now.kind, wanted.kind)
             elif now.options != wanted.options:
                 self._fixed(Kind.PROVIDER, name, "options", now.options, wanted.options)
+            else:
+                self._terms(now, wanted)
+
+    def _terms(self, now: AddProvider, wanted: AddProvider) -> None:
+        """What a provider says of itself is for all clouds, so that no cloud's file changes it."""
+        for field, there, here in (
+            ("location", now.location, wanted.location),
+            ("price", now.price, wanted.price),
+        ):
+            if here not in {None, there}:
+                why = f"{field} is not what the file says"
+                self._draft.refuse(
+                    Kind.PROVIDER, wanted.name, field, why, f"supercloud provider set {wanted.name}"
+                )
 
     def _cloud_itself(self) -> None:
         wanted, now = self._wanted.cloud, self._now.cloud
@@ -230,7 +246,7 @@ class _Planner:
         if not self._image_is_there(Kind.INSTANCE, wanted.name, wanted.image):
             return
         what = (
-            f"{wanted.image} in {wanted.on or 'the emptiest blanket'}, {_vcpus(wanted.vcpus)}, "
+            f"{wanted.image} in {wanted.on or 'the emptiest blanket that fits'}, {_vcpus(wanted.vcpus)}, "
             f"{format_size(wanted.memory_mib * MIB)} memory"
         )
         user_data = self._declared.user_data.get(wanted.name)
@@ -238,6 +254,7 @@ class _Planner:
         needs = {
             self._cloud,
             *self._place(wanted.on),
+            *self._domains(wanted),
             *(key(Act.CREATE, Kind.NETWORK, one) for one in wanted.networks),
             *self._removal.publishing({one.at for one in wanted.publish if one.at}),
         }
@@ -258,6 +275,8 @@ class _Planner:
         state = self._there.instances[name]
         if self._draft.comes_to_be(Kind.INSTANCE, name):
             return
+        if (now.group, now.placement) != (wanted.group, wanted.placement):
+            self._place_anew(wanted)
         if state.state in _NOT_STARTED:
             why = f"it is {state.state}" + (f": {state.reason}" if state.reason else "")
             call = self._draft.post(Kind.INSTANCE, name, "start")
@@ -267,6 +286,20 @@ class _Planner:
         if wanted.disk_bytes and now.disk_bytes and state.boot_volume:
             sizes = now.disk_bytes, wanted.disk_bytes
             self._grow(Kind.INSTANCE, name, "disk", sizes, volume=state.boot_volume, owner=name)
+
+    def _place_anew(self, wanted: RunInstance) -> None:
+        """Before it moves, which is then to where it may be from now on."""
+        body = {"group": wanted.group, "placement": asdict(wanted.placement)}
+        call = self._draft.post(Kind.INSTANCE, wanted.name, "placement", body)
+        self._draft.step(
+            Act.PLACE,
+            Kind.INSTANCE,
+            wanted.name,
+            f"where it may be, group {wanted.group or 'none'}",
+            replace(call, method="PUT", durable=False),
+            needs=self._domains(wanted),
+            instances=[wanted.name],
+        )
 
     def _move(self, now: RunInstance, wanted: RunInstance, state: InstanceThere) -> None:
         name = wanted.name
@@ -334,6 +367,11 @@ class _Planner:
         yield from self._draft.keys(Act.CREATE, Kind.BLANKET)
         if not made:
             yield from self._removal.blanket_keys()
+
+    def _domains(self, wanted: RunInstance) -> set[Key]:
+        """Those that its placement names."""
+        named_there = {*wanted.placement.domains, *wanted.placement.not_domains}
+        return {key(Act.CREATE, Kind.PROVIDER, one) for one in named_there}
 
     def _image(self, ref: str | None) -> str | None:
         """By its name, however it is named."""

@@ -34,6 +34,7 @@ class Act(StrEnum):
     ATTACH = "attach"
     DETACH = "detach"
     MIGRATE = "migrate"
+    PLACE = "place"  # say anew where it may be
     START = "start"
     STOP = "stop"
     REMOVE = "remove"
@@ -53,7 +54,7 @@ class Call:
     `user_data` is in clear: it is encrypted, and put into the body, as the request is made.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     body: dict[str, Any] | None = None
     query: dict[str, str] = field(default_factory=dict)

@@ -73,7 +73,14 @@ def look(client: Client, cloud: Name) -> There:
     images = [one for one in _list(client, ImageView, "/images") if one.complete]
     there = There(
         providers={
-            one.name: AddProvider(name=one.name, kind=one.kind, options=one.options) for one in providers
+            one.name: AddProvider(
+                name=one.name,
+                kind=one.kind,
+                options=one.options,
+                location=one.location,
+                price=one.price,
+            )
+            for one in providers
         },
         images={ref: one.name for one in images for ref in (one.name, one.digest)},
     )

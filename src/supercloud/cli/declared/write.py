@@ -11,6 +11,7 @@ from supercloud.cli.declared.models import VERSION
 from supercloud.cli.declared.tree import scalar
 from supercloud.cli.sizes import exact_size
 from supercloud.model.names import MIB, Name
+from supercloud.model.placement import ANYWHERE, Placement, Price
 from supercloud.services.northbound import (
     AddBlanket,
     AddProvider,
@@ -30,9 +31,11 @@ _ODD_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 
 def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict[str, Any]:
-    """What the file says, as plain values. Of the providers, those that the blankets are in. User data is
+    """What the file says, as plain values. Of the providers, those that it names. User data is
     not in it: nobody but its instance's blankets can read it."""
     used = {one.provider for one in wanted.blankets}
+    for one in wanted.instances:
+        used |= {*one.placement.domains, *one.placement.not_domains}
     sections = {
         "providers": {
             name: _changed(_provider(one), _provider(AddProvider(name="", kind="")))
@@ -80,7 +83,30 @@ def _cloud(cloud: CreateCloud) -> dict[str, Any]:
 
 
 def _provider(provider: AddProvider) -> dict[str, Any]:
-    return {"kind": provider.kind, "options": dict(provider.options)}
+    price = provider.price
+    return {
+        "kind": provider.kind,
+        "options": dict(provider.options),
+        "location": provider.location,
+        "price": None if price is None else _changed(_price(price), _price(Price(currency=""))),
+    }
+
+
+def _price(price: Price) -> dict[str, Any]:
+    return {"currency": price.currency, "vcpuHour": price.vcpu_hour, "gibHour": price.gib_hour}
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    level = placement.confidentiality
+    return {
+        "domains": list(placement.domains),
+        "notDomains": list(placement.not_domains),
+        "locations": list(placement.locations),
+        "maxCost": None if placement.max_cost is None else str(placement.max_cost),
+        "confidentiality": None if level is None else level.value,
+        "apartFrom": list(placement.apart_from),
+        "apartBy": placement.apart_by.value,
+    }
 
 
 def _blanket(blanket: AddBlanket) -> dict[str, Any]:
@@ -110,6 +136,8 @@ def _instance(instance: RunInstance, volumes: tuple[Name, ...]) -> dict[str, Any
         "volumes": list(volumes),
         "sshKeys": list(instance.ssh_keys),
         "hold": instance.hold,
+        "group": instance.group,
+        "placement": _changed(_placement(instance.placement), _placement(ANYWHERE)),
     }
 
 

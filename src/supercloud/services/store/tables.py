@@ -75,6 +75,10 @@ class Provider(Base):
     kind: Mapped[str]
     options: Mapped[dict[str, Any]]
     declaration: Mapped[dict[str, Any]]
+    #: What its operator says of it: model.placement.Location, and Price.
+    location: Mapped[str | None]
+    price: Mapped[dict[str, Any] | None]
+    draining_since: Mapped[float | None]  # nothing new comes there, and what is there moves away
     created_at: Mapped[float]
 
 
@@ -84,6 +88,9 @@ class Cloud(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     #: None: it was made before there were principals, or by the control plane itself: operators have it.
     owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
+    #: The cloud that it is in, of whose quota its own is a slice.
+    parent: Mapped[str | None] = mapped_column(ForeignKey("clouds.id"), index=True)
+    quota: Mapped[dict[str, Any] | None]  # model.quota.Quota
     name: Mapped[str]
     cpu_model: Mapped[str]
     length_s: Mapped[float]
@@ -167,6 +174,9 @@ class Instance(Base):
     user_data_digest: Mapped[str | None] = mapped_column(unique=True, index=True)
     ssh_keys: Mapped[list[str]]
     hold: Mapped[bool] = mapped_column(default=False)
+    group: Mapped[str | None]  # what moves together
+    placement: Mapped[dict[str, Any] | None]  # model.placement.Placement
+    placed: Mapped[dict[str, Any] | None]  # why it is, or is about to be, where: by blanket
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
 
@@ -290,6 +300,7 @@ class Operation(Base):
     kind: Mapped[str]
     object: Mapped[str] = mapped_column(index=True)
     object_name: Mapped[str]
+    parent: Mapped[str | None] = mapped_column(index=True)  # the operation that it is a part of
     intent: Mapped[dict[str, Any]]
     #: Two open operations never share one: asking again joins, and one object is not pulled two ways.
     join_key: Mapped[str]
