@@ -32,7 +32,7 @@ pytestmark = pytest.mark.contract
 #: What the product promises; each of these exists and says how to use it.
 COMMANDS = (
     """
-up|down|status|backup|restore|doctor|demo
+up|down|status|backup|restore|doctor|demo|events
 provider add|provider ls|provider show|provider rm|provider set|provider drain|provider undrain
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm

@@ -23,7 +23,8 @@ from supercloud.services.store import tables
 
 #: Members of views that say how much time is left.
 _COUNTS_DOWN = re.compile(rb'"(?:right|quarantine)_left_s":[^,}]*')
-_THING = re.compile(r"(/v1/([a-z]+)/[^/]+)(?:/[a-z-]+)?")
+#: `/instances/move` is about a group of them.
+_THING = re.compile(r"(/v1/([a-z]+)/(?!move$)[^/]+)(?:/[a-z-]+)?")
 _TAG = re.compile(r'\s*(?:(W/)?("[\x21\x23-\x7e]*"))\s*(?:,|$)')
 _TAGS_CHARS = 4096
 _JSON = "application/json"

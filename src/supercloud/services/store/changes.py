@@ -87,7 +87,9 @@ def _id(row: Any) -> Id:
 
 _WATCHED: Mapping[type[Base], _Watched] = {
     tables.Cloud: _Watched(
-        Kind.CLOUD, _id, frozenset({"owner", "name", "cpu_model", "length_s", "margin_s", "grace_s"})
+        Kind.CLOUD,
+        _id,
+        frozenset({"owner", "parent", "name", "quota", "cpu_model", "length_s", "margin_s", "grace_s"}),
     ),
     tables.Blanket: _Watched(
         Kind.BLANKET, _id, frozenset({"name", "provider", "state", "report", "revoked", "reason"})
