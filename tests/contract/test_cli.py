@@ -401,7 +401,7 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
         assert done.status == 0, (arguments, done, *[log.read_text()[-2000:] for log in home.glob("*.log")])
         return done
 
-    said = ok("up").out
+    said = ok("up", *_ports()).out
     assert "is up" in said and re.search(r"your key, made now: ed25519/[0-9a-f]{64}\n", said)
     assert str(home / "keys" / "operator.pem") in said
     first = {name: (home / f"{name}.pid").read_text() for name in ("controlplane", "keystore")}
@@ -441,10 +441,18 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     assert not left
 
 
+def _ports() -> tuple[str, ...]:
+    """Free ones: the usual ones may be another worker's just now, or those of a cloud that is up here."""
+    with socket.create_server(("127.0.0.1", 0)) as api, socket.create_server(("127.0.0.1", 0)) as agents:
+        found = api.getsockname()[1], agents.getsockname()[1]
+    return ("--api-port", str(found[0]), "--agents-port", str(found[1]))
+
+
 def test_two_ups_at_once_start_one_control_plane(home: Path) -> None:
+    ports = _ports()
     ups = [
         subprocess.Popen(
-            [sys.executable, "-m", "supercloud.cli", "up"],
+            [sys.executable, "-m", "supercloud.cli", "up", *ports],
             stdout=subprocess.PIPE,
             text=True,
             env=command_environment(home),
