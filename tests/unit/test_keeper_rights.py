@@ -256,6 +256,7 @@ def test_what_was_sent_goes_on_only_once_the_store_says_that_no_migration_is_ope
 def test_a_mute_process_counts_as_running() -> None:
     rights = keeper(moment(0))
     assert not rights.may_feed(moment(0), {INSTANCE: Seen.MUTE})
+    assert rights.at_fault(moment(0), {INSTANCE: Seen.MUTE}) == {INSTANCE: "no-right"}
     assert rights.may_feed(moment(0), {INSTANCE: Seen.PAUSED})
 
 

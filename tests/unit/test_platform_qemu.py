@@ -55,6 +55,8 @@ def test_an_emulated_machine_has_one_processor(tmp_path: Path) -> None:
     assert values(argv(tmp_path), "-smp") == ["1"]
     kvm = command.machine(spec(), files(tmp_path), command.KVM, port=52007, qmp_fd=9)
     assert values(kvm, "-smp") == ["3"]
+    told = {name: Proof(accelerator=name, nesting=True, reason="why").told for name in ("tcg", "kvm")}
+    assert told == {"tcg": "why; a blanket has at most 1 processor here", "kvm": "why"}
 
 
 def test_no_secret_and_no_shell_in_the_command_line(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Keeper:
         self._answered = asyncio.Condition()
         self._events: deque[Happened] = deque(maxlen=_EVENTS_KEPT)
         self._news = asyncio.Event()
-        self._fed = True
+        self._at_fault: dict[Id, str] = {}
         self._ticked_s = self.moment().boottime_s
 
     def _restored(self) -> Snapshot | None:
@@ -231,14 +231,12 @@ class Keeper:
         late_s, self._ticked_s = at.boottime_s - self._ticked_s, at.boottime_s
         if late_s > _LATE_S:
             _log.warning("keeper.late", seconds=round(late_s, 1))
-        if fed := self._rights.may_feed(at, seen):
+        at_fault = self._rights.at_fault(at, seen)
+        if not at_fault:
             self._hands.feed()
-        elif self._fed:
-            shown = {
-                instance: shows for instance, shows in seen.items() if not self._rights.may_run(instance, at)
-            }
-            _log.warning("keeper.watchdog_not_fed", instances=shown)
-        self._fed = fed
+        elif at_fault != self._at_fault:
+            _log.warning("keeper.watchdog_not_fed", instances=at_fault)
+        self._at_fault = at_fault
 
     def _act(self, action: Action) -> None:
         """One act at a time for each instance; what is still needed afterwards comes again with a tick."""

@@ -183,13 +183,18 @@ class Rights:
             return held.lost.value
         return "expired" if held.sent_s is None else "sent"
 
-    def may_feed(self, at: Moment, seen: Mapping[Id, Seen]) -> bool:
-        """Whether the watchdog may be fed: nothing executes here without a right."""
-        return all(
-            self.may_run(instance, at)
+    def at_fault(self, at: Moment, seen: Mapping[Id, Seen]) -> dict[Id, str]:
+        """What executes here without a right, and why it has none. While there is any, nobody feeds the
+        watchdog."""
+        return {
+            instance: self.why_not(instance)
             for instance, shows in seen.items()
-            if shows in (Seen.RUNNING, Seen.MUTE)
-        )
+            if shows in (Seen.RUNNING, Seen.MUTE) and not self.may_run(instance, at)
+        }
+
+    def may_feed(self, at: Moment, seen: Mapping[Id, Seen]) -> bool:
+        """Whether the watchdog may be fed."""
+        return not self.at_fault(at, seen)
 
     # ------------------------------------------------------------ what others say
 

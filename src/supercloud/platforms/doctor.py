@@ -135,7 +135,7 @@ async def acceleration(files: BlanketFiles | None, cache_dir: Path) -> Check:
         proof = await accelerator.prove("auto", files, cache_dir)
     except SupercloudError as error:
         return Check(name="accelerator", verdict=Verdict.BAD, found=error.message, hint=error.hint or "")
-    found = f"{proof.accelerator}: {proof.reason}"
+    found = f"{proof.accelerator}: {proof.told}"
     if proof.accelerator == "kvm" and proof.nesting:
         return Check(name="accelerator", verdict=Verdict.OK, found=found)
     hint = "load kvm_amd or kvm_intel with nested=1" if proof.accelerator == "kvm" else "it works, but slowly"

@@ -18,6 +18,7 @@ import structlog
 from supercloud.model.errors import Denied, SupercloudError, Unavailable
 from supercloud.model.names import Id
 from supercloud.model.right import Cloned
+from supercloud.model.states import JOINED
 from supercloud.ports.controller import (
     Acknowledged,
     CertificateAnswer,
@@ -35,6 +36,7 @@ from supercloud.ports.rights import RightsStore
 from supercloud.services import inbox
 from supercloud.services.store.engine import Store
 from supercloud.services.store.rights import SqlRights
+from supercloud.services.store.tables import Blanket
 from supercloud.wire.proxies import RemoteAgent, controller_handlers
 from supercloud.wire.rpc import Peer, Transport
 
@@ -123,6 +125,10 @@ class Agents:
     def is_expected(self, blanket: Id) -> bool:
         """Whether it is connected, or was a moment ago: then asking it is worth the wait."""
         return self._back_in_s(blanket) > 0
+
+    def may_answer(self, blanket: Blanket) -> bool:
+        """Whether it has joined, is still accepted, and is worth the wait: what is asked of it may begin."""
+        return blanket.state in JOINED and self.is_expected(blanket.id)
 
     async def comes_back(self, blanket: Id) -> bool:
         """Whether it is connected, once one that is expected back had its time."""

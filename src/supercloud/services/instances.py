@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Conflict, InvalidInput, Refused, SupercloudError, Unavailable
 from supercloud.model.names import Id, Name, new_id
 from supercloud.model.right import RightTerms
-from supercloud.model.states import JOINED, InstanceState
+from supercloud.model.states import InstanceState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
 from supercloud.services import instance_views, mesh
 from supercloud.services.clouds import RENEW_EVERY_S
@@ -272,16 +272,14 @@ async def _place(session: AsyncSession, parts: Parts, cloud: Id, on: Ref | None)
     """
     if on is not None:
         blanket = await find_blanket(session, on, cloud)
-        if blanket.state not in JOINED or not parts.agents.is_expected(blanket.id):
+        if not parts.agents.may_answer(blanket):
             raise Refused(f"blanket {blanket.name} is {blanket.state}, not connected")
         return blanket
     load = select(func.count()).where(Instance.blanket == Blanket.id).correlate(Blanket).scalar_subquery()
-    rows = await session.scalars(
-        select(Blanket).where(Blanket.cloud == cloud, Blanket.state.in_(JOINED)).order_by(load, Blanket.name)
-    )
-    there = [row for row in rows if parts.agents.is_expected(row.id)]
-    for row in sorted(there, key=lambda row: not parts.agents.is_connected(row.id)):
-        return row
-    raise Refused(
-        "this cloud has no connected blanket", hint="supercloud blanket add NAME --cloud … --provider …"
-    )
+    rows = await session.scalars(select(Blanket).where(Blanket.cloud == cloud).order_by(load, Blanket.name))
+    there = [row for row in rows if parts.agents.may_answer(row)]
+    if not there:
+        raise Refused(
+            "this cloud has no connected blanket", hint="supercloud blanket add NAME --cloud … --provider …"
+        )
+    return min(there, key=lambda row: not parts.agents.is_connected(row.id))  # the first of the best

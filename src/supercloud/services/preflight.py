@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supercloud.model.errors import Refused, Unavailable
-from supercloud.model.states import JOINED, InstanceState
+from supercloud.model.states import InstanceState
 from supercloud.ports.agent import BlanketReport
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import InstanceFacts
@@ -23,7 +23,7 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         raise Refused(f"instance {row.name} is {row.state}: only a running one can be migrated live")
     if row.blanket == target.id:
         raise Refused(f"instance {row.name} is in blanket {target.name} already")
-    if target.state not in JOINED or not parts.agents.is_expected(target.id):
+    if not parts.agents.may_answer(target):
         raise Refused(f"blanket {target.name} is {target.state}, not connected")
     if not parts.agents.is_expected(row.blanket):
         raise Refused("the blanket that it runs in is not connected")

@@ -14,7 +14,6 @@ from typing import Any
 
 from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
 from supercloud.model.names import Digest, Id
-from supercloud.model.states import JOINED
 from supercloud.ports.agent import Bundle, UpgradeAgent
 from supercloud.ports.durable import Saga
 from supercloud.services.northbound import OperationView, Ref
@@ -71,7 +70,7 @@ class Upgrades:
         operations = self._parts.operations
         async with self._parts.store.write() as session:
             row = await find_blanket(session, ref, cloud)
-            if row.state not in JOINED or not self._parts.agents.is_expected(row.id):
+            if not self._parts.agents.may_answer(row):
                 raise Conflict(f"blanket {row.name} is {row.state}, not connected")
             operation = await operations.record(
                 session,

@@ -181,20 +181,22 @@ def _genuine(name: str) -> list[Rule]:
 
 
 def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
-    bridges, below = _in(f"{BRIDGE_PREFIX}*"), _in(underlay)
-    known = _is(_ct_state(), {"set": ["established", "related"]})
-    mesh = {"prefix": {"addr": str(MESH_NET.network_address), "len": MESH_NET.prefixlen}}
-    from_peer = _concat(_IP, _field("udp", "dport"))
-    granted = _concat(_IP, _field("tcp", "dport"))
-    to_gateway = _is(_concat(_meta("iifname"), _field("ip", "daddr")), "@gateways")
-    out = _is(_meta("oifname"), underlay)
-    carrier = _is(_meta("l4proto"), "udp")
+    return [
+        *_untracked(underlay, listen_port),
+        *_to_the_blanket(underlay, listen_port),
+        *_to_the_underlay(underlay, listen_port),
+    ]
+
+
+def _untracked(underlay: str, listen_port: Port) -> list[Rules]:
+    """What carries the mesh needs no connection tracking."""
+    below, out = _in(underlay), _is(_meta("oifname"), underlay)
     return [
         (
             "inet",
             "arriving",
             [
-                [_in(MESH_DEVICE), carrier, _NOTRACK],
+                [_in(MESH_DEVICE), _CARRIER, _NOTRACK],
                 [below, _is(_field("udp", "dport"), listen_port), _NOTRACK],
             ],
         ),
@@ -202,10 +204,19 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
             "inet",
             "leaving",
             [
-                [_is(_meta("oifname"), MESH_DEVICE), carrier, _NOTRACK],
+                [_is(_meta("oifname"), MESH_DEVICE), _CARRIER, _NOTRACK],
                 [out, _is(_field("udp", "sport"), listen_port), _NOTRACK],
             ],
         ),
+    ]
+
+
+def _to_the_blanket(underlay: str, listen_port: Port) -> list[Rules]:
+    bridges, below = _in(f"{BRIDGE_PREFIX}*"), _in(underlay)
+    from_peer = _concat(_IP, _field("udp", "dport"))
+    granted = _concat(_IP, _field("tcp", "dport"))
+    to_gateway = _is(_concat(_meta("iifname"), _field("ip", "daddr")), "@gateways")
+    return [
         (
             "inet",
             "input",
@@ -215,7 +226,7 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
                 [_in(MESH_DEVICE), _jump("from_mesh")],
                 [bridges, _jump("from_bridge")],
                 [below, _is(_field("udp", "dport"), listen_port), _ACCEPT],
-                [below, known, _ACCEPT],
+                [below, _KNOWN, _ACCEPT],
                 _COUNTED_DROP,
             ],
         ),
@@ -225,9 +236,9 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
             [
                 # Not by connection tracking: a peer that left is silent at once.
                 [_is(from_peer, "@links"), _ACCEPT],
-                [carrier, *_COUNTED_DROP],
+                [_CARRIER, *_COUNTED_DROP],
                 [_is(granted, f"@{GRANTS}"), _ACCEPT],
-                [known, _ACCEPT],
+                [_KNOWN, _ACCEPT],
                 _COUNTED_DROP,
             ],
         ),
@@ -235,13 +246,21 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
             "inet",
             "from_bridge",
             [
-                [known, _ACCEPT],
+                [_KNOWN, _ACCEPT],
                 [_is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67), _ACCEPT],
                 [to_gateway, _is(_field("udp", "dport"), 53), _ACCEPT],
                 [to_gateway, _is(_field("tcp", "dport"), 53), _ACCEPT],
                 _COUNTED_DROP,
             ],
         ),
+    ]
+
+
+def _to_the_underlay(underlay: str, listen_port: Port) -> list[Rules]:
+    """What instances send to the world, and what the blanket itself sends."""
+    bridges, below, out = _in(f"{BRIDGE_PREFIX}*"), _in(underlay), _is(_meta("oifname"), underlay)
+    mesh = {"prefix": {"addr": str(MESH_NET.network_address), "len": MESH_NET.prefixlen}}
+    return [
         (
             "inet",
             "forward",
@@ -253,7 +272,7 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
                     _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in _NOT_THE_WORLD]}),
                     _ACCEPT,
                 ],
-                [below, _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), known, _ACCEPT],
+                [below, _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), _KNOWN, _ACCEPT],
                 _COUNTED_DROP,
             ],
         ),
@@ -353,3 +372,5 @@ def _prefix(cidr: str) -> Json:
 
 _ETHER = _field("ether", "saddr")
 _IP = _field("ip", "saddr")
+_CARRIER = _is(_meta("l4proto"), "udp")
+_KNOWN = _is(_ct_state(), {"set": ["established", "related"]})

@@ -40,7 +40,7 @@ def add(
         cloud: The cloud that it becomes part of.
         provider: The domain whose platform runs it.
         flavour: Its hypervisor; live migration needs the same one at both ends.
-        vcpus: Virtual CPUs of the whole blanket.
+        vcpus: Virtual CPUs of the whole blanket; one at most where it is emulated.
         memory: Memory of the whole blanket; instances take theirs from it.
         disk: Disk for images and volumes; it grows as it is used.
         debug_shell: Root on its console, for you and for whoever runs the platform: to look for faults.

@@ -87,8 +87,8 @@ class Demo:
     def run(self) -> Report:
         """
         Raises:
-            SupercloudError: a step failed; what is up is left up to be looked at, and what was seen of
-                it is in `demo-failed.json` beside it.
+            SupercloudError: a step failed; what is up is left up to be looked at. From the blankets on,
+                what was seen is kept in `demo-failed.json`.
         """
         with self._phase("control plane up"):
             self._control.up(api_port=None, agents_port=None)
@@ -100,7 +100,9 @@ class Demo:
             try:
                 self._show(witness)
             except SupercloudError:
-                keep_evidence(self._place.home / "demo-failed.json", self._client(), witness, self._load)
+                kept = self._place.home / "demo-failed.json"
+                keep_evidence(kept, self._client, witness, self._load)
+                self._say(f"what was seen until it failed is in {kept}")
                 raise
         return self.report
 

@@ -46,6 +46,14 @@ class Proof:
     def how(self) -> Accelerator:
         return KVM if self.accelerator == "kvm" else TCG
 
+    @property
+    def told(self) -> str:
+        """For people: the reason, and the limit that comes with it."""
+        limit = self.how.processors
+        return (
+            self.reason if limit is None else f"{self.reason}; a blanket has at most {limit} processor here"
+        )
+
 
 async def prove(choice: Choice, files: BlanketFiles | None, cache_dir: Path) -> Proof:
     """The accelerator to use; KVM only where it is proven. A proof is kept for this boot of the host.
@@ -175,5 +183,5 @@ def _key(files: BlanketFiles, version: str) -> str:
 
 
 def _tcg(reason: str) -> Proof:
-    # QEMU's own CPU emulation has SVM with nested paging on every host, though soundly on one processor only.
-    return Proof(accelerator="tcg", nesting=True, reason=f"{reason}; each blanket has one emulated processor")
+    # QEMU's own CPU emulation has SVM with nested paging on every host.
+    return Proof(accelerator="tcg", nesting=True, reason=reason)

@@ -34,25 +34,25 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """How guest code runs: QEMU's `-accel` and `-cpu`, and how many processors it emulates soundly."""
+    """How guest code runs: QEMU's `-accel` and `-cpu`, and at most how many processors (None: any number)."""
 
     name: str  # "kvm" or "tcg"
     accel: str
     cpu: str
-    processors: int
+    processors: int | None
 
 
 #: One processor: with two, guests inside die by triple faults and blankets are reset or panic, since QEMU
 #: does not emulate SVM soundly on processors that run at once (7.2, 10.0; docs/adr/0014-one-processor.md).
 TCG = Accelerator(name="tcg", accel="tcg,thread=multi", cpu="max", processors=1)
-KVM = Accelerator(name="kvm", accel="kvm", cpu="host", processors=255)
+KVM = Accelerator(name="kvm", accel="kvm", cpu="host", processors=None)
 
 
 def base(accelerator: Accelerator, *, vcpus: int, memory_mib: int, sandbox: bool = True) -> list[str]:
     """A PC without any device of its own."""
     argv = [BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]
     argv += ["-accel", accelerator.accel, "-cpu", accelerator.cpu]
-    argv += ["-smp", str(min(vcpus, accelerator.processors)), "-m", str(memory_mib)]
+    argv += ["-smp", str(min(vcpus, accelerator.processors or vcpus)), "-m", str(memory_mib)]
     return [*argv, "-sandbox", SANDBOX] if sandbox else argv
 
 

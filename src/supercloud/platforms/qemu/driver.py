@@ -94,7 +94,7 @@ class QemuPlatform:
             flavours=frozenset(flavours),
             confidentiality=Confidentiality.PROCEDURAL,  # whoever runs QEMU reads its memory
             abilities=frozenset({Ability.CONSOLE, Ability.FREEZE, Ability.LINK, Ability.SNAPSHOT}),
-            reason=proof.reason,
+            reason=proof.told,
         )
 
     async def create(self, machine: BlanketMachine) -> Machine:
