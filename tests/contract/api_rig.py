@@ -17,19 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from test_control_plane import Bench, World
+from control_rig import Bench, World
+from fastapi import FastAPI
 
 from supercloud.api.app import create_app
 from supercloud.api.listener import create_server, serve
+from supercloud.api.sessions import Desk
 from supercloud.client import Access, Client, Endpoint, Place
+from supercloud.client.http import CONTROLLER_NAME
 from supercloud.client.place import FIRST_KEY
+from supercloud.controlplane.browsers import BrowserCertificate
 from supercloud.controlplane.operator import OperatorToken
 from supercloud.keystore.server import listening
+from supercloud.services.answers import Answers
 from supercloud.services.doorkeeper import Doorkeeper
+from supercloud.services.sessions import Sessions
 from supercloud.trust.files import write_private
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.proof import Signed, channel_of, digest_of, prove
 from supercloud.trust.tls import Credentials, server_context
+from supercloud.web.app import add_web
 
 HOST = "127.0.0.1"
 
@@ -81,6 +88,7 @@ class Served:
     access: Access
     home: Path
     channel: str = ""
+    web: FastAPI | None = None
     argvs: list[list[str]] = field(default_factory=list)  # of every command that was started
 
     def client(self, key: str = FIRST_KEY) -> Client:
@@ -96,6 +104,7 @@ class Served:
         argv = [sys.executable, "-m", "supercloud.cli", *arguments]
         self.argvs.append(argv)
         process = await asyncio.create_subprocess_exec(
+            *("env", "--default-signal=INT"),  # a shell's background job, which we may be, ignores Ctrl-C
             *argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -156,15 +165,16 @@ def command_environment(home: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def served(world: World, home: Path) -> AsyncIterator[Served]:
+async def served(world: World, home: Path, sessions: Sessions | None = None) -> AsyncIterator[Served]:
     """`home` is the operator's, with a key for ssh in it."""
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     (home / ".ssh").mkdir(exist_ok=True)
     (home / ".ssh" / "id_ed25519.pub").write_text("ssh-ed25519 AAAA me@here\n")
+    sessions = sessions or Sessions()
     async with (
         world.up() as bench,
         listening(world.keys, Place(home).keystore_socket, controller_uid=os.getuid()),
-        _listening(world, bench) as (port, channel),
+        _listening(world, bench, sessions) as (port, channel, web),
     ):
         place = Place(home)
         place.keys.mkdir(exist_ok=True)
@@ -173,12 +183,14 @@ async def served(world: World, home: Path) -> AsyncIterator[Served]:
         key = IdentityKey.new()
         write_private(place.key_file(FIRST_KEY), key.to_pem().encode())
         await OperatorToken(bench.control, bench.parts, key.name, place.token_file(FIRST_KEY)).keep()
-        yield Served(bench, place.access(FIRST_KEY), home, channel)
+        yield Served(bench, place.access(FIRST_KEY), home, channel, web)
 
 
 @asynccontextmanager
-async def _listening(world: World, bench: Bench) -> AsyncIterator[tuple[int, str]]:
-    """Its port, and what names connections to it."""
+async def _listening(
+    world: World, bench: Bench, sessions: Sessions
+) -> AsyncIterator[tuple[int, str, FastAPI]]:
+    """Its port, what names connections to it, and its web view."""
     identity = IdentityKey.new()
     answer = await world.keys.issue_controller(csr_pem=identity.csr())
     context = server_context(
@@ -186,12 +198,16 @@ async def _listening(world: World, bench: Bench) -> AsyncIterator[tuple[int, str
     )
     channel = channel_of(ssl.PEM_cert_to_DER_cert(answer.certificate_pem))
     door = await doorkeeper(world, bench, channel)
-    server = create_server(create_app(door), context, host=HOST, port=0)
+    browsers = BrowserCertificate((HOST,))
+    browsers.serve(context)
+    app = create_app(door, Answers(bench.parts.store), Desk(sessions, browsers.fingerprint))
+    web = add_web(app, door, sessions)
+    server = create_server(app, context, host=HOST, port=0)
     serving = asyncio.create_task(serve(server))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1], channel
+        yield server.servers[0].sockets[0].getsockname()[1], channel, web
     finally:
         server.should_exit = True
         await serving
@@ -205,3 +221,34 @@ async def doorkeeper(world: World, bench: Bench, channel: str) -> Doorkeeper:
         channels=lambda: frozenset({channel}),
         on_behalf_of=bench.control.on_behalf_of,
     )
+
+
+class Named(httpx.AsyncHTTPTransport):
+    """Whose certificate names the controller, not its address."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["sni_hostname"] = CONTROLLER_NAME
+        return await super().handle_async_request(request)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> str:
+    """It is a problem of that kind; what it says."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert (said["status"], said["code"]) == (status, code)
+    assert set(said) == {"type", "title", "status", "detail", "code", "hint"}
+    assert said["detail"] and "\n" not in said["detail"]
+    return str(said["detail"])
+
+
+async def ended(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 202, answer.text
+    operation = answer.json()
+    async with asyncio.timeout(40):
+        while operation["ended_at"] is None:
+            operation = (await http.get(f"/operations/{operation['id']}", params={"wait_s": 10})).json()
+    return dict(operation)

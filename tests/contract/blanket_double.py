@@ -26,7 +26,7 @@ from supercloud.agent.identity import Safe
 from supercloud.agent.images import ImageFetcher
 from supercloud.agent.main import identify
 from supercloud.agent.upgrade import AgentUpgrade
-from supercloud.model.errors import Conflict, Failed, NotFound, Refused
+from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.migration import Source, Target
 from supercloud.model.right import Renewal, RunRight
 from supercloud.platforms.simulated import SimulatedHost, SimulatedPlatform
@@ -47,13 +47,14 @@ class Site:
 
     folder: Path
     machines: dict[str, Double] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # what their owners call them, which no machine knows
     transfers: dict[str, Double] = field(default_factory=dict)  # operation -> the target
     hold_transfers: bool = False  # transfers stay under way until they are cancelled
     hold_backups: bool = False  # as long as it says so
     image_keys: dict[str, bytes] = field(default_factory=dict)  # of backups, by digest
 
     def running(self, instance: str) -> list[str]:
-        return [one.birth.name for one in self.machines.values() if one.state(instance) is a.RunState.RUNNING]
+        return [one.name for one in self.machines.values() if one.state(instance) is a.RunState.RUNNING]
 
 
 class LivePlatform(SimulatedPlatform):
@@ -105,6 +106,7 @@ class Double:
         self.streams = _Streams(self)
         self.bundles = _Bundles(self)
         self.states: dict[str, a.RunState] = {}
+        self.specs: dict[str, a.InstanceSpec] = {}  # of what was started here
         self.rights: dict[str, RunRight] = {}
         self.mesh: a.Mesh | None = None
         self.located: list[a.Location] = []
@@ -118,9 +120,16 @@ class Double:
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
         self.received: list[str] = []  # operations that landed a migration here
         self.version = __version__
+        self.closes_networks = True  # an agent of before does not
+        self.differs: dict[str, Any] = {}  # in its report, from other blankets
+        self.before_mesh: Callable[[], Awaitable[None]] | None = None  # before it takes one
         self.before_stream: Callable[[str], Awaitable[None]] | None = None  # told of a stream it has to dial
         self.boot_id = secrets.token_hex(16)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.site.names[self.birth.blanket]
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -214,7 +223,7 @@ class Double:
         await self.channel.surrender(Surrender(instance=instance, epoch=right.epoch))
 
     async def report(self) -> a.BlanketReport:
-        return a.BlanketReport(
+        usual = a.BlanketReport(
             blanket=self.birth.blanket,
             flavour=Flavour.KVM,
             agent_version=self.version,
@@ -224,7 +233,9 @@ class Double:
             memory_free_mib=4096,
             disk_free_bytes=1 << 40,
             bundle=await self.upgrade.running(),
+            closes_networks=self.closes_networks,
         )
+        return replace(usual, **self.differs)
 
 
 class _Part:
@@ -238,6 +249,7 @@ class _Instances(_Part):
             assert any(copy.volume == disk.volume for copy in self.double.copies.values())
         self.double.seed(request)
         await self.double.renewed(request.right)
+        self.double.specs[request.spec.id] = request.spec
         self.double.states[request.spec.id] = a.RunState.RUNNING
         return self.double.said(request.spec.id)
 
@@ -302,11 +314,6 @@ class _Volumes(_Part):
         return self.double.site.folder / f"{copy}.file"
 
     async def back_up(self, request: a.BackUpVolume) -> a.BackupReport:
-        if request.instance is not None and self.double.state(request.instance) in {
-            a.RunState.RUNNING,
-            a.RunState.PAUSED,
-        }:
-            raise Refused("an instance has the volume open", hint="stop the instance first")
         return await self.double.backups.look(request.into, self._making(request))
 
     def _making(self, request: a.BackUpVolume) -> Making:
@@ -339,7 +346,8 @@ class _Volumes(_Part):
         await self.double.backups.send(request, cut)
 
     async def open(self, request: a.OpenVolume) -> None:
-        assert request.copy in self.double.copies
+        if request.copy not in self.double.copies:
+            raise NotFound(f"copy {request.copy} is not in this blanket")
 
     async def remove(self, request: a.VolumeRef) -> None:
         await self.double.backups.drop(request.copy)
@@ -376,6 +384,8 @@ class _Volumes(_Part):
 
 class _Overlay(_Part):
     async def apply(self, request: a.Mesh) -> a.MeshReport:
+        if self.double.before_mesh is not None:
+            await self.double.before_mesh()
         self.double.mesh = request
         return await self.report()
 

@@ -38,7 +38,7 @@ from supercloud.ports.controller import (
     RightsRenewed,
     Welcome,
 )
-from supercloud.ports.hypervisor import DomainEvent, TransferSockets, TransferStatus
+from supercloud.ports.hypervisor import DomainEvent, Route, TransferStatus, Watch
 from supercloud.ports.keystore import JoinRequest
 from supercloud.ports.platform import Flavour
 from supercloud.trust.join import join_request
@@ -74,6 +74,7 @@ class FakeHypervisor:
         self.states: dict[str, RunState] = {}
         self.transfers: dict[str, TransferStatus] = {}
         self.listeners: list[asyncio.Queue[DomainEvent]] = []
+        self.read: list[tuple[str, str, str]] = []
         self.landed: FakeHypervisor | None = None
         self.sent: list[str] = []
         self.boots: list[str] = []
@@ -128,7 +129,7 @@ class FakeHypervisor:
         finally:
             self.listeners.remove(queue)
 
-    async def send(self, instance: str, spec: object, sockets: TransferSockets) -> None:
+    async def send(self, instance: str, spec: object, route: Route) -> None:
         self.sent.append(instance)
         self.transfers[instance] = TransferStatus(over=False, progress=Progress(total_bytes=100))
         assert self.landed is not None
@@ -159,6 +160,9 @@ class FakeHypervisor:
     async def attach(self, instance: str, disk: object) -> None: ...
     async def detach(self, instance: str, disk: object) -> None: ...
     async def resize(self, instance: str, disk: object) -> None: ...
+    async def back_up(self, instance: str, volume: str, into: Path, secret: str, watch: Watch) -> None:
+        self.read.append((instance, volume, secret))
+
     async def console(self, instance: str) -> object:
         raise NotFound("no console")
 
@@ -206,9 +210,9 @@ class FakeForwards:
         self.open[operation] = source
         return Landing(operation=operation, address=address, libvirt_port=1, memory_port=2, disk_port=3)
 
-    async def depart(self, operation: str, *, landing: Landing, expires_s: float) -> TransferSockets:
+    async def depart(self, operation: str, *, landing: Landing, expires_s: float) -> Route:
         self.open[operation] = landing
-        return TransferSockets(libvirt=Path("/l"), memory=Path("/m"), disk=Path("/d"))
+        return Route(libvirt=Path("/l"), address=landing.address, memory_port=2, disk_port=3)
 
     async def close(self, operation: str) -> None:
         self.open.pop(operation, None)
@@ -229,13 +233,15 @@ class FakeVolumes:
     async def open(self, volume, copy, key, *, base, base_key):  # type: ignore[no-untyped-def]
         self.keys[volume, copy] = (key, base_key)
 
-    async def back_up(self, volume, copy, key, *, base, base_key, into, into_key, watch):  # type: ignore[no-untyped-def]
+    async def back_up(self, volume, copy, key, *, base, base_key, into, into_key, watch, reading):  # type: ignore[no-untyped-def]
         """Ends once `flattened` is set; what is written is the keys, for a test to find."""
         from supercloud.ports.agent import VolumeReport
 
         watch(0.25)
         self.flattening.set()
         await self.flattened.wait()
+        if reading is not None:
+            await reading(self.copy_path(volume, into), into, watch)
         self.copy_path(volume, into).write_bytes(key + (base_key or b"") + into_key)
         return VolumeReport(volume=volume, copy=into, size_bytes=1 << 20, allocated_bytes=0)
 

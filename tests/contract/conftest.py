@@ -12,8 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
+from api_rig import HOST, Named, Served, served
+from control_rig import Bench, World, furnish
+from keystore_rig import Faces, Process
 
+from supercloud.client.http import CONTROLLER_NAME
+from supercloud.keystore.memory import memory_keystore
 from supercloud.services.store.engine import Store
 
 
@@ -85,3 +91,55 @@ async def store(database_url: str) -> AsyncIterator[Store]:
         yield opened
     finally:
         await opened.close()
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    made = World(database_url, tmp_path)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def bench(world: World) -> AsyncIterator[Bench]:
+    async with world.up() as made:
+        await furnish(made, world.keys)
+        yield made
+
+
+@pytest.fixture
+async def api(world: World, tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(world, tmp_path / "h") as made:
+        yield made
+
+
+@pytest.fixture
+async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        base_url=f"https://{HOST}:{api.access.port}/v1",
+        verify=api.client().tls,
+        headers={"Host": CONTROLLER_NAME},
+        timeout=30,
+        auth=api.sign(),
+    ) as client:
+        client._transport = Named(api.client().tls)
+        yield client
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    # Not pytest's own directory: the path of a UNIX socket is 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="sc-keystore-") as home:
+        yield Process(Path(home))
+
+
+@pytest.fixture(params=["memory", "process"])
+async def faces(request: pytest.FixtureRequest, process: Process) -> AsyncIterator[Faces]:
+    if request.param == "memory":
+        store = memory_keystore()
+        yield Faces(store, store)
+    else:
+        async with process.serving() as found:
+            yield found

@@ -21,16 +21,17 @@ from supercloud.model.errors import (
     Failed,
     InvalidInput,
     NotFound,
-    Refused,
     RightRefused,
     Unavailable,
 )
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import new_id
 from supercloud.ports.agent import (
+    Abroad,
     BackupReport,
     BackUpVolume,
     Disk,
+    ForeignPeer,
     InstanceRef,
     InstanceSpec,
     MakeVolume,
@@ -50,7 +51,9 @@ from supercloud.ports.agent import (
     VolumeRef,
 )
 from supercloud.ports.hypervisor import TransferStatus
-from supercloud.trust.keys import from_text, to_text
+from supercloud.trust.announce import announce
+from supercloud.trust.join import join_request
+from supercloud.trust.keys import IdentityKey, SealingKey, from_text, to_text
 from supercloud.trust.sealing import seal, user_data_purpose
 from supercloud.trust.userdata import encrypt
 from supercloud.wire.proxies import RemoteAgent
@@ -513,14 +516,22 @@ async def test_a_backup_is_made_vouched_for_and_sent(world: World, monkeypatch: 
             await agent.volumes.send(replace(stream, stream="ef" * 16))
 
 
-async def test_a_backup_is_refused_while_it_is_written_to_and_can_be_given_up(world: World) -> None:
-    instance, volumes = new_id(), world.north.volumes
-    request = await backup(world, instance=instance)
+async def test_what_a_process_has_open_is_read_by_that_process(world: World) -> None:
+    instance, hypervisor = new_id(), world.north.hypervisor
+    world.north.volumes.flattened.set()
+    for state, reads in ((RunState.RUNNING, True), (RunState.PAUSED, True), (RunState.DEFINED, False)):
+        request = await backup(world, instance=instance)
+        hypervisor.states[instance] = state
+        async with world.north.agent() as agent:
+            while (await agent.volumes.back_up(request)).image is None:
+                pass
+        assert ((instance, request.volume, request.into) in hypervisor.read) == reads
+
+
+async def test_a_backup_can_be_given_up(world: World) -> None:
+    volumes = world.north.volumes
+    request = await backup(world)
     async with world.north.agent() as agent:
-        world.north.hypervisor.states[instance] = RunState.PAUSED
-        with pytest.raises(Refused, match="open"):
-            await agent.volumes.back_up(request)
-        world.north.hypervisor.states[instance] = RunState.DEFINED
         asked = asyncio.create_task(agent.volumes.back_up(request))
         await volumes.flattening.wait()
         await agent.volumes.remove(VolumeRef(volume=request.volume, copy=request.into))
@@ -587,6 +598,54 @@ async def test_peers_enter_the_mesh_by_their_own_word_only(world: World) -> None
         await north.overlay.apply(Mesh(address="100.64.0.1", generation=2, peers=(fresh,)))
         await north.overlay.apply(Mesh(address="100.64.0.1", generation=3, peers=(good,)))
         assert world.north.overlay.mesh.peers == ()  # an older word of the peer's is void
+
+
+async def test_another_clouds_blankets_enter_as_that_clouds_only(world: World) -> None:
+    async with both(world) as (north, south):
+        ours = (await south.overlay.report()).announcement
+        other, blanket_id, key = new_id(), new_id(), IdentityKey.new()
+        token = await world.store.invite(cloud=other, blanket=blanket_id, lifetime_s=600)
+        joined = await world.store.admit(
+            request=join_request(
+                blanket=blanket_id, secret=token.secret, identity=key, sealing=SealingKey.new()
+            )
+        )
+        said = announce(
+            identity=key,
+            certificate_pem=joined.certificate_pem,
+            blanket=blanket_id,
+            key="D" * 43 + "=",
+            next_key=None,
+            generation=1,
+        )
+        good = ForeignPeer(
+            blanket=blanket_id, cloud=other, endpoint=None, keys=(said.key,), announcement=said
+        )
+        assert ours is not None
+        of_ours = ForeignPeer(
+            blanket=world.south.id, cloud=CLOUD, endpoint=None, keys=(ours.key,), announcement=ours
+        )
+        wrong = (
+            replace(good, cloud=new_id()),  # not the cloud that the relation is with
+            replace(good, cloud=CLOUD),
+            replace(good, keys=("E" * 43 + "=",)),
+            replace(good, announcement=None),
+            of_ours,  # ours is no foreigner
+            replace(of_ours, cloud=other),
+        )
+        mesh = Mesh(address="100.64.0.1", generation=1, abroad=Abroad(peers=(*wrong, good)))
+        await north.overlay.apply(mesh)
+        assert world.north.overlay.mesh.abroad.peers == (good,)
+        as_ours = Peer(
+            blanket=blanket_id,
+            address="100.64.0.9",
+            endpoint=None,
+            keys=(said.key,),
+            vxlan_port=4791,
+            announcement=said,
+        )
+        await north.overlay.apply(Mesh(address="100.64.0.1", generation=2, peers=(as_ours,)))
+        assert world.north.overlay.mesh.peers == (), "another cloud's blanket is none of the mesh"
 
 
 async def test_identity_is_private_and_stays(world: World) -> None:

@@ -8,81 +8,28 @@ import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
-from api_rig import HOST, Served, served
-from test_control_plane import DIGEST, IMAGE, World, furnish
+from api_rig import HOST, Served, ended, problem
+from control_rig import DIGEST, IMAGE, World, furnish, share_with
+from provider_rig import told_about
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
+from supercloud.api.guard import EVENTS
 from supercloud.api.limits import BODY_BYTES
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.names import MIB, new_id
 from supercloud.ports.agent import USER_DATA_BYTES, UserData
-from supercloud.trust.keys import to_text
+from supercloud.services import inbox
+from supercloud.services.requests import AddPrincipal
+from supercloud.trust.keys import IdentityKey, to_text
 
 pytestmark = pytest.mark.contract
-
-
-@pytest.fixture
-async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(database_url, tmp_path)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def api(world: World, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(world, tmp_path / "h") as made:
-        yield made
-
-
-@pytest.fixture
-async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(
-        base_url=f"https://{HOST}:{api.access.port}/v1",
-        verify=api.client().tls,
-        headers={"Host": CONTROLLER_NAME},
-        timeout=30,
-        auth=api.sign(),
-    ) as client:
-        client._transport = _Named(api.client().tls)  # the certificate names the controller, not its address
-        yield client
-
-
-class _Named(httpx.AsyncHTTPTransport):
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        super().__init__(verify=tls)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        request.extensions["sni_hostname"] = CONTROLLER_NAME
-        return await super().handle_async_request(request)
-
-
-def problem(answer: httpx.Response, status: int, code: str) -> str:
-    """It is a problem of that kind; what it says."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    said = answer.json()
-    assert (said["status"], said["code"]) == (status, code)
-    assert set(said) == {"type", "title", "status", "detail", "code", "hint"}
-    assert said["detail"] and "\n" not in said["detail"]
-    return str(said["detail"])
-
-
-async def ended(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
-    assert answer.status_code == 202, answer.text
-    operation = answer.json()
-    async with asyncio.timeout(40):
-        while operation["ended_at"] is None:
-            operation = (await http.get(f"/operations/{operation['id']}", params={"wait_s": 10})).json()
-    return dict(operation)
 
 
 async def test_a_life_over_http(api: Served, world: World, http: httpx.AsyncClient) -> None:
@@ -116,10 +63,20 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
     await furnish(api.bench, world.keys)
     await api.bench.blanket("n1")
     await api.bench.run(on="n1")
+    shown = await api.bench.control.blanket("n1")
+    cloud = (await api.bench.control.cloud("c")).id
+    await inbox.finding(api.bench.parts.store, shown.id, cloud, "clone.seen", {})
+    await api.bench.control.add_principal(AddPrincipal(name="dave", key=IdentityKey.new().name))
+    await share_with(api.bench, "dave")
+    await told_about(api.bench.control, "n1", shown.id)
     described = (await http.get("/openapi.json")).json()
     assert described["openapi"].startswith("3.1")
-    read = [path for path, item in described["paths"].items() if "get" in item and "{" not in path]
-    assert len(read) == 11
+    read = [
+        path
+        for path, item in described["paths"].items()
+        if "get" in item and "{" not in path and not path.endswith(EVENTS)
+    ]
+    assert len(read) == 16
     for path in read:
         answer = await http.get(path.removeprefix("/v1"))
         wanted = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -12,11 +12,11 @@ import jsonschema_rs
 import pytest
 import yaml
 from api_rig import Served, served
-from test_control_plane import World, furnish
+from control_rig import World, furnish
 
 from supercloud.model.errors import Exhausted
 from supercloud.model.names import MIB
-from supercloud.services.northbound import WantedCloud
+from supercloud.services.views import WantedCloud
 
 pytestmark = pytest.mark.contract
 ROOT = Path(__file__).parents[2]
@@ -65,11 +65,9 @@ instances:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
-    yield made
-    await made.close()
+def database_url(tmp_path: Path) -> str:
+    """One database is enough here."""
+    return f"sqlite:///{tmp_path / 'supercloud.db'}"
 
 
 @pytest.fixture
@@ -181,13 +179,38 @@ async def test_changes(cli: Served, file: Path) -> None:
     assert (await cli.run("diff", "-f", str(file), "-o", "json")).json["refused"][0]["at"] == f"{file}:12:9"
 
 
+async def test_levels_are_raised_kept_and_lowered_by_word_only(cli: Served, file: Path) -> None:
+    file.write_text(SMALL)
+    await cli.ok("apply", "-f", str(file))
+    higher = SMALL.replace("lan: {cidr", "lan: {level: baseline, cidr").replace(
+        "  web: {", "  web: {level: baseline, "
+    )
+    assert higher.count("baseline") == 2
+    file.write_text(higher)
+    done = await cli.ok("apply", "-f", str(file), "-o", "json")
+    assert [step["step"] for step in done.json["steps"]] == ["raise network lan", "raise instance web"]
+    exported = yaml.safe_load((await cli.ok("export", "mine")).out)
+    assert exported["networks"]["lan"]["level"] == exported["instances"]["web"]["level"] == "baseline"
+    file.write_text(SMALL)
+    assert not (await cli.run("diff", "-f", str(file))).status, "what the file does not say stays as it is"
+    file.write_text(higher.replace("level: baseline", "level: open"))
+    refused = await cli.run("apply", "-f", str(file))
+    assert refused.status == 4 and "lowers the security level of network lan, instance web" in refused.err
+    assert (await cli.bench.control.network("lan", cloud="mine")).level == "baseline"
+    await cli.ok("apply", "-f", str(file), "--yes")
+    assert (await cli.bench.control.network("lan", cloud="mine")).level == "open"
+    file.write_text(SMALL.replace("  web: {", "  web: {hold: true, level: hardened, "))
+    wrong = await cli.run("diff", "-f", str(file))
+    assert wrong.status == 2 and "hold, not strict" in wrong.err
+
+
 async def test_a_failed_step_is_told_and_the_rest_goes_on(
     cli: Served, world: World, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = world.platform.create
 
     async def fails(machine):  # type: ignore[no-untyped-def]
-        if machine.name == "n1":
+        if machine.id == (await cli.bench.control.blanket("n1")).id:
             raise Exhausted("no room for it")
         return await create(machine)
 

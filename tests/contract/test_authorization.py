@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the API's own description, by every role and relation to its object.
+"""Who may do what: every operation of both APIs' own descriptions, by every role and relation to its object.
 
 The table is in `expected`; what it is held against are answers. An operation that is new is in it at once,
 and fails if it declares no permission, or has a body that nobody wrote down here.
@@ -16,11 +16,13 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from api_rig import HOST, Served, Signing, served
+from api_rig import HOST, Named, Served, Signing, served
+from control_rig import DIGEST, World, furnish
 from fastapi import APIRouter
+from provider_rig import event
+from pydantic import TypeAdapter
 from sqlalchemy import update
-from test_api import _Named
-from test_control_plane import DIGEST, World, furnish
+from stream_rig import arrived, watching
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
@@ -28,7 +30,9 @@ from supercloud.api import guard
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.names import MIB
 from supercloud.model.permissions import APART, UNDIVIDED, Permission
-from supercloud.services.northbound import AddPrincipal, CreateVolume, MintToken, Northbound
+from supercloud.services.northbound import Northbound
+from supercloud.services.requests import AddBlanket, AddPrincipal, CreateCloud, CreateVolume, MintToken
+from supercloud.services.security_views import PlaceOrder
 from supercloud.services.store.tables import Cloud, Image
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tokens import Bounds, attenuate, hand_on, peek
@@ -45,7 +49,11 @@ REFS = {
     "networks": "lan",
     "volumes": "web-root",
     "instances": "web",
+    "domains": "pd",  # the provider's
 }
+SOUTH = "/southbound"
+RESTART = {"action": "restart", "target": {"device": {}}}
+_ORDER = TypeAdapter(PlaceOrder)
 BODIES: dict[str, dict[str, Any]] = {
     "AddPrincipal": {"name": "alice", "key": "ed25519/" + "0" * 64},
     "Rekey": {},  # filled in: her own key
@@ -63,6 +71,20 @@ BODIES: dict[str, dict[str, Any]] = {
     "Snapshot": {"snapshot": "s"},
     "BackUp": {"image": "debian"},
     "Migrate": {"to": "n1"},
+    "MoveGroup": {"cloud": "c", "group": "g"},
+    "PlaceInstance": {"group": "g"},
+    "ProviderTerms": {},
+    "SetLevel": {"level": "open"},
+    "RegisterDomain": {"name": "pd", "kind": "simulated"},
+    "DomainTerms": {},
+    "PlanWindow": {},  # filled in: a time to come
+    "Quota": {},
+    "GrantTrust": {"kind": "share-image", "cloud": "c", "to": "c", "image": "debian"},
+    "PlaceOrder": {"blanket": "n2", "cloud": "c", "command": RESTART},
+    "TakenOrders": {"takes": ["restart:device"]},
+    "Response": {"status": 102},
+    "AskAct": {},  # filled in: about Alice's machine
+    "DetectionFinding": event("again"),
     "Stop": {},
 }
 ALLOWED, MISSING, DENIED, UNKNOWN = "allowed", "missing", "denied", "unauthenticated"
@@ -71,13 +93,17 @@ _VERDICTS = {401: UNKNOWN, 403: DENIED, 404: MISSING}
 
 @dataclass(frozen=True)
 class Operation:
-    """One of the API's description, aimed at what is Alice's."""
+    """One of an API's description, aimed at what is Alice's, or the provider's."""
 
     method: str
     path: str
     permission: Permission
     body: dict[str, Any] | None
     of_hers: bool  # names a thing in a path or a body, which others do not have
+
+    @property
+    def south(self) -> bool:
+        return self.path.startswith(SOUTH)
 
     @property
     def label(self) -> str:
@@ -88,33 +114,44 @@ def operations(described: dict[str, Any], known: dict[str, str], bodies: dict[st
     found = []
     for path, item in described["paths"].items():
         for method, one in item.items():
-            thing = path.split("/")[2]
-            where = path.removeprefix("/v1").replace("{ref}", REFS.get(thing, "?"))
-            where = where.replace("{operation}", known["operation"]).replace("{digest}", DIGEST)
+            thing = path.removeprefix(SOUTH).split("/")[2]
+            where = (
+                path.removeprefix("/v1").replace("{ref}", REFS.get(thing, "?")).replace("{digest}", DIGEST)
+            )
+            for name, identity in known.items():
+                where = where.replace(f"{{{name}}}", identity)
             assert "{" not in where and "?" not in where, f"{path} has a parameter that is not known here"
             content = one.get("requestBody", {}).get("content", {}).get("application/json")
             body = None if content is None else bodies[_schema(content["schema"])]
-            in_cloud = body is not None and "cloud" in body
+            in_cloud = body is not None and bool({"cloud", "domain", "machine"} & body.keys())
             hers = "{" in path or in_cloud or path in {"/v1/tokens/revoke"} or body == BODIES["MintToken"]
             found.append(Operation(method.upper(), where, Permission(one[guard.PERMISSION_KEY]), body, hers))
     return found
 
 
 def _schema(schema: dict[str, Any]) -> str:
-    named = schema.get("$ref") or next(one["$ref"] for one in schema["anyOf"] if "$ref" in one)
+    kinds = schema.get("anyOf") or schema.get("oneOf") or [schema]
+    named = next(one["$ref"] for one in kinds if "$ref" in one)
     return str(named).rpartition("/")[2]
 
 
 # ---------------------------------------------------------------- who asks
 
 #: How each stands to Alice and her cloud `c`.
-WHO = ("nobody", "thief", "expired", "revoked", "bob", "operator", "elsewhere", "reader", "runner", "alice")
+WHO = (
+    "nobody", "thief", "expired", "revoked", "bob", "rival", "provider",
+    "operator", "elsewhere", "reader", "runner", "alice",
+)  # fmt: skip
+#: Principals who see no cloud; the domain is the second one's.
+PROVIDERS = ("rival", "provider")
 
 
 def expected(who: str, operation: Operation) -> str:
     permission = operation.permission
     if who in {"nobody", "thief", "expired", "revoked"}:
         return UNKNOWN
+    if operation.south or who in PROVIDERS:
+        return _of_domains(who, operation)
     administers = permission in {Permission.PROVIDER_WRITE, Permission.PRINCIPAL_WRITE}
     if administers:
         return ALLOWED if who == "operator" else DENIED
@@ -131,6 +168,16 @@ def expected(who: str, operation: Operation) -> str:
     return ALLOWED
 
 
+def _of_domains(who: str, operation: Operation) -> str:
+    """Providers see domains and themselves; operators see the domains that are nobody's; users see none."""
+    own_face = {Permission.PRINCIPAL_READ, Permission.WEB_SIGN_IN}
+    itself = operation.permission.thing == "token" or operation.permission in own_face
+    if who not in ("operator", *PROVIDERS) or not (operation.south or itself):
+        return DENIED
+    own = operation.south and who == "provider"
+    return ALLOWED if own or not operation.of_hers else MISSING
+
+
 @dataclass
 class Cast:
     """Clients by who they are."""
@@ -142,7 +189,7 @@ class Cast:
 
     async def seen(self) -> list[Any]:
         """What Alice has."""
-        lists = ("clouds", "blankets", "images", "networks", "volumes", "instances", "tokens")
+        lists = ("clouds", "blankets", "images", "networks", "volumes", "instances", "trust", "tokens")
         answers = [(await self.clients["alice"].get(f"/{one}")).json() for one in lists]
         for instance in answers[5]:
             instance.pop("right_left_s")  # which counts down
@@ -151,7 +198,6 @@ class Cast:
 
 @pytest.fixture
 async def cast(tmp_path: Path) -> AsyncIterator[Cast]:
-    (tmp_path / "machines").mkdir()
     world = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
     try:
         async with served(world, tmp_path / "h") as api:
@@ -165,13 +211,14 @@ async def cast(tmp_path: Path) -> AsyncIterator[Cast]:
 
 async def _assembled(api: Served, world: World) -> Cast:
     control = api.bench.control
-    keys = {name: IdentityKey.new() for name in ("alice", "bob", "carol", "thief")}
-    for name in ("alice", "bob"):
-        await control.add_principal(AddPrincipal(name=name, key=keys[name].name))
+    keys = {name: IdentityKey.new() for name in ("alice", "bob", "carol", "thief", *PROVIDERS)}
+    for name in ("alice", "bob", *PROVIDERS):
+        request = AddPrincipal(name=name, key=keys[name].name, provider=name in PROVIDERS)
+        await control.add_principal(request)
     alice = await control.principal("alice")
     await furnish(api.bench, world.keys)
     await api.bench.blanket("n1")
-    await api.bench.run(on="n1")
+    await api.bench.run(on="n1", group="g")
     await control.create_volume(CreateVolume(name="data", cloud="c", size_bytes=MIB))
     async with api.bench.parts.store.write() as session:
         for table in (Cloud, Image):
@@ -184,6 +231,12 @@ async def _assembled(api: Served, world: World) -> Cast:
     reads = frozenset(one for one in Permission if one.value.endswith(":read"))
     runs = Bounds(only=frozenset({Permission.VM_RUN}), clouds=frozenset({"c"}))
     signing = {
+        **{
+            name: Signing(
+                keys[name], (await control.mint_token(MintToken(principal=name))).token, api.channel
+            )
+            for name in PROVIDERS
+        },
         "operator": api.sign(),
         "alice": Signing(key, whole, api.channel),
         "bob": Signing(keys["bob"], bobs, api.channel),
@@ -200,11 +253,71 @@ async def _assembled(api: Served, world: World) -> Cast:
     assert (await clients["alice"].post("/clouds", json={"name": "d"})).status_code == 201
     assert (await clients["alice"].post("/tokens/revoke", json={"token": revoked})).status_code == 200
     described = (await clients["alice"].get("/openapi.json")).json()
+    south = (await clients["provider"].get(_url(api, f"{SOUTH}/v1/openapi.json"))).json()
+    assert not described["paths"].keys() & south["paths"].keys()
+    described["paths"] |= south["paths"]
+    known, ask = await _domain(api, clients["provider"])
     spare_id = peek(spare).revocation_ids[0]
-    bodies = BODIES | {"Rekey": {"key": key.name}, "RevokeToken": {"id": spare_id}}
-    operation = (await control.operations(kind="blanket.add"))[0].id
-    found = operations(described, {"operation": operation}, bodies)
+    later = {"domain": "pd", "begins_at": time.time() + 20000, "ends_at": time.time() + 20060}
+    bodies = BODIES | {
+        "PlanWindow": later,
+        "AskAct": ask,
+        "Rekey": {"key": key.name},
+        "RevokeToken": {"id": spare_id},
+    }
+    known["relation"] = await _shared(control, clients["alice"], api)
+    known["operation"] = (await control.operations(kind="blanket.add"))[0].id
+    found = operations(described, known, bodies)
     return Cast(api, clients, signing, found)
+
+
+async def _shared(control: Northbound, alice: httpx.AsyncClient, api: Served) -> str:
+    """A relation by which Alice's cloud trusts one of somebody who asks for nothing here."""
+    dave = await control.add_principal(AddPrincipal(name="dave", key=IdentityKey.new().name))
+    cloud = await control.create_cloud(CreateCloud(name="daves"))
+    async with api.bench.parts.store.write() as session:
+        await session.execute(update(Cloud).where(Cloud.id == cloud.id).values(owner=dave.id))
+    api.bench.parts.directory.changed()
+    request = {"kind": "share-image", "cloud": "c", "to": cloud.id, "image": "debian"}
+    granted = await alice.post("/trust", json=request)
+    assert granted.status_code == 201, granted.text
+    return str(granted.json()["id"])
+
+
+async def _domain(api: Served, provider: httpx.AsyncClient) -> tuple[dict[str, str], dict[str, Any]]:
+    """One of the provider's, in which Alice rents a machine that nothing can come to, so that her instance
+    stays where it is; with a drain that is over, a window, and a finding, an order and an act about that
+    machine. Their ids, and what asks for another act."""
+    body = {"name": "pd", "kind": "simulated"}
+    assert (await provider.post(_url(api, f"{SOUTH}/v1/domains"), json=body)).status_code == 201
+    await api.bench.control.accept_provider("pd")
+    request = AddBlanket(name="n2", cloud="c", provider="pd")
+    machine = (await api.bench.done(await api.bench.control.add_blanket(request))).object
+    await api.bench.done(await api.bench.control.stop_blanket("n2"))
+    drain = (await provider.post(_url(api, f"{SOUTH}/v1/domains/pd/drain"))).json()
+    at = time.time() + 9000
+    window = {"domain": "pd", "begins_at": at, "ends_at": at + 60}
+    planned = (await provider.post(_url(api, f"{SOUTH}/v1/windows"), json=window)).json()
+    assert (
+        await provider.put(_url(api, f"{SOUTH}/v1/domains/pd/orders"), json=BODIES["TakenOrders"])
+    ).is_success
+    order = (await api.bench.control.place_order(_ORDER.validate_python(BODIES["PlaceOrder"]))).id
+    ask = {
+        "operation": "dump",
+        "machine": machine,
+        "arguments": DIGEST,
+        "purpose": "a crash",
+        "not_before": int(at) - 9000,
+        "expires_at": int(at),
+    }
+    act = (await provider.post(_url(api, f"{SOUTH}/v1/acts"), json=ask)).json()
+    found = (await provider.post(_url(api, f"{SOUTH}/v1/findings"), json=event(machine=machine))).json()
+    known = {"order": order, "command": order, "act": act["id"], "finding": found[0]["id"]}
+    return {**known, "drain": drain["id"], "window": planned["id"]}, ask
+
+
+def _url(api: Served, path: str) -> str:
+    return f"https://{HOST}:{api.access.port}{path}"
 
 
 def _client(api: Served, signing: Signing | None) -> httpx.AsyncClient:
@@ -214,7 +327,7 @@ def _client(api: Served, signing: Signing | None) -> httpx.AsyncClient:
         timeout=60,
         auth=signing,
     )
-    client._transport = _Named(api.client().tls)
+    client._transport = Named(api.client().tls)
     return client
 
 
@@ -222,7 +335,7 @@ def _client(api: Served, signing: Signing | None) -> httpx.AsyncClient:
 
 
 async def test_every_operation_by_every_role_and_relation(cast: Cast) -> None:
-    assert len(cast.operations) >= 53
+    assert len(cast.operations) >= 80
     before = await cast.seen()
     wrong: list[str] = []
     for who in WHO:
@@ -231,24 +344,30 @@ async def test_every_operation_by_every_role_and_relation(cast: Cast) -> None:
         if who == "elsewhere":
             assert (await cast.seen())[:-1] == before[:-1], "all but tokens of hers, which it administers"
         for operation in cast.operations:
-            answer = await _asked(cast.clients[who], operation)
+            answer = await _asked(cast.api, cast.clients[who], operation)
             verdict = _VERDICTS.get(answer.status_code, ALLOWED)
             assert answer.status_code < 500 or answer.json()["code"] == "unavailable", answer.text
             if verdict != expected(who, operation):
                 wrong.append(f"{who}: {operation.label} ({operation.permission}) {answer.text[:150]}")
-            if verdict == ALLOWED and who in {"bob", "operator"} and operation.method == "GET":
+            told = who in {"bob", "operator", *PROVIDERS}
+            if verdict == ALLOWED and told and operation.method == "GET":
                 wrong += _leaked(who, operation, answer.text, before)
     assert not wrong, "\n".join(wrong)
 
 
-async def _asked(client: httpx.AsyncClient, operation: Operation) -> httpx.Response:
+async def _asked(api: Served, client: httpx.AsyncClient, operation: Operation) -> httpx.Response:
     content = b"" if operation.path.endswith("/content") else None
-    return await client.request(operation.method, operation.path, json=operation.body, content=content)
+    where = _url(api, operation.path) if operation.south else operation.path
+    if operation.path.endswith(guard.EVENTS):
+        return await client.get(where, params={"lasts_s": 0})
+    return await client.request(operation.method, where, json=operation.body, content=content)
 
 
 def _leaked(who: str, operation: Operation, said: str, hers: list[Any]) -> list[str]:
-    """What an answer tells of Alice's things, by their ids. That she exists, operators know."""
-    things = list(itertools.chain.from_iterable(hers[:-1]))
+    """What an answer tells of Alice's things, by their ids. That she exists, operators know; a provider has
+    her blankets as machines, by the same ids."""
+    lists = [hers[0], *hers[2:-1]] if operation.south else hers[:-1]
+    things = list(itertools.chain.from_iterable(lists))
     return [f"{who}: {operation.label} shows {one['name']}" for one in things if one["id"] in said]
 
 
@@ -282,6 +401,53 @@ async def test_a_stream_ends_with_its_token(cast: Cast) -> None:
             with pytest.raises(ConnectionClosed):
                 while True:
                     await stream.recv()
+
+
+async def test_each_is_told_of_what_it_may_read(cast: Cast) -> None:
+    """Whatever is told could be read, and whatever is hers and can be read is told."""
+    begun = str(cast.api.bench.parts.feed.now)
+    alice = cast.clients["alice"]
+    answers = [
+        await alice.post("/clouds", json={"name": "e"}),
+        await alice.post("/networks", json={"name": "x", "cloud": "c", "cidr": "10.77.0.0/24"}),
+        await alice.post("/networks", json={"name": "y", "cloud": "d", "cidr": "10.77.0.0/24"}),
+        await alice.post("/volumes", json={"name": "v", "cloud": "c", "size_bytes": 1 << 20}),
+        await alice.post("/instances/web/stop", json={}),
+        await cast.clients["operator"].post("/providers", json={"name": "more", "kind": "simulated"}),
+        await alice.delete("/networks/x"),
+        await alice.delete("/clouds/e"),
+        await alice.post("/tokens", json={}),
+    ]
+    assert all(one.is_success for one in answers), [one.text for one in answers]
+    expected = {
+        "alice": {"e", "x", "y", "v", "web", "more", "token"},
+        "bob": {"more"},
+        "operator": {"more", "token"},
+        "reader": {"e", "x", "y", "v", "web", "more", "token"},
+        "runner": {"web"},
+        "elsewhere": {"y"},
+    }
+    await arrived(alice, begun, kind="token")
+    for who, names in expected.items():
+        async with watching(cast.clients[who], since=begun, lasts_s=0) as stream:
+            told = (await stream.rest())[1:]
+        heard = {"token" if one.data["kind"] == "token" else one.data["name"] for one in told}
+        assert heard == names, who
+    removed = {one.data["name"] for one in told if one.data["act"] == "removed"}
+    assert removed == set(), "of d, nothing was"
+
+
+async def test_a_stream_ends_with_its_token_and_says_so(cast: Cast) -> None:
+    async with watching(cast.clients["alice"]) as stream:
+        await stream.next()
+        revoked = await cast.clients["operator"].post(
+            "/tokens/revoke", json={"token": cast.signing["alice"].token}
+        )
+        assert revoked.status_code == 200
+        assert (await stream.rest())[-1].data["code"] == "unauthenticated"
+    async with asyncio.timeout(10):
+        while cast.api.bench.parts.feed._watchers:  # noqa: ASYNC110 - that a watcher is forgotten has no event
+            await asyncio.sleep(0.01)
 
 
 async def _stream(cast: Cast, signing: Signing | None, path: str) -> str | int:

@@ -7,45 +7,48 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from api_rig import Done, Served, command_environment, served
+from control_rig import World, furnish, lost
 from cyclopts import App
-from test_control_plane import World, furnish, lost
 
-from supercloud.cli.daemons import Daemon
 from supercloud.cli.main import build
 from supercloud.cli.output import TimeLeft
-from supercloud.model.errors import Failed
 from supercloud.model.names import MIB
-from supercloud.services.northbound import RegisterImage
+from supercloud.services.requests import RegisterImage
 
 pytestmark = pytest.mark.contract
 #: What the product promises; each of these exists and says how to use it.
 COMMANDS = (
     """
-up|down|status|backup|restore|doctor|demo
-provider add|provider ls|provider show|provider rm
+up|down|status|backup|restore|doctor|demo|events
+provider add|provider ls|provider show|provider rm|provider set|provider drain|provider undrain
+provider accept
+domain register|domain ls|domain show|domain set|domain machines|domain health|domain drain|domain undrain
+domain rm|domain plan|domain windows|domain unplan|domain events
+domain report|domain findings|domain take|domain orders|domain answer|domain ask|domain acts|domain withdraw
+finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
-cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys
+cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys|cloud quota
+trust grant|trust ls|trust show|trust revoke|trust approve|trust graph
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
-network create|network ls|network show|network rm
+network create|network ls|network show|network rm|network set-level
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
-volume snapshot|volume backup
+volume snapshot|volume backup|volume set-level
 vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+vm place|vm move|vm set-level
+level ls|level explain
 operation ls|operation show|operation wait|operation cancel
-apply|diff|export|schema
+apply|diff|export|schema|web
 """.replace("\n", "|")
     .strip("|")
     .split("|")
@@ -55,11 +58,9 @@ _NO_JSON = {"blanket console", "vm console", "vm ssh", "vm logs", "schema"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
-    yield made
-    await made.close()
+def database_url(tmp_path: Path) -> str:
+    """One database is enough here."""
+    return f"sqlite:///{tmp_path / 'supercloud.db'}"
 
 
 @pytest.fixture
@@ -102,6 +103,20 @@ def test_every_command_says_how_to_use_it(
             # Neither its other names and its type nor what follows in brackets says what it is for.
             meant = re.sub(r"\[(required|default|choices)\b.*|--?[\w-]+|\b[A-Z]{2,}\b", "", text)
             assert re.search("[a-z]{3}", meant), f"{command}: {option} is not explained"
+
+
+def test_the_whole_app_is_listed() -> None:
+    """A command that is added is added to the list above, or is hidden on purpose."""
+    hidden = {"bench", "vm proxy", "--install-completion", "--help", "-h", "--version"}
+
+    def walk(app: App, words: tuple[str, ...]) -> Iterator[str]:
+        for name in app:
+            if name in hidden or " ".join((*words, name)) in hidden:
+                continue
+            below = list(walk(app[name], (*words, name)))
+            yield from below or [" ".join((*words, name))]
+
+    assert set(walk(build([]), ())) == set(COMMANDS)
 
 
 def test_completion_knows_every_command(tmp_path: Path) -> None:
@@ -176,11 +191,12 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
     assert "has 1G" in (await ok("volume", "resize", "data", "1G")).out
     await ok("volume", "snapshot", "data", "first")
     assert (await ok("volume", "show", "data", "-o", "json")).json["snapshots"] == ["first"]
-    assert "stop" in (await cli.run("volume", "backup", "data", "--to", "saved")).err
+    assert "to image in-use" in (await ok("volume", "backup", "data", "--to", "in-use")).out
     await ok("volume", "detach", "data")
     assert "to image saved" in (await ok("volume", "backup", "data", "--to", "saved")).out
-    assert (await ok("image", "show", "saved", "-o", "json")).json["complete"]
-    await ok("image", "rm", "saved")
+    for image in ("in-use", "saved"):
+        assert (await ok("image", "show", image, "-o", "json")).json["complete"]
+        await ok("image", "rm", image)
     await ok("volume", "rm", "data")
     await ok("cloud", "rotate-keys", "mine")
     assert (await ok("operation", "ls", "--limit", "1", "-o", "json")).json[0]["kind"] == "cloud.rotate-keys"
@@ -369,147 +385,3 @@ async def test_a_reader_that_leaves_is_no_error(cloud: Served) -> None:
     command.process.stdout._transport.close()  # type: ignore[attr-defined]
     done = await command.done()
     assert done.status in {0, 141} and "Traceback" not in done.err and "Exception" not in done.err
-
-
-# ---------------------------------------------------------------- the programs on this machine
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "tmp").mkdir()
-    yield tmp_path
-    _command(tmp_path, "down")
-
-
-def _command(home: Path, *arguments: str, **environment: str) -> Done:
-    done = subprocess.run(
-        [sys.executable, "-m", "supercloud.cli", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=command_environment(home) | environment,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
-    environment: dict[str, str] = {}
-
-    def ok(*arguments: str) -> Any:
-        done = _command(home, *arguments, **environment)
-        assert done.status == 0, (arguments, done, *[log.read_text()[-2000:] for log in home.glob("*.log")])
-        return done
-
-    said = ok("up", *_ports()).out
-    assert "is up" in said and re.search(r"your key, made now: ed25519/[0-9a-f]{64}\n", said)
-    assert str(home / "keys" / "operator.pem") in said
-    first = {name: (home / f"{name}.pid").read_text() for name in ("controlplane", "keystore")}
-    again = ok("up").out
-    assert "was up already" in again and "key" not in again, "it is shown once"
-    assert {name: (home / f"{name}.pid").read_text() for name in first} == first
-    ok("provider", "add", "north", "--kind", "simulated")
-    assert "kinds: qemu, simulated" in _command(home, "provider", "add", "x", "--kind", "mainframe").err
-    ok("cloud", "create", "kept")
-    assert ok("backup", str(home / "b"), "-o", "json").json["size_bytes"] > 10_000
-    assert _command(home, "backup", str(home / "b")).status == 4
-    ok("cloud", "create", "later")
-    assert "supercloud down" in _command(home, "restore", str(home / "b")).err
-    assert "agents" in _command(home, "up", "--agents-port", "1").err, "blankets know it from birth"
-    assert ok("down", "-o", "json").json == {"ended": True}
-    assert "nothing was running" in ok("down").out
-    (home / "broken").write_bytes(b"no backup")
-    broken = _command(home, "restore", str(home / "broken"))
-    assert broken.status != 0 and len(broken.err.splitlines()) == 2 and "Traceback" not in broken.err
-    ok("restore", str(home / "b"))
-    (home / "keys" / "operator.pem").rename(home / "lost.pem")
-    began = time.monotonic()
-    assert "your key, made now" in ok("up").out
-    assert time.monotonic() - began < 60
-    assert ok("cloud", "ls", "-o", "json").json == [], "what is there is the lost key's principal's"
-    mended = ok("key", "new", "mended").out.strip()
-    ok("principal", "rekey", "operator", "--key", mended)
-    ok("token", "mint", "--for", "operator", "--into", str(home / "t"))
-    ok("token", "use", "mended", "--token", str(home / "t"))
-    environment["SUPERCLOUD_KEY"] = "mended"
-    assert [one["name"] for one in ok("cloud", "ls", "-o", "json").json] == ["kept"]
-    assert ok("status", "-o", "json").json["quarantine_left_s"] >= 0
-    for path in [*home.rglob("*.pem"), *home.rglob("*.db"), *home.glob("*.log"), *home.rglob("*.key")]:
-        assert path.stat().st_mode & 0o077 == 0, f"{path} is for its owner only"
-    ok("down")
-    left = [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
-    assert not left
-
-
-def _ports() -> tuple[str, ...]:
-    """Free ones: the usual ones may be another worker's just now, or those of a cloud that is up here."""
-    with socket.create_server(("127.0.0.1", 0)) as api, socket.create_server(("127.0.0.1", 0)) as agents:
-        found = api.getsockname()[1], agents.getsockname()[1]
-    return ("--api-port", str(found[0]), "--agents-port", str(found[1]))
-
-
-def test_two_ups_at_once_start_one_control_plane(home: Path) -> None:
-    ports = _ports()
-    ups = [
-        subprocess.Popen(
-            [sys.executable, "-m", "supercloud.cli", "up", *ports],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=command_environment(home),
-        )
-        for _ in range(2)
-    ]
-    said = sorted(up.communicate(timeout=280)[0] for up in ups)
-    assert [up.returncode for up in ups] == [0, 0]
-    assert "is up" in said[0] and "was up already" in said[1]
-    _command(home, "down")
-    assert not [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
-
-
-def test_the_end_of_what_is_started_is_noticed_at_once(tmp_path: Path) -> None:
-    """However long it may take to be ready."""
-    looks: list[float] = []
-    daemon = Daemon("ends", tmp_path, ["supercloud.keystore", "--nonsense"])
-    with pytest.raises(Failed, match=r"ends ended: .*nonsense"):
-        daemon.start(lambda: False, timeout_s=10_000, waiting=lambda: looks.append(time.monotonic()))
-    assert looks and daemon.process() is None
-
-    slow = Daemon("slow", tmp_path, ["http.server", "--bind", "127.0.0.1", "0"])
-    try:
-        with pytest.raises(Failed, match="slow was not ready in 0 s"):
-            slow.start(lambda: False, timeout_s=0)
-        assert slow.process() is not None
-    finally:
-        slow.stop()
-
-
-def _of(process: psutil.Process, home: Path) -> bool:
-    return process.pid != os.getpid() and (process.info["environ"] or {}).get("SUPERCLOUD_HOME") == str(home)
-
-
-def test_a_port_in_use_and_a_home_that_cannot_be(home: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = _command(home, "up", "--api-port", str(taken.getsockname()[1]))
-    assert done.status == 4 and "used by another program" in done.err
-    blocked = home / "file"
-    blocked.write_text("")
-    done = _command(blocked / "below", "status")
-    assert done.status == 6 and "supercloud up" in done.err
-    done = _command(blocked / "below", "up")
-    assert done.status == 1 and "Not a directory" in done.err.splitlines()[-1]
-
-
-def test_the_whole_app_is_listed() -> None:
-    """A command that is added is added to the list above, or is hidden on purpose."""
-    hidden = {"bench", "vm proxy", "--install-completion", "--help", "-h", "--version"}
-
-    def walk(app: App, words: tuple[str, ...]) -> Iterator[str]:
-        for name in app:
-            if name in hidden or " ".join((*words, name)) in hidden:
-                continue
-            below = list(walk(app[name], (*words, name)))
-            yield from below or [" ".join((*words, name))]
-
-    assert set(walk(build([]), ())) == set(COMMANDS)

@@ -79,12 +79,25 @@ async def test_asking_again_joins_and_asking_for_else_is_refused(
 
 async def test_waiting_ends_when_something_changes(store: Store, operations: Operations) -> None:
     operation = await record(store, operations, new_id(), 1)
-    waiting = asyncio.create_task(operations.view(operation, wait_s=20))
+    # What it has seen goes with it: on PostgreSQL its own first look may come after the change.
+    seen = (await operations.view(operation)).phase
+    waiting = asyncio.create_task(operations.view(operation, wait_s=20, seen_phase=seen))
     await asyncio.sleep(0)
     await operations.progress(operation, "moving", 0.5)
     async with asyncio.timeout(5):
         view = await waiting
     assert (view.phase, view.done) == ("moving", 0.5)
+
+
+async def test_a_phase_that_the_caller_has_not_seen_is_told_at_once(
+    store: Store, operations: Operations
+) -> None:
+    """It may have begun between two questions; the next change may be long in coming."""
+    operation = await record(store, operations, new_id(), 1)
+    await operations.progress(operation, "moving", 0.5)
+    async with asyncio.timeout(5):
+        view = await operations.view(operation, wait_s=20, seen_phase="")
+    assert view.phase == "moving"
 
 
 async def test_cancel_is_a_wish_that_is_seen(store: Store, operations: Operations) -> None:

@@ -33,14 +33,16 @@ from supercloud.keystore.store import OwnedKeyStore
 from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.errors import NotFound
 from supercloud.model.names import MIB
-from supercloud.ports.agent import RunState, StopMode
+from supercloud.ports.agent import RunState, StopMode, UserData
 from supercloud.ports.platform import Platform
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    MoveGroup,
+    PlaceInstance,
     RegisterImage,
     RunInstance,
 )
@@ -124,7 +126,9 @@ class Victim:
             survived.append(child.answer.read_text())
             requests = ()
         assert len(survived) > 1 or not killed, "it has steps, so it died"
-        return child.seen()
+        seen = child.seen()
+        self.site.names |= {one["id"]: name for name, one in seen["blankets"].items()}
+        return seen
 
     async def killed(self, name: str, **given: Any) -> dict[str, Any]:
         """Ask for an operation and kill it at every moment; it has to succeed all the same."""
@@ -134,7 +138,7 @@ class Victim:
         return seen
 
     def machine(self, name: str) -> Double:
-        (found,) = [one for one in self.site.machines.values() if one.birth.name == name]
+        (found,) = [one for one in self.site.machines.values() if one.name == name]
         return found
 
 
@@ -171,6 +175,7 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     image = RegisterImage(name="debian", digest=DIGEST, size_bytes=len(IMAGE), virtual_bytes=64 * MIB)
     await victim.ask(
         ("add_provider", {"request": AddProvider(name="p", kind="simulated")}),
+        ("add_provider", {"request": AddProvider(name="q", kind="simulated")}),
         ("create_cloud", {"request": CreateCloud(name="c", right_length_s=600.0)}),  # nobody renews here
         ("create_network", {"request": CreateNetwork(name="lan", cloud="c", cidr="10.9.0.0/24")}),
         ("register_image", {"request": image}),
@@ -180,9 +185,31 @@ async def _furnish(victim: Victim, keys: OwnedKeyStore) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Life:
+    """One instance's, of which each act is a part: it finds what the one before left."""
+
+    victim: Victim
+    north: Double
+    south: Double
+    instance: str
+    root: str  # volumes
+    data: str
+    user_data: UserData
+
+    def running(self) -> list[str]:
+        return self.victim.site.running(self.instance)
+
+
 @pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
-    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="p"))
+    life = await _it_begins(victim)
+    for act in (_its_volume, _moved, _its_blanket, _keys_rotated, _backed_up, _stopped_and_started, _removed):
+        await act(life)
+
+
+async def _it_begins(victim: Victim) -> Life:
+    seen = await victim.killed("add_blanket", request=AddBlanket(name="north", cloud="c", provider="q"))
     assert seen["blankets"]["north"]["state"] == "ready"
     assert len(victim.site.machines) == 2
     north, south = victim.machine("north"), victim.machine("south")
@@ -193,59 +220,93 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     )
     seen = await victim.killed("run_instance", request=run_it)
     instance, root = seen["instances"]["web"]["id"], seen["volumes"]["web-root"]["id"]
-    data = seen["volumes"]["data"]["id"]
     assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 1)
     assert victim.site.running(instance) == ["north"]
     assert [copy.volume for copy in north.copies.values()] == [root]
     assert north.seeds == {instance: b"#cloud-config\n"}, "asked for again and again, it keeps its key"
+    return Life(victim, north, south, instance, root, seen["volumes"]["data"]["id"], user_data)
 
-    seen = await victim.killed("attach_volume", ref="data", instance="web")
-    assert north.attached == {instance: {data}}
-    seen = await victim.killed("resize_volume", ref="data", size_bytes=16 * MIB)
-    seen = await victim.killed("snapshot_volume", ref="data", snapshot="one")
-    assert {copy.volume: (copy.size_bytes, copy.snapshots) for copy in north.copies.values()} == {
-        root: (64 * MIB, ()),
-        data: (16 * MIB, ("one",)),
+
+async def _its_volume(life: Life) -> None:
+    await life.victim.killed("attach_volume", ref="data", instance="web")
+    assert life.north.attached == {life.instance: {life.data}}
+    await life.victim.killed("resize_volume", ref="data", size_bytes=16 * MIB)
+    await life.victim.killed("snapshot_volume", ref="data", snapshot="one")
+    assert {copy.volume: (copy.size_bytes, copy.snapshots) for copy in life.north.copies.values()} == {
+        life.root: (64 * MIB, ()),
+        life.data: (16 * MIB, ("one",)),
     }
 
+
+async def _moved(life: Life) -> None:
+    """There alone, back with its group, and there again because its domain is drained."""
+    victim, north, south = life.victim, life.north, life.south
     seen = await victim.killed("migrate_instance", ref="web", to="south")
     shown = seen["instances"]["web"]
     assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "south", 2)
-    assert victim.site.running(instance) == ["south"]
-    assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in (root, data))
+    assert life.running() == ["south"]
+    both = (life.root, life.data)
+    assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in both)
     assert (len(north.copies), len(south.copies)) == (0, 2)
 
+    await victim.ask(("place_instance", {"ref": "web", "request": PlaceInstance(group="g")}))
+    seen = await victim.killed("move_group", request=MoveGroup(cloud="c", group="g", to=("north",)))
+    assert _succeeded(seen, "group.move")["moved"] == 1
+    assert life.running() == ["north"] and seen["instances"]["web"]["epoch"] == 3
+    seen = await victim.killed("drain_provider", ref="q")
+    assert _succeeded(seen, "provider.drain")["moved"] == 1
+    assert life.running() == ["south"] and seen["instances"]["web"]["epoch"] == 4
+    assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
+    assert (len(north.copies), len(south.copies)) == (0, 2)
+    await victim.ask(("undrain_provider", {"ref": "q"}))
+
+
+async def _its_blanket(life: Life) -> None:
+    """Upgraded while it runs, stopped and started."""
+    victim, south = life.victim, life.south
     (victim.folder / "bundle").write_bytes(IMAGE)
     await victim.killed("upgrade_blanket", ref="south")
-    assert south.bundles.now == DIGEST and victim.site.running(instance) == ["south"]
-
+    assert south.bundles.now == DIGEST and life.running() == ["south"]
     seen = await victim.killed("stop_blanket", ref="south", force=True)
     assert seen["instances"]["web"]["state"] == "stopped" and not south.up
     seen = await victim.killed("start_blanket", ref="south")
-    assert seen["blankets"]["south"]["state"] == "ready" and victim.site.running(instance) == []
+    assert seen["blankets"]["south"]["state"] == "ready" and life.running() == []
     seen = await victim.killed("start_instance", ref="web")
-    assert seen["instances"]["web"]["epoch"] == 3 and victim.site.running(instance) == ["south"]
+    assert seen["instances"]["web"]["epoch"] == 5 and life.running() == ["south"]
 
+
+async def _keys_rotated(life: Life) -> None:
+    north, south = life.north, life.south
     keys = north.key, south.key
-    await victim.killed("rotate_keys", cloud="c")
+    await life.victim.killed("rotate_keys", cloud="c")
     assert north.key != keys[0] and south.key != keys[1]
     assert (north.generation, south.generation) == (3, 3), "prepared and switched once each"
     assert south.mesh is not None and [peer.keys for peer in south.mesh.peers] == [(north.key,)]
 
+
+async def _backed_up(life: Life) -> None:
+    victim, south = life.victim, life.south
     seen = await victim.killed("detach_volume", ref="data")
-    assert seen["volumes"]["data"]["instance"] is None and south.attached.get(instance, set()) == set()
+    assert seen["volumes"]["data"]["instance"] is None and south.attached.get(life.instance, set()) == set()
     copies = seen["copies"]
     seen = await victim.killed("back_up_volume", ref="data", image="saved")
     assert seen["images"]["saved"]["complete"] and seen["copies"] == copies and len(south.copies) == 2
     assert len(victim.site.image_keys) == 1, "it was made once"
     await victim.ask(("remove_image", {"ref": "saved"}))
-    seen = await victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
-    assert seen["instances"]["web"]["state"] == "stopped" and victim.site.running(instance) == []
-    seen = await victim.killed("start_instance", ref="web")
-    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 4)
-    assert victim.site.running(instance) == ["south"]
-    await victim.killed("reboot_instance", ref="web")
 
+
+async def _stopped_and_started(life: Life) -> None:
+    seen = await life.victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
+    assert seen["instances"]["web"]["state"] == "stopped" and life.running() == []
+    seen = await life.victim.killed("start_instance", ref="web")
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 6)
+    assert life.running() == ["south"]
+    await life.victim.killed("reboot_instance", ref="web")
+
+
+async def _removed(life: Life) -> None:
+    """With everything that it had, its key too."""
+    victim, south = life.victim, life.south
     seen = await victim.killed("remove_volume", ref="data")
     assert set(seen["volumes"]) == {"web-root"} and len(south.copies) == 1
     seen = await victim.killed("remove_instance", ref="web", force=True)
@@ -254,10 +315,18 @@ async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> N
     cloud, blanket = south.birth.cloud, south.birth.blanket
     with pytest.raises(NotFound):
         await victim.keys.user_data_key(
-            cloud=cloud, instance=instance, digest=user_data.digest, blanket=blanket
+            cloud=cloud, instance=life.instance, digest=life.user_data.digest, blanket=blanket
         )
     seen = await victim.killed("remove_blanket", ref="north")
     assert set(seen["blankets"]) == {"south"} and list(victim.site.machines) == [south.birth.blanket]
+
+
+def _succeeded(seen: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The result of an operation that has parts, which are newer."""
+    (operation,) = (one for one in seen["operations"] if one["kind"] == kind)
+    assert operation["state"] == "succeeded", operation["error"]
+    result: dict[str, Any] = operation["result"]
+    return result
 
 
 # ---------------------------------------------------------------- two controllers

@@ -37,6 +37,9 @@ class Jumping:
         time = await self._real.read(session)
         return StoreTime(time.incarnation + self.incarnation, time.now_s + self.ahead_s)
 
+    async def now_s(self, session: AsyncSession) -> float:
+        return await self._real.now_s(session) + self.ahead_s
+
 
 @dataclass
 class Bench:

@@ -17,8 +17,8 @@ import blanket_double
 import pytest
 import structlog
 from api_rig import Served, served
+from control_rig import World
 from test_cli import disk
-from test_control_plane import World
 
 pytestmark = pytest.mark.contract
 _TOOLS = ("qemu-img", "prlimit", "timeout", "ssh")
@@ -26,11 +26,9 @@ USER_SECRET = "correct-horse-battery-staple"
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
-    yield made
-    await made.close()
+def database_url(tmp_path: Path) -> str:
+    """One database is enough here."""
+    return f"sqlite:///{tmp_path / 'supercloud.db'}"
 
 
 @pytest.fixture

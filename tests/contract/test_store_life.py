@@ -16,9 +16,9 @@ from sqlalchemy import Connection, select, text
 
 from supercloud.controlplane.compose import DATABASE
 from supercloud.model.errors import Conflict, InvalidInput, Unavailable
-from supercloud.services.store import schema
+from supercloud.services.store import engine, schema
 from supercloud.services.store.engine import Store
-from supercloud.services.store.tables import Base, Instance
+from supercloud.services.store.tables import Base, Instance, Meta
 
 pytestmark = pytest.mark.contract
 
@@ -140,6 +140,34 @@ async def test_one_sqlite_has_one_controller(tmp_path: Path) -> None:
     finally:
         await first.close()
     await (await Store.open(url)).close()
+
+
+async def test_whoever_is_cancelled_leaves_no_transaction_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At many moments: while it begins, while it asks, while it commits."""
+    monkeypatch.setattr(engine, "_BUSY_MS", 300)
+    store = await Store.open(database_url)
+
+    async def write(value: str) -> None:
+        async with store.write() as session:
+            await session.merge(Meta(key="last", value=value))
+
+    try:
+        ended = []
+        for number in range(120):
+            writing = asyncio.create_task(write("cancelled"))
+            for _ in range(number % 40):
+                await asyncio.sleep(0)
+            await asyncio.sleep(number % 2 * number / 10_000)
+            writing.cancel()
+            ended += await asyncio.gather(writing, return_exceptions=True)  # kept, with all they refer to
+            await write(str(number))
+            async with store.read() as session:
+                assert (await session.get_one(Meta, "last")).value == str(number)
+        assert any(isinstance(one, asyncio.CancelledError) for one in ended)
+    finally:
+        await store.close()
 
 
 @pytest.mark.parametrize(

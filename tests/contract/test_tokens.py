@@ -8,16 +8,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_rig import HOST, Served, Signing, served
+from api_rig import HOST, Named, Served, Signing, problem
+from control_rig import World, furnish
 from sqlalchemy import text
-from test_api import _Named, problem
-from test_control_plane import World, furnish
 
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.controlplane.operator import OperatorToken
 from supercloud.model.permissions import Permission, Role
 from supercloud.services.directory import Directory
-from supercloud.services.northbound import AddPrincipal, CreateCloud, MintToken
+from supercloud.services.requests import AddPrincipal, CreateCloud, MintToken
 from supercloud.services.store import schema
 from supercloud.services.store.engine import Store
 from supercloud.trust import tokens
@@ -29,26 +28,12 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
-async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(database_url, tmp_path)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def api(world: World, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(world, tmp_path / "h") as made:
-        yield made
-
-
-@pytest.fixture
 async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
     """Whose requests sign themselves."""
     async with httpx.AsyncClient(
         base_url=f"https://{HOST}:{api.access.port}", headers={"Host": CONTROLLER_NAME}, timeout=30
     ) as client:
-        client._transport = _Named(api.client().tls)
+        client._transport = Named(api.client().tls)
         yield client
 
 
@@ -283,7 +268,7 @@ async def test_the_operators_token_is_kept_while_it_counts(api: Served, tmp_path
     await keeping.keep()
     assert file.read_text() == first
     principal = tokens.peek(first.strip())
-    assert principal.roles == set(Role) and principal.holder == key.name
+    assert principal.roles == {Role.OPERATOR, Role.OWNER} and principal.holder == key.name
     for spoilt in (
         "",
         "rubbish",

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from test_control_plane import Bench, World, furnish, unopenable
+from control_rig import Bench, World, unopenable
 
 from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.errors import Conflict, NotFound, SupercloudError
 from supercloud.model.names import new_id
 from supercloud.model.states import InstanceState, OperationState
 from supercloud.ports.agent import StopMode, UserData
-from supercloud.services.northbound import OperationView, RunInstance
+from supercloud.services.requests import RunInstance
 from supercloud.services.store import tables
+from supercloud.services.views import OperationView
 
 pytestmark = pytest.mark.contract
-
-
-@pytest.fixture
-async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    (tmp_path / "machines").mkdir()
-    made = World(database_url, tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@pytest.fixture
-async def bench(world: World) -> AsyncIterator[Bench]:
-    async with world.up() as made:
-        await furnish(made, world.keys)
-        yield made
 
 
 async def _key_of(world: World, data: UserData, instance: str) -> object:

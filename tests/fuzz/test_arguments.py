@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supercloud.cli.main import run
-from supercloud.cli.sizes import format_size, parse_size
+from supercloud.cli.sizes import parse_size
+from supercloud.model.units import format_size
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,10 @@ import socket
 import struct
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
+from overlay_connect import connected
 from overlay_frames import Listener, datagram, inside, say
 from overlay_guest import TCP_PORT
 from overlay_hostile import (
@@ -48,7 +50,7 @@ RED, BLUE = NETS
 async def all_checks() -> None:
     scene = Scene()
     RUN.mkdir(parents=True)
-    await underlay("one", "two", "three", "four")
+    await underlay("one", "two", "three", "four", "five")
     capture = Capture(scene.all)
     for step in (
         mesh,
@@ -62,6 +64,8 @@ async def all_checks() -> None:
         other_cloud,
         leases,
         permits,
+        no_way_out,
+        connected,
         moving,
         rotation,
         rotation_of_both,
@@ -280,6 +284,22 @@ async def permits(scene: Scene) -> None:
     check("and the keeper's 0 ends it", await alice.misses(scene.bob.ip))
     await alice.plug(one)
     check("measured: restart with all it knew (ms)", True, restart=took)
+    for server in servers:
+        await server.kill()
+
+
+async def no_way_out(scene: Scene) -> None:
+    """As a security level has it for a network."""
+    alice, bob = scene.alice, scene.bob
+    servers = [await responder("bob"), await responder(None)]
+    scene.cloud.networks = (replace(RED, outward=False), BLUE)
+    await scene.cloud.apply()
+    check("without a way out the world is not reached", await alice.refused(WORLD))
+    check("an instance of the network is", await alice.connects(bob.ip))
+    check("and answered for by name", bob.ip in await _looked_up("bob"))
+    scene.cloud.networks = NETS
+    await scene.cloud.apply()
+    check("with a way out it is reached again", await alice.connects(WORLD))
     for server in servers:
         await server.kill()
 

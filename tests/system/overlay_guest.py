@@ -71,12 +71,17 @@ def serve(port: int) -> None:
 
 
 def talk(ip: str, port: int) -> None:
-    """One connection; numbered messages until standard input ends; says how it went."""
+    """One connection; numbered messages until standard input ends; says how it went, and for each line there
+    how many went back and forth so far."""
     connection = socket.create_connection((ip, port), timeout=120)
     ready()
     count, longest = 0, 0.0
     try:
-        while not select.select([sys.stdin], [], [], 0.02)[0]:
+        while True:
+            if select.select([sys.stdin], [], [], 0.02)[0]:
+                if not sys.stdin.readline():
+                    break
+                print(json.dumps({"count": count}), flush=True)
             message = b"%08d %s\n" % (count, MARKER)
             begun = time.monotonic()
             connection.sendall(message)

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.keeper import egress
 from supercloud.model.errors import SupercloudError
-from supercloud.ports.agent import Location, Mesh, MeshReport, Network, Peer
+from supercloud.ports.agent import Abroad, Location, Mesh, MeshReport, Network, Peer
 
 RUN = Path("/run/overlay-check")
 WORLD = "203.0.113.10"
@@ -90,7 +90,9 @@ def _ms(begun: float) -> float:
 
 
 def blanket_id(name: str) -> str:
-    return {"one": "a", "two": "b", "three": "c", "four": "d"}[name] * 8 + "-0000-4000-8000-000000000000"
+    return {"one": "a", "two": "b", "three": "c", "four": "d", "five": "e"}[
+        name
+    ] * 8 + "-0000-4000-8000-000000000000"
 
 
 # ---------------------------------------------------------------- who is asked and told
@@ -284,6 +286,7 @@ class Cloud:
     generation: int = 0
     locations: dict[str, Location] = field(default_factory=dict)
     networks: tuple[Network, ...] = NETS
+    abroad: dict[str, Abroad] = field(default_factory=dict)  # by the blanket's name
 
     def port(self, blanket: Blanket, other: Blanket) -> int:
         """The VXLAN port of a pair."""
@@ -295,6 +298,7 @@ class Cloud:
             generation=self.generation,
             networks=self.networks,
             locations=tuple(self.locations.values()),
+            abroad=self.abroad.get(blanket.name, Abroad()),
             peers=tuple(
                 Peer(
                     blanket=other.id,
@@ -404,7 +408,7 @@ class Capture:
         sender, receiver, protocol = frame[26:30], frame[30:34], frame[23]
         self.longest = max(self.longest, len(frame) - 14)
         self.fragments += bool(int.from_bytes(frame[20:22], "big") & 0x3FFF)
-        self.inner += sender[:2] in (b"\x0a\x47", b"\x0a\x48") or sender[:2] == b"\x64\x40"
+        self.inner += sender[:2] in (b"\x0a\x47", b"\x0a\x48", b"\x0a\x49") or sender[:2] == b"\x64\x40"
         if sender in self._blankets and receiver in self._blankets:
             what = "wireguard" if protocol == 17 and _ports(frame, 34) == {51820} else f"protocol {protocol}"
             if protocol == 1 and frame[51] == 17 and _ports(frame, 62) == {51820}:

@@ -124,16 +124,20 @@ def test_a_volume_is_attached_grown_kept_and_detached(web: Web) -> None:
     assert web.inside(f"head -c 13 /dev/{web.device(serial)}") == "kept-for-ever"
 
 
-def test_a_backup_is_restored_into_a_volume_of_its_own(web: Web) -> None:
-    refused = web.estate.run("volume", "backup", "data", "--to", "open", "--cloud", CLOUD)
-    assert refused.returncode == 4 and "stop" in refused.stderr
-    web.cli("volume", "create", "data2", "--cloud", CLOUD, "--size", "64M", "--image", "data-backup")
+def test_a_backup_of_a_volume_in_use_is_restored_into_one_of_its_own(web: Web) -> None:
+    serial = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))["id"][:20]
+    before = web.inside("cat /proc/sys/kernel/random/boot_id")
+    web.cli("volume", "backup", "data", "--to", "open", "--cloud", CLOUD)
+    web.inside(f"printf written-later | dd of=/dev/{web.device(serial)} conv=fsync status=none")
+    assert web.inside("cat /proc/sys/kernel/random/boot_id") == before
+    web.cli("volume", "create", "data2", "--cloud", CLOUD, "--size", "64M", "--image", "open")
     web.cli("volume", "attach", "data2", NAME, "--cloud", CLOUD)
     volume = json.loads(web.cli("volume", "show", "data2", "--cloud", CLOUD, "-o", "json"))
     assert web.inside(f"head -c 13 /dev/{web.device(volume['id'][:20])}") == "kept-for-ever"
     web.cli("volume", "detach", "data2", "--cloud", CLOUD)
     web.cli("volume", "rm", "data2", "--cloud", CLOUD)
-    web.cli("image", "rm", "data-backup")
+    for image in ("open", "data-backup"):
+        web.cli("image", "rm", image)
 
 
 def test_keys_rotate_and_agents_are_upgraded_under_it(web: Web) -> None:
@@ -151,7 +155,10 @@ def test_the_control_plane_ends_and_it_runs_on(web: Web) -> None:
 
 
 def test_it_stops_and_starts_with_its_disks(web: Web) -> None:
+    volume = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))
+    serial = volume["id"][:20]
     web.inside("echo written > /root/mark && sync")
+    web.inside(f"printf before-a-stop | dd of=/dev/{web.device(serial)} conv=fsync status=none")
     epoch = web.show()["epoch"]
     web.cli("vm", "stop", NAME, "--cloud", CLOUD)
     assert web.show()["state"] == "stopped"
@@ -159,8 +166,7 @@ def test_it_stops_and_starts_with_its_disks(web: Web) -> None:
     web.await_ssh()
     assert web.inside("cat /root/mark") == "written"
     assert web.show()["epoch"] > epoch
-    volume = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))
-    assert web.inside(f"head -c 13 /dev/{web.device(volume['id'][:20])}") == "kept-for-ever"
+    assert web.inside(f"head -c 13 /dev/{web.device(serial)}") == "before-a-stop"
 
 
 def test_removing_it_leaves_its_volume_to_be_removed(web: Web) -> None:

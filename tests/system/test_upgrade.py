@@ -19,9 +19,10 @@ from supercloud.model.names import GIB
 from supercloud.platforms import open_platform
 from supercloud.services import upgrades
 from supercloud.services.facade import ControlPlane
-from supercloud.services.northbound import AddBlanket, AddProvider, CreateCloud, OperationView
 from supercloud.services.parts import Settings
+from supercloud.services.requests import AddBlanket, AddProvider, CreateCloud
 from supercloud.services.upgrades import OwnBundle
+from supercloud.services.views import OperationView
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tls import Credentials, server_context
 

@@ -9,9 +9,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from supercloud.cli.declared.read import Declared
+from supercloud.model.levels import Level
 from supercloud.model.names import MIB
+from supercloud.model.placement import ANYWHERE, Apart, Confidentiality, Cost, Placement, Price
+from supercloud.model.quota import UNLIMITED, Quota
 from supercloud.ports.platform import Flavour
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CreateCloud,
@@ -19,14 +22,16 @@ from supercloud.services.northbound import (
     CreateVolume,
     Publish,
     RunInstance,
-    WantedCloud,
 )
+from supercloud.services.views import WantedCloud
 
 _CIDRS = ("10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/24", "192.168.7.0/28")
 _texts = st.text(
     st.characters(exclude_characters="\x00", exclude_categories=("Cs",)) | st.sampled_from("\n: #-'\"\\\t\r"),
     max_size=40,
 )
+#: None is the lowest, which is not written.
+_levels = st.sampled_from([None, *(one for one in Level if one is not Level.OPEN)])
 _lines = st.text(st.characters(exclude_categories=("Cs",), min_codepoint=0x20), max_size=30)
 
 
@@ -40,7 +45,7 @@ def declared(draw: st.DrawFn, *, texts: bool = True, alike: bool = False, grown:
     networks: dict[str, CreateNetwork] = {}
     choices = [(), (("lan", 0),), (("lan", 1), ("dmz", 2)), (("wan", 3),)]
     for name, cidr in draw(st.sampled_from([choices[0], choices[2]] if alike else choices)):
-        networks[name] = CreateNetwork(name=name, cloud="mine", cidr=_CIDRS[cidr])
+        networks[name] = CreateNetwork(name=name, cloud="mine", cidr=_CIDRS[cidr], level=draw(_levels))
     volumes = _some(draw, ("a", "b", "c", "1e3"), lambda name: make.volume(name, sorted(blankets)))
     instances = {}
     if blankets and (networks or not alike):
@@ -56,11 +61,13 @@ def declared(draw: st.DrawFn, *, texts: bool = True, alike: bool = False, grown:
     user_data = {}
     if texts:
         user_data = {name: draw(_texts) for name in instances if draw(st.booleans())}
+    cloud = draw(make.cloud())
     return Declared(
         providers=providers,
         user_data=user_data,
+        quota=cloud.quota,
         wanted=WantedCloud(
-            cloud=draw(make.cloud()),
+            cloud=cloud,
             blankets=tuple(blankets.values()),
             networks=tuple(networks.values()),
             volumes=tuple(volumes.values()),
@@ -74,6 +81,19 @@ def declared(draw: st.DrawFn, *, texts: bool = True, alike: bool = False, grown:
 def _some(draw: st.DrawFn, names: tuple[str, ...], make: Any) -> dict[str, Any]:
     chosen = draw(st.lists(st.sampled_from(names), unique=True, max_size=len(names)))
     return {name: draw(make(name)) for name in chosen}
+
+
+def placements() -> st.SearchStrategy[Placement]:
+    names = st.lists(st.sampled_from(["shop", "x"]), unique=True, max_size=2).map(tuple)
+    return st.just(ANYWHERE) | st.builds(
+        Placement,
+        domains=st.sampled_from([(), ("north",), ("north", "south")]),
+        locations=st.sampled_from([(), ("de", "no")]),  # which YAML may take for something else
+        max_cost=st.none() | st.builds(Cost, amount=st.sampled_from(["1", "0.05"]), currency=st.just("EUR")),
+        confidentiality=st.sampled_from([None, *Confidentiality]),
+        apart_from=names,
+        apart_by=st.sampled_from(Apart),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +114,8 @@ class _Making:
             name=st.just("mine"),
             cpu_model=st.sampled_from([None, "Westmere"]),
             right_length_s=self._fixed(60.0, 90.5),
+            parent=self._fixed(None, "around"),
+            quota=st.sampled_from([UNLIMITED, Quota(vcpus=0, blankets=9), Quota(memory_mib=3, disk_bytes=7)]),
         )
 
     def provider(self, name: str) -> st.SearchStrategy[AddProvider]:
@@ -103,6 +125,8 @@ class _Making:
             name=st.just(name),
             kind=self._fixed("qemu", "null"),
             options=(options | st.fixed_dictionaries({"path": _texts})) if self.texts else options,
+            location=self._fixed(None, "de-by"),
+            price=self._fixed(None, Price(currency="EUR", gib_hour="0.10")),
         )
 
     def blanket(self, name: str) -> st.SearchStrategy[AddBlanket]:
@@ -126,12 +150,20 @@ class _Making:
             size_bytes=self._size(16, 1025, 4096).map(lambda mib: mib * MIB),
             on=st.none() if self.alike else st.sampled_from([None, *blankets]),
             image=self._fixed(None, "debian"),
+            level=_levels,
         )
 
     def instance(self, name: str, blankets: list[str], networks: list[str]) -> st.SearchStrategy[RunInstance]:
         at = {"web": 8080, "db": 8180, "on": 8280}[name]
         ports = (), (Publish(port=80, at=at),), (Publish(port=80), Publish(port=22, at=at + 1))
-        return st.builds(
+        levels = st.just(
+            {"hold": False, "level": None}
+        )  # which goes with every level, and with the lower ones
+        levels |= st.fixed_dictionaries({"hold": st.just(False), "level": _levels})
+        if not self.alike:
+            held = st.sampled_from([None, Level.BASELINE])
+            levels |= st.fixed_dictionaries({"hold": st.just(True), "level": held})
+        made = st.builds(
             RunInstance,
             name=st.just(name),
             cloud=st.just("mine"),
@@ -143,5 +175,7 @@ class _Making:
             networks=self._fixed(*(tuple(one) for one in permutations(networks))),
             publish=self._fixed(*reversed(ports)) if networks else st.just(()),
             ssh_keys=st.lists(_lines, max_size=2).map(tuple) if self.texts else st.just(()),
-            hold=self._fixed(False, True),
+            group=st.sampled_from([None, "shop"]),
+            placement=placements(),
         )
+        return st.tuples(made, levels).map(lambda both: replace(both[0], **both[1]))

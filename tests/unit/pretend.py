@@ -10,17 +10,22 @@ from pydantic import TypeAdapter
 
 from supercloud.cli.declared.steps import Call, Kind
 from supercloud.cli.declared.there import BlanketThere, InstanceThere, There, UnderWay, VolumeThere
+from supercloud.model import levels
+from supercloud.model.levels import Level
+from supercloud.model.placement import Placement
+from supercloud.model.quota import Quota
 from supercloud.model.states import InstanceState
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    PlaceInstance,
     RunInstance,
-    WantedCloud,
 )
-from supercloud.services.rules import boot_volume
+from supercloud.services.rules import boot_volume, level_of
+from supercloud.services.views import WantedCloud
 
 IMAGES = {"debian": 64 << 20, "alpine": 32 << 20}
 _STATES = {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING}
@@ -92,6 +97,9 @@ class Pretend:
                 self.user_data[call.body["name"]] = call.user_data
             return
         assert call.user_data is None
+        if words[0] == "clouds":
+            self._quota_clouds(words[1], call.body)
+            return
         assert call.query == {"cloud": self.cloud and self.cloud.name}
         verb = "remove" if call.method == "DELETE" else words[2]
         getattr(self, f"_{verb}_{words[0]}")(words[1], **(call.body or {}))
@@ -107,9 +115,16 @@ class Pretend:
         made = TypeAdapter(CreateCloud).validate_python(body)
         self.cloud = replace(made, cpu_model=made.cpu_model or "Westmere")
 
+    def _quota_clouds(self, name: str, body: Any) -> None:
+        assert self.cloud is not None and self.cloud.name == name
+        self.cloud = replace(self.cloud, quota=TypeAdapter(Quota).validate_python(body))
+
     def _in_cloud(self, body: Any, kind: type[Any], there: dict[str, Any]) -> Any:
         assert self.cloud is not None and body["cloud"] == self.cloud.name and body["name"] not in there
-        there[body["name"]] = made = TypeAdapter(kind).validate_python(body)
+        made = TypeAdapter(kind).validate_python(body)
+        if kind is not AddBlanket:
+            made = replace(made, level=made.level or Level.OPEN)
+        there[body["name"]] = made
         return made
 
     def _create_networks(self, body: Any) -> None:
@@ -130,6 +145,7 @@ class Pretend:
         made = self._in_cloud(body, RunInstance, self.instances)
         assert made.user_data is None, "a plan encrypts nothing"
         assert made.image in IMAGES and set(made.networks) <= set(self.networks)
+        self._know_domains(made.placement)
         assert made.on in self.blankets if made.on else self.blankets
         taken = {one.at for other in self.instances.values() if other is not made for one in other.publish}
         assert not taken & {one.at for one in made.publish if one.at}
@@ -170,6 +186,25 @@ class Pretend:
         self.instances[name] = replace(self.instances[name], on=to)
         self.data |= {volume: to for volume, owner in self.owners.items() if owner == name}
 
+    def _placement_instances(self, name: str, **body: Any) -> None:
+        placed = TypeAdapter(PlaceInstance).validate_python(body)
+        self._know_domains(placed.placement)
+        instance = replace(self.instances[name], group=placed.group, placement=placed.placement)
+        self.instances[name] = instance
+
+    def _level_networks(self, name: str, *, level: str, lower: bool) -> None:
+        self.networks[name] = _leveled(self.networks[name], level, lower)
+
+    def _level_volumes(self, name: str, *, level: str, lower: bool) -> None:
+        self.volumes[name] = _leveled(self.volumes[name], level, lower)
+
+    def _level_instances(self, name: str, *, level: str, lower: bool) -> None:
+        levels.check_own(level_of(replace(self.instances[name], level=Level(level))))
+        self.instances[name] = _leveled(self.instances[name], level, lower)
+
+    def _know_domains(self, placement: Placement) -> None:
+        assert {*placement.domains, *placement.not_domains} <= set(self.providers)
+
     def _start_instances(self, name: str) -> None:
         assert self.states[name] is not InstanceState.RUNNING and self.instances[name].on
         self.states[name] = InstanceState.RUNNING
@@ -199,3 +234,8 @@ class Pretend:
         self.lost |= {volume for volume, where in self.data.items() if where == name}
         del self.blankets[name]
         self.blanket_states.pop(name, None)
+
+
+def _leveled(thing: Any, level: str, lower: bool) -> Any:
+    assert lower or Level(level).means(thing.level), "a lower level has to be said to be one"
+    return replace(thing, level=Level(level))

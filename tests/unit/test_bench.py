@@ -152,10 +152,14 @@ def test_the_twin_has_everything_of_the_instance_but_what_makes_it_ours() -> Non
         assert ours in xml and ours not in made.xml, ours
     arguments = [one.get("value") for one in root.iterfind("{*}commandline/{*}arg")]
     assert arguments == [
-        "-chardev",
-        f"socket,id=sc-observer,path=/run/supercloud/qmp/{twin}.observer.sock,server=on,wait=off",
-        "-mon",
-        "chardev=sc-observer,mode=control",
+        argument
+        for client in ("observer", "agent")
+        for argument in (
+            "-chardev",
+            f"socket,id=sc-{client},path=/run/supercloud/qmp/{twin}.{client}.sock,server=on,wait=off",
+            "-mon",
+            f"chardev=sc-{client},mode=control",
+        )
     ]
     secrets = [one.get("uuid") for one in root.iterfind("devices/disk//secret")]
     assert secrets == [twin, made.base_secret]

@@ -18,8 +18,9 @@ from supercloud.cli.declared.read import Declared, read
 from supercloud.cli.declared.steps import Act, Kind, Plan
 from supercloud.cli.declared.there import BlanketThere, UnderWay
 from supercloud.cli.declared.write import document, lacks, text
+from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.services.northbound import WantedCloud
+from supercloud.services.views import WantedCloud
 
 pytestmark = pytest.mark.unit
 many = settings(
@@ -98,8 +99,8 @@ def test_from_one_cloud_to_another(
 # ---------------------------------------------------------------- what cannot be drawn so easily
 
 
-def cloud(body: str, tmp_path: Path) -> Declared:
-    head = "version: 1\ncloud: {name: mine}\nproviders: {north: {kind: qemu}}\n"
+def cloud(body: str, tmp_path: Path, *, terms: str = "name: mine") -> Declared:
+    head = f"version: 1\ncloud: {{{terms}}}\nproviders: {{north: {{kind: qemu}}}}\n"
     return read((head + body).encode(), "cloud.yaml", tmp_path).declared
 
 
@@ -244,6 +245,38 @@ def test_a_port_and_a_disk_are_free_before_they_are_used_or_removed(tmp_path: Pa
     assert needs == {"detach volume data": frozenset(), "remove volume data": {"detach volume data"}}
 
 
+def test_a_quota_is_as_the_file_says_and_a_cloud_stays_in_its_parent(tmp_path: Path) -> None:
+    nested = cloud("", tmp_path, terms="name: mine, in: around, quota: {vcpus: 4, memory: 8G}")
+    world = there_of(nested)
+    assert world.cloud is not None
+    assert (world.cloud.parent, world.cloud.quota) == ("around", Quota(vcpus=4, memory_mib=8192))
+    same = plan(cloud("", tmp_path), world.there())
+    assert not same.differs, "what the file does not say stays"
+    larger = cloud("networks: {lan: {cidr: 10.1.0.0/24}}", tmp_path, terms="name: mine, quota: {}")
+    steps = {step.key: step for step in plan(larger, world.there()).steps}
+    assert steps["resize cloud mine"].what == "quota, 4 vCPUs, 8G memory to no bound"
+    assert "resize cloud mine" in steps["create network lan"].needs
+    (refused,) = plan(cloud("", tmp_path, terms="name: mine, in: other"), world.there()).refusals
+    assert refused.path == ("cloud", "in") and "in around, not in other" in refused.why
+
+
+def test_levels_change_before_what_they_decide(tmp_path: Path) -> None:
+    world = there_of(cloud(TWO, tmp_path))
+    higher = TWO.replace("cidr: 10.1.0.0/24", "cidr: 10.1.0.0/24, level: hardened")
+    higher = higher.replace("size: 16M", "size: 16M, level: baseline").replace("blanket: n1", "blanket: s1")
+    found = plan(cloud(higher + "  db: {image: debian, networks: [lan]}\n", tmp_path), world.there())
+    needs = {one.key: one.needs for one in found.steps}
+    assert not found.lowered and "raise network lan" in needs["create instance db"]
+    order = keys(found)
+    assert order.index("raise network lan") < order.index("migrate instance web")
+    assert order.index("raise volume data") < order.index("migrate instance web")
+    carry_out(found, world)
+    assert not plan(cloud(TWO.replace("blanket: n1", "blanket: s1"), tmp_path), world.there()).differs
+    lower = plan(cloud(higher.replace("level: hardened", "level: open"), tmp_path), world.there())
+    assert [step.key for step in lower.lowered] == ["lower network lan"] and not lower.taken_away
+    assert lower.lowered[0].call.body == {"level": "open", "lower": True}
+
+
 def test_a_missing_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
     wanted = cloud(TWO.replace("image: debian", "image: debain"), tmp_path)
     (refusal,) = plan(wanted, Pretend().there()).refusals
@@ -261,6 +294,7 @@ def test_what_is_written_is_read_as_it_was(wanted: Declared) -> None:
     assert found.wanted == dataclasses.replace(wanted.wanted, user_data=()), written
     assert not found.user_data
     used = {one.provider for one in wanted.wanted.blankets}
+    used |= {name for one in wanted.wanted.instances for name in one.placement.domains}
     assert found.providers == {name: one for name, one in wanted.providers.items() if name in used}
 
 

@@ -19,15 +19,15 @@ from supercloud.cli.declared import models
 from supercloud.cli.declared.read import Declared, Wrong, read
 from supercloud.cli.declared.tree import MAX_BYTES, parse
 from supercloud.cli.declared.write import document
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
     RunInstance,
-    WantedCloud,
 )
+from supercloud.services.views import WantedCloud
 
 pytestmark = pytest.mark.unit
 HEAD = "version: 1\ncloud: {name: mine}\n"
@@ -199,6 +199,8 @@ def test_no_other_file_is_read(tmp_path: Path) -> None:
 _KEYS = {
     "cloud": "",
     "name": "",
+    "parent": "in",
+    "owner": "",  # a file makes what is its own user's
     "on": "blanket",
     "memory_mib": "memory",
     "disk_bytes": "disk",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import multiprocessing
 import os
@@ -28,6 +29,56 @@ DIGEST = "ab" * 32
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SUPERCLOUD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def package(name: str, version: str) -> debian.Package:
+    return debian.Package(name, version, "amd64", hashlib.sha256(_deb(name, version)).hexdigest())
+
+
+def _deb(name: str, version: str) -> bytes:
+    return f"{name} {version}".encode()
+
+
+class Mirror:
+    """A recipe, and in place of apt-get a mirror that has one version of each package."""
+
+    def __init__(self, at: Path) -> None:
+        self.committed = [package("hello", "1.0-1+deb12u1")]
+        self.offers = self.committed
+        self.away = False
+        self.updates = 0
+        self.recipe = at / "recipe"
+        self.recipe.mkdir()
+        (self.recipe / "lock").write_text(debian.lock_text(self.committed))
+        self.debs = at / "cache" / "debs"
+
+    def fetch(self, wanted: debian.Package) -> None:
+        self.debs.mkdir(parents=True, exist_ok=True)
+        (self.debs / f"{wanted.sha256}.deb").write_bytes(_deb(wanted.name, wanted.version))
+
+    def run(self, argv: list[str], *, cwd: Path = Path(), **_: object) -> str:
+        if self.away:
+            raise Failed("apt-get failed (100): the mirror is away")
+        if "update" in argv:
+            self.updates += 1
+        elif "install" in argv:
+            return "".join(
+                f"'https://mirror/{one.name}.deb' {one.name}_{one.version}_amd64.deb 1 SHA256:{one.sha256}\n"
+                for one in self.offers
+            )
+        elif "download" in argv:
+            for name, version in (one.split(":amd64=") for one in argv[argv.index("download") + 1 :]):
+                if package(name, version) not in self.offers:
+                    raise Failed(f"apt-get failed (100): E: Version '{version}' for '{name}' was not found")
+                (cwd / f"{name}.deb").write_bytes(_deb(name, version))
+        return ""
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    made = Mirror(tmp_path)
+    monkeypatch.setattr(debian, "run", made.run)
+    return made
 
 
 class TestLock:
@@ -59,16 +110,42 @@ class TestLock:
     def test_a_committed_lock_names_no_host(self, lock: Path) -> None:
         assert "://" not in lock.read_text()
 
-    def test_a_version_that_is_gone_says_how_to_relock(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def apt_get(*_: object, **__: object) -> str:
-            raise Failed("apt-get failed (100): E: Version '1.0' for 'hello' was not found")
+    def test_what_is_in_the_cache_is_used_and_nobody_is_asked(self, mirror: Mirror) -> None:
+        mirror.offers = []
+        for package in mirror.committed:
+            mirror.fetch(package)
+        assert debian.lock_in_force(mirror.recipe, ["hello"]) == mirror.committed
+        assert mirror.updates == 0
 
-        monkeypatch.setattr(debian, "run", apt_get)
-        with pytest.raises(Failed, match=r"hello.*not found") as caught:
-            debian.Apt(tmp_path).download([debian.Package("hello", "1.0", "amd64", DIGEST)], tmp_path)
-        assert "supercloud.images relock" in (caught.value.hint or "")
+    def test_the_locks_own_versions_are_taken_while_they_are_offered(self, mirror: Mirror) -> None:
+        assert debian.lock_in_force(mirror.recipe, ["hello"], exact=True) == mirror.committed
+
+    def test_of_what_is_offered_no_longer_the_newer_version_is_taken_and_kept(
+        self, mirror: Mirror, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mirror.offers = today = [package("hello", "1.0-1+deb12u2"), package("libhello", "2")]
+        assert debian.lock_in_force(mirror.recipe, ["hello"]) == today
+        said = capsys.readouterr().err
+        assert "hello 1.0-1+deb12u1 -> 1.0-1+deb12u2" in said and "libhello not there -> 2" in said
+        mirror.offers = [package("hello", "1.0-1+deb12u3")]
+        assert debian.lock_in_force(mirror.recipe, ["hello"]) == today, "this machine goes on with it"
+
+    def test_nothing_older_than_the_lock_is_taken(self, mirror: Mirror) -> None:
+        mirror.offers = [package("hello", "1.0-1")]
+        with pytest.raises(Failed, match=r"offers hello 1\.0-1, older than the lock's 1\.0-1\+deb12u1"):
+            debian.lock_in_force(mirror.recipe, ["hello"])
+        assert not list(mirror.debs.glob("*.deb"))
+
+    def test_exactly_or_not_at_all(self, mirror: Mirror) -> None:
+        mirror.offers = [package("hello", "1.0-1+deb12u2")]
+        with pytest.raises(Failed, match="not found") as caught:
+            debian.lock_in_force(mirror.recipe, ["hello"], exact=True)
+        assert "--exact" in (caught.value.hint or "")
+
+    def test_a_mirror_that_is_away_is_no_reason_for_another_lock(self, mirror: Mirror) -> None:
+        mirror.away = True
+        with pytest.raises(Failed, match="away"):
+            debian.lock_in_force(mirror.recipe, ["hello"])
 
     def test_another_file_under_the_locked_name_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

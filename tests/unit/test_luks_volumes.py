@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from supercloud import images
 from supercloud.blanket.keyring import Keyring
 from supercloud.blanket.places import Places
 from supercloud.blanket.volumes import LuksVolumes
 from supercloud.model.errors import Exhausted, Failed, InvalidInput, NotFound
 from supercloud.model.names import MIB, new_id
 from supercloud.ports.agent import VolumeReport
+from supercloud.ports.hypervisor import Reading, Watch
 
 pytestmark = pytest.mark.unit
 SIZE = 4 * MIB
@@ -28,10 +31,17 @@ CLUSTER = 64 << 10
 UNLUCKY = "qemu-img: x.part: Unable to get accurate CPU usage"
 
 
-class NoSecrets:
-    async def tell(self, secret: str, key: bytes) -> None: ...
+class Secrets:
+    """What the hypervisor knows."""
 
-    async def forget(self, secret: str) -> None: ...
+    def __init__(self) -> None:
+        self.told: dict[str, bytes] = {}
+
+    async def tell(self, secret: str, key: bytes) -> None:
+        self.told[secret] = key
+
+    async def forget(self, secret: str) -> None:
+        self.told.pop(secret, None)
 
 
 def passphrase() -> bytes:
@@ -50,10 +60,21 @@ class Disk:
         self.places = Places(run=folder / "run", data=folder / "data")
         self.places.make(user=None)
         self.folder = folder
-        self.volumes = LuksVolumes(self.places, Keyring(self.places.keys), NoSecrets())
+        secrets = Secrets()
+        self.told = secrets.told
+        self.volumes = LuksVolumes(self.places, Keyring(self.places.keys), secrets)
         self.volume, self.copy = new_id(), new_id()
         self.key, self.base_key = passphrase(), passphrase()
         self.heard: list[float] = []
+
+    def holding(self, key: bytes) -> set[str]:
+        """Whose files have it, of those in memory and those on the disk."""
+        return {
+            root.name
+            for root in (self.places.run, self.places.data)
+            for path in root.rglob("*")
+            if path.is_file() and key in path.read_bytes()
+        }
 
     async def make(self) -> None:
         base = new_id()
@@ -105,10 +126,10 @@ class Disk:
     def qemu(self, *command: str) -> bytes:
         return subprocess.run(command, check=True, capture_output=True).stdout
 
-    async def back_up(self, into: str, key: bytes) -> VolumeReport:
+    async def back_up(self, into: str, key: bytes, reading: Reading | None = None) -> VolumeReport:
         return await self.volumes.back_up(
             self.volume, self.copy, self.key, base=BASE, base_key=self.base_key,
-            into=into, into_key=key, watch=self.heard.append,
+            into=into, into_key=key, watch=self.heard.append, reading=reading,
         )  # fmt: skip
 
     def read(self, copy: str, key: bytes) -> bytes:
@@ -155,6 +176,49 @@ async def test_a_backup_holds_everything_under_its_own_key_alone(disk: Disk) -> 
     assert path.read_bytes() == before, "there already: as it is"
     await disk.volumes.remove(disk.volume, into)
     assert not disk.left()
+
+
+async def test_keys_are_in_memory_only(disk: Disk) -> None:
+    into = passphrase()
+    await disk.back_up(new_id(), into)
+    assert disk.holding(into) == set(), "a backup's is nobody's here"
+    await disk.volumes.open(disk.volume, disk.copy, disk.key, base=BASE, base_key=disk.base_key)
+    assert [disk.holding(one) for one in (disk.key, disk.base_key)] == [{"run"}, {"run"}]
+
+
+def test_what_must_not_reach_a_disk_is_below_run_which_is_memory_in_a_blanket() -> None:
+    places = Places()
+    assert {path.parts[:2] for path in (places.keys, places.seeds, places.consoles)} == {("/", "run")}
+    recipe = Path(images.__file__).parent / "recipe" / "blanket"
+    boot, init = ((recipe / name).read_text() for name in ("boot", "init"))
+    assert re.findall(r"^mount -t (\w+) .* /run$", boot, re.MULTILINE) == ["tmpfs"]
+    assert "swapon" not in boot + init
+
+
+async def test_what_is_in_use_is_read_by_who_uses_it(disk: Disk) -> None:
+    into, key = new_id(), passphrase()
+
+    async def reading(part: Path, secret: str, watch: Watch) -> None:
+        assert secret == into and disk.told[secret] == key
+        with disk.secret(key, "into") as opens:
+            disk.write(*opens, disk.layer(part, "into"), b"of one moment", at=0)
+        watch(1.0)
+
+    await disk.back_up(into, key, reading)
+    assert disk.read(into, key) == repeated(b"of one moment").ljust(SIZE, b"\0")
+    assert into not in disk.told and disk.left() == {disk.places.copy(disk.volume, into).name}
+
+
+async def test_what_is_not_read_to_its_end_leaves_nothing(disk: Disk) -> None:
+    into = new_id()
+
+    async def reading(part: Path, secret: str, watch: Watch) -> None:
+        assert part.exists()
+        raise Failed("the instance ended")
+
+    with pytest.raises(Failed, match="ended"):
+        await disk.back_up(into, passphrase(), reading)
+    assert into not in disk.told and not disk.left()
 
 
 async def test_what_somebody_writes_to_is_not_read(disk: Disk) -> None:
@@ -219,7 +283,7 @@ def test_what_a_former_agent_only_began_is_swept(tmp_path: Path) -> None:
     whole, part = places.copy("v", "c"), places.copy("v", "d").with_suffix(".part")
     whole.touch()
     part.touch()
-    LuksVolumes(places, Keyring(places.keys), NoSecrets()).sweep()
+    LuksVolumes(places, Keyring(places.keys), Secrets()).sweep()
     assert whole.exists() and not part.exists()
 
 

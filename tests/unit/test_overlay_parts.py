@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from supercloud.blanket.overlay import dhcp
 from supercloud.blanket.overlay import filter as packet_filter
+from supercloud.blanket.overlay.abroad import Speaker
 from supercloud.blanket.overlay.plan import NOTHING, Filter, plan, told_mesh
-from supercloud.blanket.overlay.wireguard import Keys, KeyState, address_of, holder_of
-from supercloud.ports.agent import Location, Mesh, Network, Peer
+from supercloud.blanket.overlay.wireguard import Keys, KeyState, holder_of
+from supercloud.ports.agent import Location, Mesh, Network
 
 pytestmark = pytest.mark.unit
 OLD, NEW = "o" * 43 + "=", "n" * 43 + "="
-PEER = Peer(blanket="b", address="100.64.0.2", endpoint=None, keys=(OLD, NEW), vxlan_port=4790)
-HELD = frozenset({address_of(PEER)})
+HELD = frozenset({"100.64.0.2/32"})
+PEER = Speaker(blanket="b", endpoint=None, keys=(OLD, NEW), addresses=HELD)
 
 
 def _states(*states: KeyState) -> dict[str, KeyState]:
@@ -86,6 +87,7 @@ filters = st.builds(
     own=_triples,
     remote=_triples,
     links=st.frozensets(st.tuples(st.sampled_from(["100.64.0.2", "100.64.0.3"]), st.integers(4790, 4792))),
+    outward=st.frozensets(st.tuples(st.sampled_from(["br-11111111", "br-22222222"]))),
 )
 
 
@@ -168,6 +170,22 @@ def test_instances_reach_no_private_address(ip: str) -> None:
     assert not any(IPv4Address("203.0.113.10") in net for net in nets)
 
 
+def test_only_bridges_with_a_way_out_are_routed_and_back() -> None:
+    """Whatever a connection's state: one that was made before is cut as well."""
+    forwarded = [
+        rule["expr"]
+        for command in _rules()
+        if (rule := command.get("add", {}).get("rule")) and rule["chain"] == "forward"
+        if "accept" in rule["expr"][-1]
+    ]
+    ways = {"iifname", "oifname"}
+    assert len(forwarded) == 2
+    for expr in forwarded:
+        (by,) = (one["match"] for one in expr if one.get("match", {}).get("right") == "@outward")
+        assert by["op"] == "==" and by["left"]["meta"]["key"] in ways
+        ways.remove(by["left"]["meta"]["key"])
+
+
 def test_a_permit_of_no_time_only_removes() -> None:
     verbs = [next(iter(command)) for command in packet_filter.permit(["t1"], 0.4)["nftables"]]
     assert verbs == ["add", "delete"]
@@ -181,7 +199,7 @@ NETWORK = Network(
 )
 
 
-def _segment(*names: str) -> Any:
+def _segment(*names: str, network: Network = NETWORK) -> Any:
     located = tuple(
         Location(
             instance=f"{number:08x}-0000-4000-8000-000000000000",
@@ -194,7 +212,7 @@ def _segment(*names: str) -> Any:
         )
         for number, name in enumerate(names)
     )
-    mesh = Mesh(address="100.64.0.1", generation=1, networks=(NETWORK,), locations=located)
+    mesh = Mesh(address="100.64.0.1", generation=1, networks=(network,), locations=located)
     return plan(told_mesh(NOTHING, mesh), blanket="self").segments[NETWORK.id]
 
 
@@ -213,3 +231,13 @@ def test_dnsmasq_listens_at_the_gateway_only_and_asks_one_resolver(tmp_path: Pat
     assert re.findall(r"^server=(.*)$", text, re.M) == ["10.0.2.3"]
     for line in ("bind-interfaces", "no-resolv", "dhcp-ignore=tag:!known", "dhcp-option=option:mtu,1370"):
         assert line in text.splitlines()
+
+
+def test_a_network_without_a_way_out_is_in_no_set_of_them_and_asks_nobody_for_names(tmp_path: Path) -> None:
+    closed = replace(NETWORK, outward=False)
+    for network, bridges in ((NETWORK, {("br-11111111",)}), (closed, set())):
+        mesh = Mesh(address="100.64.0.1", generation=1, networks=(network,))
+        assert plan(told_mesh(NOTHING, mesh), blanket="self").filter.outward == bridges
+    text = dhcp.configuration(_segment(network=closed), dhcp.Settings(directory=tmp_path))
+    assert not re.findall(r"^server=", text, re.M) and "no-resolv" in text.splitlines()
+    assert "local=/red/" in text.splitlines(), "its own names are answered for still"

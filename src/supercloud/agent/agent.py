@@ -160,6 +160,7 @@ class BlanketAgent:
             memory_free_mib=free_mib,
             disk_free_bytes=disk_free_bytes(self._drivers.data),
             bundle=await self.upgrade.running(),
+            closes_networks=True,
         )
 
     async def _greeting(self) -> Hello:
@@ -270,6 +271,7 @@ class BlanketAgent:
                     JoinAnswer(certificate_pem=answer.certificate_pem, authority_pem=answer.authority_pem),
                     at=time.time(),
                 )
+                await self._journal.note("certificate.renewed", {})
             except SupercloudError as error:
                 _log.warning("agent.certificate_not_renewed", reason=error.message)
                 await asyncio.sleep(30.0)

@@ -157,6 +157,9 @@ class Instances:
 
     async def heard(self, event: DomainEvent) -> None:
         """The hypervisor's own word. A process that ended by itself gives its right up."""
+        if event.leaving:
+            self._changes.rest(event.instance)
+            return
         self._changes.changed(event.instance)
         if event.state in GONE and not self._locks[event.instance].locked():
             await self.settle(event.instance, event.detail)

@@ -26,6 +26,8 @@ from supercloud.wire.rpc import Peer
 from supercloud.wire.stream import StreamTransport
 
 _RETRY_S = 0.5
+#: A keeper that is not back by then has left the watchdog (12 s) hungry, which resets the blanket.
+_BACK_S = 15.0
 _log = structlog.get_logger(__name__)
 
 
@@ -79,16 +81,25 @@ class KeeperLink:
             self._connected.clear()
             self._keeper = None
 
-    def _now(self) -> KeeperPort:
-        if self._keeper is None:
-            raise Unavailable("the keeper of this blanket is not there")
-        return self._keeper
+    async def _there(self) -> KeeperPort:
+        """One that is being started again is waited for.
+
+        Raises:
+            Unavailable: it does not come.
+        """
+        try:
+            async with asyncio.timeout(_BACK_S):
+                while (keeper := self._keeper) is None:
+                    await self._connected.wait()
+        except TimeoutError:
+            raise Unavailable("the keeper of this blanket is not there") from None
+        return keeper
 
     async def grant(self, request: Grant) -> RightReport:
-        return await self._now().grant(request)
+        return await (await self._there()).grant(request)
 
     async def forget(self, request: InstanceRef) -> None:
-        await self._now().forget(request)
+        await (await self._there()).forget(request)
 
     async def report(self) -> KeeperReport:
-        return await self._now().report()
+        return await (await self._there()).report()

@@ -30,23 +30,22 @@ from supercloud.ports.hypervisor import (
     Hypervisor,
     MigratingHypervisor,
     Overlay,
-    TransferSockets,
+    Route,
     TransferStatus,
 )
 
 MESH_ADDRESS = "mesh-address"  # the note in the journal that the overlay leaves
 _POLL_S = 10.0
-_PROGRESS_S = 2.0
 _CANCEL_S = 15.0
 _log = structlog.get_logger(__name__)
 
 
 class Forwards(Protocol):
-    """Carries the hypervisor's UNIX sockets through the mesh for one operation. Repeats are harmless."""
+    """Leads one hypervisor to the other through the mesh for one operation. Repeats are harmless."""
 
     async def land(self, operation: Id, *, address: Ipv4, source: Ipv4, expires_s: float) -> Landing: ...
 
-    async def depart(self, operation: Id, *, landing: Landing, expires_s: float) -> TransferSockets: ...
+    async def depart(self, operation: Id, *, landing: Landing, expires_s: float) -> Route: ...
 
     async def close(self, operation: Id) -> None: ...
 
@@ -159,22 +158,23 @@ class Migration:
         spec = await self._journal.spec(instance)
         if spec is None:
             raise NotFound(f"instance {instance} is not known in this blanket")
-        sockets = await self._forwards.depart(
+        route = await self._forwards.depart(
             request.operation, landing=request.landing, expires_s=request.expires_s
         )
         # Written down first: after a crash in between, the transfer reads as over and is aborted, whereas
         # the other order could send twice.
         await self._journal.begun(request.operation)
-        await self._hypervisor.send(instance, spec, sockets)
+        await self._hypervisor.send(instance, spec, route)
 
     async def source_status(self, request: OperationRef) -> SourceReport:
-        """See the port. Progress alone is worth an answer every two seconds."""
+        """See the port. Progress alone is worth an answer now and then."""
         before = self._told.get(request.operation)
+        progressing = isinstance(before, SourceReport) and not before.transfer_over
         report = await self._changes.until(
             request.instance,
             lambda: self._source(request),
             lambda seen: seen.transfer_over or _without_progress(seen) != before,
-            seconds=_PROGRESS_S if isinstance(before, SourceReport) and not before.transfer_over else _POLL_S,
+            seconds=self._changes.pause_s if progressing else _POLL_S,
         )
         self._told[request.operation] = _without_progress(report)
         return report
@@ -217,6 +217,7 @@ class Migration:
             try:
                 async with asyncio.timeout(_CANCEL_S):
                     await end(request)
+                    self._changes.changed(request.instance)  # it is looked at, even if it was about to leave
                     report = await self._changes.until(
                         request.instance,
                         lambda: self._source(request),

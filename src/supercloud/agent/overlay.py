@@ -1,10 +1,15 @@
-"""The mesh as this blanket accepts it: peers vouch for their own keys; an older word of theirs is void."""
+"""The mesh as this blanket accepts it: peers vouch for their own keys; an older word of theirs is void.
+
+Of another cloud's blanket it accepts the same word, under a certificate that names the cloud that it is said
+to be of. So nobody of the own cloud comes in by that way, and nobody else's by the other.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -13,7 +18,7 @@ from supercloud.agent.journal import Journal
 from supercloud.agent.migration import MESH_ADDRESS
 from supercloud.model.errors import Denied
 from supercloud.model.names import Id
-from supercloud.ports.agent import Location, Mesh, MeshReport, Peer
+from supercloud.ports.agent import ForeignPeer, Location, Mesh, MeshReport, Peer
 from supercloud.ports.hypervisor import Overlay
 from supercloud.trust.announce import announce, verify_peer
 from supercloud.trust.certificates import Anchors
@@ -21,6 +26,7 @@ from supercloud.trust.certificates import Anchors
 _GENERATIONS = "peer-generations"
 _ANNOUNCED = "announced"
 _log = structlog.get_logger(__name__)
+_P = TypeVar("_P", Peer, ForeignPeer)
 
 
 class AgentOverlay:
@@ -47,9 +53,18 @@ class AgentOverlay:
         """See the port. A peer that does not verify is left out, so that it costs the others nothing."""
         seen: dict[Id, int] = dict(await self._journal.read(_GENERATIONS) or {})
         before = dict(seen)
+        peers = await self._accepted(request.peers, seen)
+        abroad = replace(request.abroad, peers=await self._accepted(request.abroad.peers, seen))
+        if seen != before:
+            await self._journal.write(_GENERATIONS, seen)
+        if await self._journal.read(MESH_ADDRESS) != request.address:
+            await self._journal.write(MESH_ADDRESS, request.address)
+        return await self._vouched(await self._overlay.apply(replace(request, peers=peers, abroad=abroad)))
+
+    async def _accepted(self, peers: tuple[_P, ...], seen: dict[Id, int]) -> tuple[_P, ...]:
         anchors = Anchors(self._passport.authority_pem)
-        peers = []
-        for peer in request.peers:
+        found = []
+        for peer in peers:
             try:
                 seen[peer.blanket] = self._verify(peer, anchors, seen.get(peer.blanket, 0))
             except Denied as error:
@@ -58,15 +73,16 @@ class AgentOverlay:
                     "peer.refused", {"peer": peer.blanket, "reason": error.message[:200]}
                 )
             else:
-                peers.append(peer)
-        if seen != before:
-            await self._journal.write(_GENERATIONS, seen)
-        if await self._journal.read(MESH_ADDRESS) != request.address:
-            await self._journal.write(MESH_ADDRESS, request.address)
-        return await self._vouched(await self._overlay.apply(replace(request, peers=tuple(peers))))
+                found.append(peer)
+        return tuple(found)
 
-    def _verify(self, peer: Peer, anchors: Anchors, newest: int) -> int:
-        generation = verify_peer(peer, anchors=anchors, cloud=self._cloud, at=self._now())
+    def _verify(self, peer: Peer | ForeignPeer, anchors: Anchors, newest: int) -> int:
+        cloud = self._cloud
+        if isinstance(peer, ForeignPeer):
+            if peer.cloud == cloud:
+                raise Denied("a blanket of this cloud, told as another's")
+            cloud = peer.cloud
+        generation = verify_peer(peer, anchors=anchors, cloud=cloud, at=self._now())
         if generation < newest:
             raise Denied(f"keys of generation {generation}, after those of {newest}")
         return generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 
 from supercloud.agent.backups import Backups
 from supercloud.agent.images import ImageFetcher, file_digest
@@ -26,7 +26,7 @@ from supercloud.ports.agent import (
     VolumeRef,
     VolumeReport,
 )
-from supercloud.ports.hypervisor import DiskHypervisor, Hypervisor, Volumes
+from supercloud.ports.hypervisor import DiskHypervisor, Hypervisor, Volumes, Watch
 
 
 class AgentVolumes:
@@ -97,13 +97,15 @@ class AgentVolumes:
         return await self._volumes.snapshot(request.volume, request.snapshot)
 
     async def back_up(self, request: BackUpVolume) -> BackupReport:
-        """See the port. Not under a process that writes to it: what is read would be of no one moment."""
+        """See the port. What a process writes to is read by that process, as of one moment."""
         self._need_base(request.base)
-        await self._need_closed(request.instance)
         return await self._backups.look(request.into, lambda watch: self._make_image(request, watch))
 
-    async def _make_image(self, request: BackUpVolume, watch: Callable[[float], None]) -> MadeImage:
+    async def _make_image(self, request: BackUpVolume, watch: Watch) -> MadeImage:
         volume, into = request.volume, request.into
+        reading = None
+        if (instance := request.instance) and await self._hypervisor.state(instance) not in GONE:
+            reading = partial(self._disks.back_up, instance, volume)
         report = await self._volumes.back_up(
             volume,
             request.copy,
@@ -113,6 +115,7 @@ class AgentVolumes:
             into=into,
             into_key=self._opener.volume(request.into_key, volume, into),
             watch=watch,
+            reading=reading,
         )
         path = self._volumes.copy_path(volume, into)
         digest = await asyncio.to_thread(file_digest, path)

@@ -1,26 +1,58 @@
-"""The northbound API, version 1: one router for each resource, each a thin face of `Northbound`."""
+"""The northbound and the southbound API, version 1 each: one router for each resource, each a thin face of
+`Northbound` or `Southbound`."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Query
+from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from starlette.routing import BaseRoute
 
 from supercloud import __version__
-from supercloud.api import bytestreams, guard, principals, problems, things
+from supercloud.api import (
+    acts,
+    bytestreams,
+    events,
+    findings,
+    guard,
+    headers,
+    levels,
+    orders,
+    principals,
+    problems,
+    sessions,
+    southbound,
+    things,
+    trust,
+)
+from supercloud.api.conditions import Conditions
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
+from supercloud.api.pages import TIMED, Named, Paged
+from supercloud.api.repeats import Answers, Repeats
+from supercloud.api.sessions import Desk
+from supercloud.api.things import InCloud
 from supercloud.model.names import Id
-from supercloud.services.northbound import OperationView, StatusView
+from supercloud.model.states import OperationState
+from supercloud.services.views import OperationView, StatusView
 
 #: A longer wait would outlive proxies' idle limits.
 MAX_WAIT_S = 30.0
 #: Of paths whose bodies go to the disk as they come.
 _CONTENT = "/content"
+SOUTHBOUND_TITLE = "supercloud southbound"
+SOUTHBOUND_SUMMARY = "For providers: domains, their capacity, maintenance, health and security"
 
 
-def create_app(door: Door) -> FastAPI:
-    """An ASGI application. `door` decides who gets in, and to what."""
+def create_app(door: Door, answers: Answers, desk: Desk) -> FastAPI:
+    """An ASGI application. `door` decides who gets in, and to what; `answers` are those that are kept; `desk`
+    gives out what browsers sign in with.
+    """
     app = FastAPI(
         title="supercloud",
         version=__version__,
@@ -31,22 +63,60 @@ def create_app(door: Door) -> FastAPI:
         separate_input_output_schemas=False,
         responses={"default": problems.DOCUMENTED},
     )
+    app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
     problems.install(app)
+    app.add_middleware(Conditions)
+    app.add_middleware(Repeats, answers=answers)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
-    routers = [_operations(), *principals.routers(), *things.routers(), bytestreams.router()]
-    guard.declared(routers)
-    for router in routers:
-        app.include_router(router, prefix="/v1")
-    described = app.openapi
+    routers = [
+        _operations(),
+        events.router(),
+        *principals.routers(),
+        *things.routers(),
+        sessions.router(desk),
+        trust.router(),
+        *levels.routers(),
+        findings.router(),
+        orders.router(),
+        acts.router(),
+        bytestreams.router(),
+    ]
+    app.openapi = cache(partial(_document, app, _included(app, "/v1", routers), events.Event))  # type: ignore[method-assign]
+    of_domains = _included(app, southbound.PREFIX, southbound.routers())
+    app.state.southbound = cache(partial(_document, app, of_domains, southbound.DomainEvent))
 
-    def openapi() -> dict[str, Any]:
-        found = described()
-        found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
-        return found
+    async def described(_: Request) -> JSONResponse:
+        return JSONResponse(app.state.southbound())
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route(f"{southbound.PREFIX}/openapi.json", described, include_in_schema=False)
     return app
+
+
+def _included(app: FastAPI, prefix: str, routers: Sequence[APIRouter]) -> list[BaseRoute]:
+    """What an API's routers add to the application."""
+    guard.declared(routers)
+    before = len(app.routes)
+    for router in routers:
+        app.include_router(router, prefix=prefix)
+    return app.routes[before:]
+
+
+def _document(app: FastAPI, routes: list[BaseRoute], event: type[Any]) -> dict[str, Any]:
+    """Of one API, made when it is first asked for."""
+    south = event is southbound.DomainEvent
+    found = get_openapi(
+        title=SOUTHBOUND_TITLE if south else app.title,
+        version=app.version,
+        openapi_version=app.openapi_version,
+        summary=SOUTHBOUND_SUMMARY if south else app.summary,
+        routes=routes,
+        separate_input_output_schemas=False,
+    )
+    found["components"]["securitySchemes"] = guard.SECURITY_SCHEME
+    found["components"]["schemas"] |= events.schemas(event)
+    headers.describe(found)
+    return found
 
 
 def _operations() -> APIRouter:
@@ -57,21 +127,30 @@ def _operations() -> APIRouter:
         return await control.status()
 
     @router.get("/operations")
-    async def operations(
+    async def operations(  # noqa: PLR0917 - FastAPI calls it by name
         control: OperationRead,
+        paging: Paged,
         open_only: bool = False,
         kind: Annotated[str | None, Query(pattern=r"^[a-z.-]{1,64}$")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: OperationState | None = None,
+        about: Annotated[Id | None, Query(alias="object")] = None,
     ) -> list[OperationView]:
-        return await control.operations(open_only=open_only, kind=kind, limit=limit)
+        """`object`, `name`: of what they are about."""
+        page = paging.page(TIMED, name=name, state=state)
+        found = await control.operations(open_only=open_only, kind=kind, cloud=cloud, about=about, page=page)
+        return paging.answer(found)
 
     @router.get("/operations/{operation}")
     async def operation(
         control: OperationRead,
         operation: Annotated[Id, Path()],
         wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 0,
+        seen_phase: Annotated[str | None, Query(max_length=200)] = None,
     ) -> OperationView:
-        return await control.operation(operation, wait_s=wait_s)
+        """`seen_phase`: what the caller knows already; in any other phase it is answered at once."""
+        return await control.operation(operation, wait_s=wait_s, seen_phase=seen_phase)
 
     @router.post("/operations/{operation}/cancel")
     async def cancel(control: OperationCancel, operation: Annotated[Id, Path()]) -> OperationView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -28,21 +29,24 @@ def router() -> APIRouter:
         cloud: InCloud = None,
     ) -> None:
         stream = await control.open_stream(ref, kind=kind, port=port, cloud=cloud)
-        await socket.accept()
-        await _pump(socket, stream)
+        await pump(socket, stream)
 
     @found.websocket("/blankets/{ref}/console")
     async def blanket(
         control: BlanketConsole, socket: WebSocket, ref: RefPath, cloud: InCloud = None
     ) -> None:
         stream = await control.blanket_console(ref, cloud=cloud)
-        await socket.accept()
-        await _pump(socket, stream)
+        await pump(socket, stream)
 
     return found
 
 
-async def _pump(socket: WebSocket, stream: Stream) -> None:
+async def pump(socket: WebSocket, stream: Stream, heard: Callable[[], object] | None = None) -> None:
+    """Accept, and then both ways until either ends. `heard` is told of each message that comes in.
+
+    However it goes, the stream is closed: whoever asked may have left before it was there.
+    """
+
     async def outward() -> None:
         async for data in stream:
             await socket.send_bytes(data)
@@ -52,11 +56,17 @@ async def _pump(socket: WebSocket, stream: Stream) -> None:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
+            if heard is not None:
+                heard()
             await stream.write(message.get("bytes") or (message.get("text") or "").encode())
 
-    ways = {asyncio.create_task(outward()), asyncio.create_task(inward())}
+    ways: set[asyncio.Task[None]] = set()
     try:
+        await socket.accept()
+        ways |= {asyncio.create_task(outward()), asyncio.create_task(inward())}
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    except WebSocketDisconnect:
+        return  # while it was being opened
     finally:
         for way in ways:
             way.cancel()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
@@ -22,17 +22,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from supercloud.api.inner import TERMS
 from supercloud.api.problems import problem
 from supercloud.model.errors import SupercloudError, Unauthenticated
+from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
+from supercloud.services.caller import Terms
 from supercloud.services.doorkeeper import Bearer, Presented
 from supercloud.services.northbound import Northbound
+from supercloud.services.southbound import Southbound
+from supercloud.services.store.changes import Change
 from supercloud.trust import proof
 from supercloud.trust.keys import to_text
 
 #: How often it is looked whether the token of an open stream counts still: its time may be over, and another
 #: controller may have revoked it.
-_LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
+CUT_AFTER_S = 5.0
+#: The path of a stream that is no WebSocket's. It ends in order when its token does, if it is read from; one
+#: that is not is cut.
+EVENTS = "/events"
 #: In the API's description.
 PERMISSION_KEY = "x-permission"
 SECURITY_SCHEME = {
@@ -49,9 +58,47 @@ class Door(Protocol):
 
     async def authenticate(self, presented: Presented) -> Bearer: ...
 
-    async def check(self, bearer: Bearer) -> None: ...
+    async def check(self, bearer: Bearer) -> Bearer: ...
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound: ...
+    def sees(self, bearer: Bearer, change: Change) -> bool: ...
+
+    def sees_of_domains(self, bearer: Bearer, change: Change) -> bool: ...
+
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound: ...
+
+
+class Sight:
+    """What the bearer of an open stream may be told of, as its token and its principal stand by now."""
+
+    def __init__(self, door: Door, bearer: Bearer) -> None:
+        self._door = door
+        self._bearer = bearer
+        self._known: dict[tuple[str, Id | None, Id | None], bool] = {}
+
+    async def renew(self) -> None:
+        """To be awaited about once a second; what was found out before is not relied on any longer.
+
+        Raises:
+            Unauthenticated: the token counts no more.
+        """
+        try:
+            self._bearer = await self._door.check(self._bearer)
+        except Unauthenticated:
+            raise
+        except SupercloudError:
+            return  # the store is away: nothing changes meanwhile
+        self._known.clear()
+
+    def of(self, change: Change) -> bool:
+        """Whether it may be told of this change. Raises: Unauthenticated."""
+        what = (change.kind, change.cloud, change.owner)
+        if what not in self._known:
+            self._known[what] = self._door.sees(self._bearer, change)
+        return self._known[what]
+
+    def of_domains(self, change: Change) -> bool:
+        """Whether it may be told of this change as a provider. Raises: Unauthenticated."""
+        return self._door.sees_of_domains(self._bearer, change)
 
 
 class Guard:
@@ -76,30 +123,45 @@ class Guard:
         except SupercloudError as error:
             await _refuse(error, scope, receive, send)
             return
-        scope.setdefault("state", {})["enter"] = lambda permission: self._door.admit(bearer, permission)
+        state = scope.setdefault("state", {})
+        state["principal"] = bearer.token.principal
+        state["bearer"] = bearer
+        state["enter"] = lambda permission, terms: self._door.admit(bearer, permission, terms)
+        state["sight"] = Sight(self._door, bearer)
         if scope["type"] == "websocket":
-            await self._watched(bearer, scope, receive, send)
+            await self._watched(bearer, LOOK_EVERY_S, scope, receive, send)
             return
         digest = presented.covered.digest
-        await self._app(scope, receive if digest is None else _signed(receive, digest), send)
+        receive = receive if digest is None else _signed(receive, digest)
+        if scope["path"].endswith(EVENTS):
+            await self._watched(bearer, CUT_AFTER_S, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    async def _watched(self, bearer: Bearer, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _watched(
+        self, bearer: Bearer, every_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """A stream lasts as long as its token counts."""
-        stream = asyncio.ensure_future(self._app(scope, receive, send))
-        try:
-            while not stream.done():
-                await asyncio.wait({stream}, timeout=_LOOK_EVERY_S)
-                try:
-                    await self._door.check(bearer)
-                except Unauthenticated:
-                    stream.cancel()
-                    await asyncio.wait({stream})
-                except SupercloudError:
-                    continue  # the store is away: it is looked again, and nobody new gets in meanwhile
-        finally:
-            stream.cancel()
-        if not stream.cancelled():
-            stream.result()
+        await last_while(lambda: self._door.check(bearer), every_s, self._app(scope, receive, send))
+
+
+async def last_while(check: Callable[[], Awaitable[object]], every_s: float, work: Awaitable[None]) -> None:
+    """Do it until `check`, looked at every so often, raises Unauthenticated: then it is cancelled."""
+    stream = asyncio.ensure_future(work)
+    try:
+        while not stream.done():
+            await asyncio.wait({stream}, timeout=every_s)
+            try:
+                await check()
+            except Unauthenticated:
+                stream.cancel()
+                await asyncio.wait({stream})
+            except SupercloudError:
+                continue  # the store is away: it is looked again, and nobody new gets in meanwhile
+    finally:
+        stream.cancel()
+    if not stream.cancelled():
+        stream.result()
 
 
 def _presented(scope: Scope, content_suffix: str) -> Presented:
@@ -161,10 +223,22 @@ class Needs:
         self.permission = permission
 
     async def __call__(self, connection: HTTPConnection) -> Northbound:
-        enter: Callable[[Permission], Northbound] = connection.state.enter
-        return enter(self.permission)
+        enter: Callable[[Permission, tuple[Terms, ...]], Northbound] = connection.state.enter
+        return enter(self.permission, connection.scope["state"].get(TERMS, ()))
 
 
+class NeedsOfDomains(Needs):
+    """The same, to what its caller can ask as a provider, and to nothing else."""
+
+    async def __call__(self, connection: HTTPConnection) -> Southbound:  # type: ignore[override]
+        return (await super().__call__(connection)).southbound()
+
+
+DomainRead = Annotated[Southbound, Depends(NeedsOfDomains(Permission.DOMAIN_READ))]
+DomainWrite = Annotated[Southbound, Depends(NeedsOfDomains(Permission.DOMAIN_WRITE))]
+DomainReport = Annotated[Southbound, Depends(NeedsOfDomains(Permission.DOMAIN_REPORT))]
+DomainAnswer = Annotated[Southbound, Depends(NeedsOfDomains(Permission.DOMAIN_ANSWER))]
+DomainAsk = Annotated[Southbound, Depends(NeedsOfDomains(Permission.DOMAIN_ASK))]
 CloudRead = Annotated[Northbound, Depends(Needs(Permission.CLOUD_READ))]
 CloudWrite = Annotated[Northbound, Depends(Needs(Permission.CLOUD_WRITE))]
 CloudCreate = Annotated[Northbound, Depends(Needs(Permission.CLOUD_CREATE))]
@@ -180,6 +254,13 @@ VmRead = Annotated[Northbound, Depends(Needs(Permission.VM_READ))]
 VmRun = Annotated[Northbound, Depends(Needs(Permission.VM_RUN))]
 VmMigrate = Annotated[Northbound, Depends(Needs(Permission.VM_MIGRATE))]
 VmConsole = Annotated[Northbound, Depends(Needs(Permission.VM_CONSOLE))]
+TrustRead = Annotated[Northbound, Depends(Needs(Permission.TRUST_READ))]
+TrustWrite = Annotated[Northbound, Depends(Needs(Permission.TRUST_WRITE))]
+FindingRead = Annotated[Northbound, Depends(Needs(Permission.FINDING_READ))]
+OrderRead = Annotated[Northbound, Depends(Needs(Permission.ORDER_READ))]
+OrderWrite = Annotated[Northbound, Depends(Needs(Permission.ORDER_WRITE))]
+ActRead = Annotated[Northbound, Depends(Needs(Permission.ACT_READ))]
+ActDecide = Annotated[Northbound, Depends(Needs(Permission.ACT_DECIDE))]
 OperationRead = Annotated[Northbound, Depends(Needs(Permission.OPERATION_READ))]
 OperationCancel = Annotated[Northbound, Depends(Needs(Permission.OPERATION_CANCEL))]
 ImageRead = Annotated[Northbound, Depends(Needs(Permission.IMAGE_READ))]
@@ -191,6 +272,8 @@ PrincipalWrite = Annotated[Northbound, Depends(Needs(Permission.PRINCIPAL_WRITE)
 TokenRead = Annotated[Northbound, Depends(Needs(Permission.TOKEN_READ))]
 TokenMint = Annotated[Northbound, Depends(Needs(Permission.TOKEN_MINT))]
 TokenRevoke = Annotated[Northbound, Depends(Needs(Permission.TOKEN_REVOKE))]
+
+WebSignIn = Annotated[Northbound, Depends(Needs(Permission.WEB_SIGN_IN))]
 
 
 def declared(routers: Iterable[APIRouter]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the composition root, which ends more than this listener."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Streams of events would otherwise go on until they are cut."""
+        if isinstance(self.config.app, FastAPI):
+            self.config.app.state.ending.set()
+        await super().shutdown(sockets)
 
 
 async def serve(server: uvicorn.Server) -> None:

@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Response, status
 
 from supercloud.api.guard import PrincipalRead, PrincipalWrite, TokenMint, TokenRead, TokenRevoke
+from supercloud.api.pages import TEXT, TIMED, Named, Paged
 from supercloud.api.things import RefPath
 from supercloud.model.names import PublicKey
-from supercloud.services.northbound import (
-    AddPrincipal,
-    MintedView,
-    MintToken,
-    PrincipalView,
-    RevokedView,
-    RevokeToken,
-    TokenView,
-)
+from supercloud.services.requests import AddPrincipal, MintToken, RevokeToken
+from supercloud.services.views import MintedView, PrincipalView, RevokedView, TokenView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +32,8 @@ def _principals() -> APIRouter:
         return await control.add_principal(request)
 
     @router.get("")
-    async def ls(control: PrincipalRead) -> list[PrincipalView]:
-        return await control.principals()
+    async def ls(control: PrincipalRead, paging: Paged, name: Named = None) -> list[PrincipalView]:
+        return paging.answer(await control.principals(page=paging.page(TEXT, name=name)))
 
     @router.get("/{ref}")
     async def show(control: PrincipalRead, ref: RefPath) -> PrincipalView:
@@ -65,8 +59,9 @@ def _tokens() -> APIRouter:
         return await control.mint_token(request)
 
     @router.get("")
-    async def ls(control: TokenRead) -> list[TokenView]:
-        return await control.tokens()
+    async def ls(control: TokenRead, paging: Paged, name: Named = None) -> list[TokenView]:
+        """`name`: of the principal that they were minted for."""
+        return paging.answer(await control.tokens(page=paging.page(TIMED, name=name)))
 
     @router.post("/revoke")
     async def revoke(control: TokenRevoke, request: RevokeToken) -> RevokedView:

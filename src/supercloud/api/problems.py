@@ -62,12 +62,20 @@ def problem(error: SupercloudError, status: int | None = None) -> JSONResponse:
     return answer
 
 
+def http_problem(error: HTTPException) -> JSONResponse:
+    """The answer that carries what HTTP itself has to say."""
+    kind = _KINDS.get(error.status_code, InvalidInput)
+    answer = problem(kind(str(error.detail)), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
 def _sayable(text: str) -> str:
     """A message may quote what was asked, which may be long and may have no form in UTF-8."""
     return text[:_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
-async def _close(socket: WebSocket, error: SupercloudError) -> None:
+async def close(socket: WebSocket, error: SupercloudError) -> None:
     """A stream that cannot be had says why in its close frame."""
     reason = f"{error.code}: {error.message}".encode()[:_REASON_BYTES].decode(errors="ignore")
     await socket.accept()
@@ -80,7 +88,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(SupercloudError)
     async def known(connection: Request | WebSocket, error: SupercloudError) -> JSONResponse | None:
         if isinstance(connection, WebSocket):
-            await _close(connection, error)
+            await close(connection, error)
             return None
         return problem(error)
 
@@ -94,10 +102,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(_: Request, error: HTTPException) -> JSONResponse:
-        kind = _KINDS.get(error.status_code, InvalidInput)
-        answer = problem(kind(str(error.detail)), error.status_code)
-        answer.headers.update(error.headers or {})
-        return answer
+        return http_problem(error)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

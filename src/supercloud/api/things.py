@@ -26,24 +26,32 @@ from supercloud.api.guard import (
     VolumeRead,
     VolumeWrite,
 )
+from supercloud.api.pages import TEXT, TEXTS, Named, Paged
 from supercloud.model.names import Digest, Name, SizeBytes
+from supercloud.model.quota import Quota
+from supercloud.model.states import BlanketState, InstanceState
 from supercloud.ports.agent import StopMode
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
-    BlanketView,
-    CloudView,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    MoveGroup,
+    PlaceInstance,
+    ProviderTerms,
+    Ref,
+    RegisterImage,
+    RunInstance,
+)
+from supercloud.services.views import (
+    BlanketView,
+    CloudView,
     ImageView,
     InstanceView,
     NetworkView,
     OperationView,
     ProviderView,
-    Ref,
-    RegisterImage,
-    RunInstance,
     VolumeView,
     WantedCloud,
 )
@@ -118,12 +126,29 @@ def _providers() -> APIRouter:
         return await control.add_provider(request)
 
     @router.get("")
-    async def ls(control: ProviderRead) -> list[ProviderView]:
-        return await control.providers()
+    async def ls(control: ProviderRead, paging: Paged, name: Named = None) -> list[ProviderView]:
+        return paging.answer(await control.providers(page=paging.page(TEXT, name=name)))
 
     @router.get("/{ref}")
     async def show(control: ProviderRead, ref: RefPath) -> ProviderView:
         return await control.provider(ref)
+
+    @router.put("/{ref}/terms")
+    async def terms(control: ProviderWrite, ref: RefPath, request: ProviderTerms) -> ProviderView:
+        return await control.set_provider(ref, request)
+
+    @router.post("/{ref}/drain", status_code=_ACCEPTED)
+    async def drain(control: ProviderWrite, ref: RefPath) -> OperationView:
+        return await control.drain_provider(ref)
+
+    @router.post("/{ref}/accept")
+    async def accept(control: ProviderWrite, ref: RefPath) -> ProviderView:
+        """One that its provider has registered runs blankets from now on."""
+        return await control.accept_provider(ref)
+
+    @router.post("/{ref}/undrain")
+    async def undrain(control: ProviderWrite, ref: RefPath) -> ProviderView:
+        return await control.undrain_provider(ref)
 
     @router.delete("/{ref}", status_code=_NO_CONTENT)
     async def rm(control: ProviderWrite, ref: RefPath) -> Response:
@@ -141,8 +166,8 @@ def _clouds() -> APIRouter:
         return await control.create_cloud(request)
 
     @router.get("")
-    async def ls(control: CloudRead) -> list[CloudView]:
-        return await control.clouds()
+    async def ls(control: CloudRead, paging: Paged, name: Named = None) -> list[CloudView]:
+        return paging.answer(await control.clouds(page=paging.page(TEXTS, name=name)))
 
     @router.get("/{ref}")
     async def show(control: CloudRead, ref: RefPath) -> CloudView:
@@ -156,6 +181,10 @@ def _clouds() -> APIRouter:
     @router.get("/{ref}/wanted")
     async def wanted(control: CloudExport, ref: RefPath) -> WantedCloud:
         return await control.wanted_cloud(ref)
+
+    @router.put("/{ref}/quota")
+    async def quota(control: CloudWrite, ref: RefPath, request: Quota) -> CloudView:
+        return await control.set_quota(ref, request)
 
     @router.post("/{ref}/rotate-keys", status_code=_ACCEPTED)
     async def rotate(control: CloudWrite, ref: RefPath) -> OperationView:
@@ -172,8 +201,15 @@ def _blankets() -> APIRouter:
         return await control.add_blanket(request)
 
     @router.get("")
-    async def ls(control: BlanketRead, cloud: InCloud = None) -> list[BlanketView]:
-        return await control.blankets(cloud=cloud)
+    async def ls(
+        control: BlanketRead,
+        paging: Paged,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: BlanketState | None = None,
+    ) -> list[BlanketView]:
+        page = paging.page(TEXTS, name=name, state=state)
+        return paging.answer(await control.blankets(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: BlanketRead, ref: RefPath, cloud: InCloud = None) -> BlanketView:
@@ -219,8 +255,8 @@ def _images() -> APIRouter:
         return await control.upload_image(digest, offset, request.stream())
 
     @router.get("")
-    async def ls(control: ImageRead) -> list[ImageView]:
-        return await control.images()
+    async def ls(control: ImageRead, paging: Paged, name: Named = None) -> list[ImageView]:
+        return paging.answer(await control.images(page=paging.page(TEXTS, name=name)))
 
     @router.get("/{ref}")
     async def show(control: ImageRead, ref: RefPath) -> ImageView:
@@ -242,8 +278,11 @@ def _networks() -> APIRouter:
         return await control.create_network(request)
 
     @router.get("")
-    async def ls(control: NetworkRead, cloud: InCloud = None) -> list[NetworkView]:
-        return await control.networks(cloud=cloud)
+    async def ls(
+        control: NetworkRead, paging: Paged, cloud: InCloud = None, name: Named = None
+    ) -> list[NetworkView]:
+        page = paging.page(TEXTS, name=name)
+        return paging.answer(await control.networks(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: NetworkRead, ref: RefPath, cloud: InCloud = None) -> NetworkView:
@@ -265,8 +304,11 @@ def _volumes() -> APIRouter:
         return await control.create_volume(request)
 
     @router.get("")
-    async def ls(control: VolumeRead, cloud: InCloud = None) -> list[VolumeView]:
-        return await control.volumes(cloud=cloud)
+    async def ls(
+        control: VolumeRead, paging: Paged, cloud: InCloud = None, name: Named = None
+    ) -> list[VolumeView]:
+        page = paging.page(TEXTS, name=name)
+        return paging.answer(await control.volumes(cloud=cloud, page=page))
 
     @router.get("/{ref}")
     async def show(control: VolumeRead, ref: RefPath, cloud: InCloud = None) -> VolumeView:
@@ -315,8 +357,25 @@ def _instances() -> APIRouter:
         return await control.run_instance(request)
 
     @router.get("")
-    async def ls(control: VmRead, cloud: InCloud = None) -> list[InstanceView]:
-        return await control.instances(cloud=cloud)
+    async def ls(
+        control: VmRead,
+        paging: Paged,
+        cloud: InCloud = None,
+        name: Named = None,
+        state: InstanceState | None = None,
+    ) -> list[InstanceView]:
+        page = paging.page(TEXTS, name=name, state=state)
+        return paging.answer(await control.instances(cloud=cloud, page=page))
+
+    @router.post("/move", status_code=_ACCEPTED)
+    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
+        return await control.move_group(request)
+
+    @router.put("/{ref}/placement")
+    async def place(
+        control: VmRun, ref: RefPath, request: PlaceInstance, cloud: InCloud = None
+    ) -> InstanceView:
+        return await control.place_instance(ref, request, cloud=cloud)
 
     @router.get("/{ref}")
     async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:

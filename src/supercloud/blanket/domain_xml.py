@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from supercloud.blanket.places import Places
+from supercloud.blanket.places import MONITORS, Places
 from supercloud.model.errors import Failed, InvalidInput
 from supercloud.model.names import Id
 from supercloud.ports.agent import Disk, InstanceSpec, Nic
@@ -212,7 +212,7 @@ def _nic(instance: Id, index: int, nic: Nic) -> ET.Element:
 
 def _monitors(root: ET.Element, instance: Id, places: Places) -> None:
     line = ET.SubElement(root, f"{{{_QEMU}}}commandline")
-    for client in ("keeper", "observer"):
+    for client in MONITORS:
         path = str(places.monitor(instance, client)).replace(",", ",,")
         for argument in (
             "-chardev",

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from supercloud.model.names import Digest, Id
 
+#: Who has a QMP monitor of its own in each QEMU, besides libvirt.
+MONITORS = ("keeper", "observer", "agent")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
@@ -19,7 +22,7 @@ class Places:
     def make(self, *, user: str | None = "libvirt-qemu") -> None:
         """Make the directories below `run` and `data`.
 
-        QEMU runs as `user`: it may pass through those whose files it is given, and makes sockets in two.
+        QEMU runs as `user`: it may pass through those whose files it is given, and makes sockets in one.
         """
         self.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.consoles.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -27,8 +30,7 @@ class Places:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o711)
         if user is not None:
-            for path in (self.qmp, self.transfers):
-                shutil.chown(path, user)
+            shutil.chown(self.qmp, user)
 
     @property
     def keys(self) -> Path:
@@ -53,7 +55,7 @@ class Places:
 
     @property
     def transfers(self) -> Path:
-        """UNIX sockets of one operation each."""
+        """Of one operation each: the UNIX socket that leads to the peer's libvirt, and where QEMUs meet."""
         return self.run / "transfers"
 
     @property
@@ -80,5 +82,5 @@ class Places:
         return self.images / f"{digest.removeprefix('sha256:')}.qcow2"
 
     def monitor(self, instance: Id, client: str) -> Path:
-        """QEMU's extra QMP monitor for `client`, "keeper" or "observer"."""
+        """QEMU's extra QMP monitor for `client`, one of `MONITORS`."""
         return self.qmp / f"{instance}.{client}.sock"

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,7 +23,7 @@ from supercloud.blanket.places import Places
 from supercloud.model.errors import Exhausted, Failed, InvalidInput, NotFound, SupercloudError
 from supercloud.model.names import Digest, Id, Name, SizeBytes
 from supercloud.ports.agent import VolumeReport
-from supercloud.ports.hypervisor import VolumeSource
+from supercloud.ports.hypervisor import Reading, VolumeSource, Watch
 
 #: Keys are 256 random bits: stretching them would add most of a minute to each opening and no strength.
 _ITERATION_MS: Final = 10
@@ -93,19 +93,17 @@ class LuksVolumes:
         del base_key  # the base is named, not opened
         path = self._places.copy(volume, copy)
         async with self._lock:
-            if not path.exists():
-                await self._create(path, size_bytes, key, base)
-        return await self._report(path)
+            if path.exists():
+                return await self._report(path)
+            await self._create(path, size_bytes, key, base)
+        # What it holds is known; asking qemu-img would cost a migration half a second under emulation.
+        allocated = path.stat().st_blocks * 512
+        return VolumeReport(volume=volume, copy=copy, size_bytes=size_bytes, allocated_bytes=allocated)
 
     async def _create(self, path: Path, size_bytes: SizeBytes, key: bytes, base: Digest | None) -> None:
-        part = path.with_suffix(".part")
         backing = ["-u", "-b", str(self.image_path(base)), "-F", "qcow2"] if base else []
-        with self._loose(key, path.stem) as secret:
-            await _qemu_img(
-                *("create", "-q", "-f", "qcow2", *backing, *secret),
-                *("-o", _luks("key"), str(part), str(size_bytes)),
-            )
-        part.rename(path)
+        with _whole_or_not(path) as part, self._loose(key, path.stem) as secret:
+            await _format(part, size_bytes, secret, *backing)
 
     async def open(
         self, volume: Id, copy: Id, key: bytes, *, base: Digest | None, base_key: bytes | None
@@ -191,11 +189,12 @@ class LuksVolumes:
         base_key: bytes | None,
         into: Id,
         into_key: bytes,
-        watch: Callable[[float], None],
+        watch: Watch,
+        reading: Reading | None = None,
     ) -> VolumeReport:
         """Another copy of what the copy holds now, flattened. There already: fine, as it is.
 
-        QEMU's own locks keep a copy that somebody writes to from being read.
+        QEMU's own locks keep a copy that somebody writes to from being read by anybody but its QEMU.
 
         Raises:
             NotFound: no such copy here. Exhausted: no room. Failed: with qemu-img's words.
@@ -207,14 +206,36 @@ class LuksVolumes:
             raise InvalidInput("a copy cannot be its own backup")
         if not target.exists():
             below = self.image_path(base) if base else None
-            _need_room(target.parent, (await self._report(source)).size_bytes, source, below)
-            with (
-                self._loose(key, f"{into}-from", "key") as opens,
-                self._loose(base_key or b"", f"{into}-base", "base") as opens_base,
-                self._loose(into_key, f"{into}-into", "into") as seals,
-            ):
-                await _convert(_chain(source, below), target, [*opens, *opens_base, *seals], watch)
+            size_bytes = (await self._report(source)).size_bytes
+            _need_room(target.parent, size_bytes, source, below)
+            with _whole_or_not(target) as part:
+                if reading is not None:
+                    await self._fill(part, size_bytes, into, into_key, lambda: reading(part, into, watch))
+                else:
+                    with (
+                        self._loose(key, f"{into}-from", "key") as opens,
+                        self._loose(base_key or b"", f"{into}-base", "base") as opens_base,
+                        self._loose(into_key, f"{into}-into", "into") as seals,
+                    ):
+                        await _convert(_chain(source, below), part, [*opens, *opens_base, *seals], watch)
         return await self._report(target)
+
+    async def _fill(
+        self,
+        part: Path,
+        size_bytes: SizeBytes,
+        into: Id,
+        key: bytes,
+        reading: Callable[[], Awaitable[None]],
+    ) -> None:
+        """By the QEMU that has the source open; it knows the key no longer than that takes."""
+        with self._loose(key, f"{into}-into") as seals:
+            await _format(part, size_bytes, seals)
+        await self._secrets.tell(into, key)
+        try:
+            await reading()
+        finally:
+            await self._secrets.forget(into)
 
     async def list(self) -> list[VolumeReport]:
         """Every whole copy in this blanket, open or not; what cannot be read is left out."""
@@ -332,27 +353,41 @@ def _need_room(folder: Path, size_bytes: int, *layers: Path | None) -> None:
         )
 
 
-async def _convert(source: str, target: Path, secrets: Arguments, watch: Callable[[float], None]) -> None:
-    """It ends with us: a restarted agent finds nobody writing to what it writes anew."""
-    part = target.with_suffix(".part")
+@contextlib.contextmanager
+def _whole_or_not(path: Path) -> Iterator[Path]:
+    """Another name to write under, until it is whole."""
+    part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     try:
-        await _qemu_img(
-            *("convert", "-p", *secrets, "-O", "qcow2", "-o", _luks("into"), source, str(part)),
-            before=("setpriv", "--pdeathsig", "KILL", "--"),
-            seconds=_CONVERT_S,
-            watch=watch,
-        )
-        part.rename(target)
+        yield part
+        part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+async def _format(part: Path, size_bytes: SizeBytes, secret: Arguments, *backing: str) -> None:
+    """An empty file under the key that qemu-img knows as `key`."""
+    await _qemu_img(
+        *("create", "-q", "-f", "qcow2", *backing, *secret),
+        *("-o", _luks("key"), str(part), str(size_bytes)),
+    )
+
+
+async def _convert(source: str, part: Path, secrets: Arguments, watch: Watch) -> None:
+    """It ends with us: a restarted agent finds nobody writing to what it writes anew."""
+    await _qemu_img(
+        *("convert", "-p", *secrets, "-O", "qcow2", "-o", _luks("into"), source, str(part)),
+        before=("setpriv", "--pdeathsig", "KILL", "--"),
+        seconds=_CONVERT_S,
+        watch=watch,
+    )
 
 
 async def _qemu_img(
     *arguments: str,
     before: tuple[str, ...] = (),
     seconds: float = _TOOL_S,
-    watch: Callable[[float], None] | None = None,
+    watch: Watch | None = None,
 ) -> str:
     """What it printed; `watch` hears the share done that it prints.
 
@@ -373,9 +408,7 @@ async def _qemu_img(
     raise Failed(f"qemu-img {arguments[0]}: {reason}")
 
 
-async def _run(
-    command: list[str], seconds: float, watch: Callable[[float], None] | None
-) -> tuple[int, bytes, bytes]:
+async def _run(command: list[str], seconds: float, watch: Watch | None) -> tuple[int, bytes, bytes]:
     """Its status, and what it printed and complained. Its process is gone when this returns or raises."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -396,7 +429,7 @@ async def _run(
             await process.wait()
 
 
-async def _heard(printed: asyncio.StreamReader, watch: Callable[[float], None] | None) -> bytes:
+async def _heard(printed: asyncio.StreamReader, watch: Watch | None) -> bytes:
     out = bytearray()
     while data := await printed.read(65536):
         out += data

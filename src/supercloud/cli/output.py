@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from supercloud.cli.sizes import format_size
 from supercloud.model.errors import SupercloudError
+from supercloud.model.units import format_size
 
 
 class Format(StrEnum):
@@ -78,7 +78,7 @@ def _cell(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(_cell(item) for item in value)
     if isinstance(value, Mapping):
-        return " ".join(f"{key}={_cell(item)}" for key, item in value.items())
+        return " ".join(f"{printable(str(key))}={_cell(item)}" for key, item in value.items())
     return printable(str(value))
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from supercloud.cli.output import Bar, Format, print_json, print_rows, print_thing, progress
-from supercloud.client import Client, Place
+from supercloud.client import NORTHBOUND, Client, Place
 from supercloud.model.errors import SupercloudError, Unavailable
+from supercloud.model.orders import Reaction
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -24,6 +25,39 @@ def _check_name(_: Any, value: Any) -> None:
             raise ValueError(f"{one!r} is not a name: up to 63 lower-case letters, digits and inner hyphens")
 
 
+_IMAGE = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern})?|sha256:[0-9a-f]{{64}}")
+
+
+def _check_image(_: Any, value: Any) -> None:
+    if value is not None and not _IMAGE.fullmatch(value):
+        raise ValueError(f"{value!r} is not an image: IMAGE, CLOUD/IMAGE or sha256:DIGEST")
+
+
+_NETWORK = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern})?")
+
+
+def _check_network(_: Any, value: Any) -> None:
+    if value is not None and not _NETWORK.fullmatch(value):
+        raise ValueError(f"{value!r} is not a network: NETWORK or CLOUD/NETWORK")
+
+
+#: An image of one's own by its name, one that another cloud shares by both names, or any by its digest.
+Image = Annotated[str, Parameter(validator=_check_image, metavar="[CLOUD/]IMAGE")]
+OptionalImage = Annotated[str | None, Parameter(validator=_check_image, metavar="[CLOUD/]IMAGE")]
+#: A network of one's own, or one that another cloud lets be reached by both names.
+OptionalNetwork = Annotated[str | None, Parameter(validator=_check_network, metavar="[CLOUD/]NETWORK")]
+
+
+def _check_reaction(_: Any, value: Any) -> None:
+    known = [one.value for one in Reaction]
+    for one in [value] if isinstance(value, str) else value or ():
+        if one not in known:
+            raise ValueError(f"{one!r} is no order: one of {', '.join(known)}")
+
+
+#: What can be ordered of a provider, as model.orders.Reaction has it.
+ReactionName = Annotated[str, Parameter(validator=_check_reaction, metavar="ACTION:TARGET")]
+Reactions = Annotated[list[str] | None, Parameter(validator=_check_reaction, metavar="ACTION:TARGET")]
 #: A name (or the id) of something that exists, or the name that something gets.
 Name = Annotated[str, Parameter(validator=_check_name)]
 #: As `Name`, where it may be left out, or where there may be several.
@@ -43,14 +77,20 @@ Wait = Annotated[bool, Parameter(name="--wait", negative="--no-wait", help="wait
 _HISTORY = 9
 
 
-def connect() -> Client:
-    """The client of the control plane of this machine."""
-    return Client(Place.default().access())
+def connect(base: str = NORTHBOUND) -> Client:
+    """The client of the control plane of this machine, over one of its APIs."""
+    return Client(Place.default().access(), base=base)
 
 
 def ls(path: str, columns: Sequence[str], output: Format, **query: object) -> None:
-    """Print a list."""
-    print_rows(connect().get(path, **query), columns, output)
+    """Print all of a list, by cloud and name; with a `limit`, its first so many as they come."""
+    if "limit" in query:
+        rows = connect().get(path, **query)
+    else:
+        rows = connect().all(path, **query)
+        if rows and {"cloud", "name"} <= rows[0].keys():
+            rows.sort(key=lambda row: (row["cloud"], row["name"]))
+    print_rows(rows, columns, output)
 
 
 def show(path: str, output: Format, **query: object) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from supercloud.model.units import format_size
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 #: Also for those who check it elsewhere, so of what every kind of regular expression has.
 PATTERN = r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMGTkmgt]?)(?:[iI]?[bB])?"
@@ -24,14 +26,6 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 512M or 10G")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def format_size(size: float) -> str:
-    """As a person would write it: at most one decimal, in the greatest unit that fits."""
-    for unit, factor in reversed(_UNITS.items()):
-        if abs(size) >= factor and unit:
-            return f"{size / factor:.1f}".removesuffix(".0") + unit
-    return f"{size:.0f}"
 
 
 def exact_size(size: int) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from supercloud.model.errors import InvalidInput
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM = re.compile(r"([0-9]{1,9})([smhd])")
 
@@ -28,6 +30,23 @@ def parse_until(text: str, now: float) -> float:
     if at <= now:
         raise ValueError(f"{text} is over")
     return at
+
+
+def seconds(text: str) -> float:
+    """How long.
+
+    Raises:
+        InvalidInput: it is not a length of time.
+    """
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise InvalidInput(f"{text!r} is not a length of time such as 90s, 30m, 2h or 7d")
+    return float(int(match[1]) * _UNITS_S[match[2]])
+
+
+def moment(at: float) -> str:
+    """Seconds since the epoch, as people on this machine write it, to the minute."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="minutes")
 
 
 def _convert(_: Any, tokens: Sequence[Any]) -> float:

@@ -1,6 +1,9 @@
-"""The client of the northbound API: small, synchronous, quick to import; what the command line is made of."""
+"""The client of both APIs: small and quick to import. The command line is made of it.
 
-from supercloud.client.http import Client
+`client.aio` is the same for asyncio.
+"""
+
+from supercloud.client.http import NORTHBOUND, SOUTHBOUND, Client
 from supercloud.client.place import Access, Endpoint, Place
 
-__all__ = ["Access", "Client", "Endpoint", "Place"]
+__all__ = ["NORTHBOUND", "SOUTHBOUND", "Access", "Client", "Endpoint", "Place"]

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
+import re
+import secrets
+import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, urlencode
 
 from supercloud.client.place import Access
 from supercloud.model.errors import Failed, NotFound, OutcomeUnknown, Unavailable, error_from
 from supercloud.trust.files import read_private
 
+if TYPE_CHECKING:
+    from supercloud.client.sse import Said
+
+T = TypeVar("T")
+#: Where the paths of an API begin.
+NORTHBOUND, SOUTHBOUND = "/v1", "/southbound/v1"
 #: The name in the controller's certificate, whatever address it is reached at.
 CONTROLLER_NAME = "controller.supercloud"
 _TIMEOUT_S = 60.0
@@ -24,9 +35,18 @@ _AWAY_S = 30.0
 _IDLE_S = 5.0
 _LOOK_EVERY_S = 0.5
 _CHUNK = 1 << 20
+#: Of a list in one answer.
+_PART = 1000
+#: After a request that got no answer.
+_AGAIN_AFTER_S = (0.1, 0.5, 1.0, 2.0, 4.0)
+#: The other end says something at least every fifteen seconds.
+_SILENT_S = 45.0
+_NEXT = re.compile(r'<[^>]*[?&]cursor=([A-Za-z0-9_-]+)[^>]*>; rel="next"')
 OPEN_STATES = ("pending", "running", "cancelling")
 
 Watch = Callable[[str, float | None], None]
+#: What is sent as JSON: a thing, or several.
+Sent = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class Client:
@@ -35,8 +55,10 @@ class Client:
     Raises, all methods: the errors of model.errors; Unavailable when nothing answers.
     """
 
-    def __init__(self, access: Access, *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, access: Access, *, base: str = NORTHBOUND, timeout_s: float = _TIMEOUT_S) -> None:
+        """`base`: NORTHBOUND, or SOUTHBOUND for what providers ask."""
         self.access = access
+        self._base = base
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
@@ -51,18 +73,63 @@ class Client:
         self._connection: _Pinned | None = None
         self._channel = ""
         self._used = 0.0
+        self._closed = False
+        self._stream: _Pinned | None = None  # that events come over
 
-    def get(self, path: str, **query: object) -> Any:
-        return self._ask("GET", path, query)
+    def close(self) -> None:
+        """End it, from any thread: whatever waits for something fails."""
+        self._closed = True
+        for one in (self._connection, self._stream):
+            if one is not None and one.sock is not None:
+                with suppress(OSError):
+                    one.sock.shutdown(socket.SHUT_RDWR)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, **query: object) -> Any:
-        return self._ask("POST", path, query, body=json.dumps(body or {}).encode(), kind="application/json")
+    @overload
+    def get(self, path: str, as_: type[T], /, **query: object) -> T: ...
+    @overload
+    def get(self, path: str, /, **query: object) -> Any: ...
+    def get(self, path: str, as_: type[Any] | None = None, /, **query: object) -> Any:
+        """One thing, or the first part of a list. `as_`: a view of services.northbound; else it is JSON."""
+        return typed(self._ask("GET", path, query)[0], as_)
+
+    @overload
+    def all(self, path: str, as_: type[T], /, **query: object) -> list[T]: ...
+    @overload
+    def all(self, path: str, /, **query: object) -> list[Any]: ...
+    def all(self, path: str, as_: type[Any] | None = None, /, **query: object) -> list[Any]:
+        """All of a list, however many answers it comes in; `limit`: of each (see api.pages)."""
+        return [*self.each(path, as_, **{"limit": _PART} | query)]
+
+    def each(self, path: str, as_: type[Any] | None = None, /, **query: object) -> Iterator[Any]:
+        """The same, one after the other."""
+        asked: dict[str, object] | None = query
+        while asked is not None:
+            found, following = self._ask("GET", path, asked)
+            for one in found:
+                yield typed(one, as_)
+            asked = None if following is None else {**query, "cursor": following}
+
+    def post(self, path: str, body: Sent | None = None, **query: object) -> Any:
+        """Safe to repeat, and repeated by itself if its answer is lost: it carries a key for that."""
+        return self._repeated("POST", path, query, json.dumps(body or {}).encode(), "application/json")
 
     def put(self, path: str, body: Mapping[str, Any], **query: object) -> Any:
-        return self._ask("PUT", path, query, body=json.dumps(body).encode(), kind="application/json")
+        return self._ask("PUT", path, query, body=json.dumps(body).encode(), kind="application/json")[0]
 
     def delete(self, path: str, **query: object) -> Any:
-        return self._ask("DELETE", path, query)
+        """As `post`."""
+        return self._repeated("DELETE", path, query, None, None)
+
+    def events(self, *, since: str | None = None, **query: object) -> Iterator[Said]:
+        """What changes, from now on or from what came after `since`; `cloud`, `kind`, `lasts_s` as the API's.
+
+        A connection that ends is made again, and what came meanwhile is told then. `ready` is told once.
+        After `lost`, list what you need: it goes on from there. A control plane that stays away for longer
+        than `_AWAY_S` ends it, as does a token that counts no more.
+        """
+        from supercloud.client.sse import following
+
+        yield from following(self._opened, since, query, away_s=_AWAY_S)
 
     def wait(self, operation: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
         """Follow an operation to its end, telling `watch` of each phase.
@@ -78,7 +145,7 @@ class Client:
         while seen["state"] in OPEN_STATES:
             watch(seen["phase"], seen["done"])
             try:
-                seen = self.get(f"/operations/{seen['id']}", wait_s=_WAIT_S)
+                seen = self.get(f"/operations/{seen['id']}", wait_s=_WAIT_S, seen_phase=seen["phase"])
                 answered = time.monotonic()
             except Unavailable:
                 if time.monotonic() - answered > _WAIT_S + _AWAY_S:
@@ -94,7 +161,7 @@ class Client:
         """Append a file's bytes from `offset` to the image `digest`."""
         with file.open("rb") as content:
             content.seek(offset)
-            return self._ask(
+            answer, _ = self._ask(
                 "PUT",
                 f"/images/{digest}/content",
                 {"offset": offset},
@@ -102,12 +169,13 @@ class Client:
                 kind="application/octet-stream",
                 length=file.stat().st_size - offset,
             )
+        return answer
 
     def stream(self, path: str, **query: object) -> dict[str, Any]:
         """What `websockets` connects with for a stream of bytes, once: the address and the proof."""
         from supercloud.trust.proof import digest_of
 
-        target = _target(path, query)
+        target = _target(self._base, path, query)
         self._open()  # the proof names the server's certificate
         return {
             "uri": f"wss://{self.access.host}:{self.access.port}{target}",
@@ -136,23 +204,34 @@ class Client:
         body: bytes | _Watched | None = None,
         kind: str | None = None,
         length: int | None = None,
-    ) -> Any:
-        from supercloud.trust.proof import digest_of
-
+        key: str | None = None,
+    ) -> tuple[Any, str | None]:
+        """The answer, and the cursor of what follows it."""
         headers = {"Accept": "application/json"}
+        if key:
+            headers["Idempotency-Key"] = f'"{key}"'
         if kind:
             headers["Content-Type"] = kind
         if length is not None:
             headers["Content-Length"] = str(length)
+        answer, text = self._sent(method, _target(self._base, path, query), body, headers, read=True)
+        if answer.status == http.HTTPStatus.CONFLICT and answer.headers["Retry-After"] and key:
+            raise OutcomeUnknown("the request is being carried out", hint="supercloud operation ls")
+        return self._take(answer.status, text), next_cursor(answer.headers["Link"] or "")
+
+    def _sent(
+        self, method: str, target: str, body: bytes | _Watched | None, headers: dict[str, str], *, read: bool
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        from supercloud.trust.proof import digest_of
+
         connection = self._open()
-        target = _target(path, query)
         # The bytes of an image are checked against the digest that its path names.
         digest = None if isinstance(body, _Watched) else digest_of(body or b"")
         headers |= self._proof(method, target, digest)
         try:
             connection.request(method, target, body=body, headers=headers)
             answer = connection.getresponse()
-            text = answer.read()
+            text = answer.read() if read else b""
             self._used = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self._connection = None
@@ -160,7 +239,56 @@ class Client:
             raise kind_of(
                 f"the control plane did not answer: {error or type(error).__name__}", hint="supercloud status"
             ) from error
-        return self._take(answer.status, text)
+        return answer, text
+
+    def _repeated(
+        self, method: str, path: str, query: Mapping[str, object], body: bytes | None, kind: str | None
+    ) -> Any:
+        """Under a key of its own, so that asking again until an answer comes does nothing twice.
+
+        Raises:
+            Unavailable: nothing answers, and nothing was sent.
+            OutcomeUnknown: something was sent, and no answer came to any try.
+        """
+        key = secrets.token_hex(16)
+        unknown: OutcomeUnknown | None = None
+        pauses = iter(_AGAIN_AFTER_S)
+        while True:
+            try:
+                return self._ask(method, path, query, body=body, kind=kind, key=key)[0]
+            except OutcomeUnknown as error:
+                unknown = error
+            except Unavailable:
+                if unknown is None:
+                    raise
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise unknown
+            time.sleep(pause_s)  # that it is back has no event
+
+    def _opened(self, query: Mapping[str, object]) -> Iterator[bytes]:
+        """The bytes of one stream of events, over a connection of its own.
+
+        Raises:
+            SupercloudError: what it was refused with.
+            Unavailable: the connection ended, or nothing came for longer than the other end is ever silent.
+        """
+        own = copy.copy(self)
+        own._connection, own._timeout_s = None, _SILENT_S
+        answer, _ = own._sent("GET", _target(self._base, "/events", query), None, {}, read=False)
+        self._stream = own._connection
+        if self._closed:
+            raise Failed("this client is closed")
+        try:
+            if answer.status != http.HTTPStatus.OK:
+                self._take(answer.status, answer.read())
+            while chunk := answer.read1(_CHUNK):
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the events broke off: {error or type(error).__name__}") from error
+        finally:
+            if own._connection is not None:
+                own._connection.close()
 
     def _open(self) -> _Pinned:
         if self._connection is not None and (
@@ -239,7 +367,22 @@ class _Watched:
         return data
 
 
-def _target(path: str, query: Mapping[str, object]) -> str:
+def next_cursor(link: str) -> str | None:
+    """Of a `Link` header, the cursor of the part that follows."""
+    found = _NEXT.search(link)
+    return None if found is None else found[1]
+
+
+def typed(value: Any, as_: type[T] | None) -> Any:
+    """JSON as a value of `as_`, if one is given. Raises: InvalidInput."""
+    if as_ is None:
+        return value
+    from supercloud.wire.codec import from_json  # late: the command line prints JSON as it is
+
+    return from_json(as_, value)
+
+
+def _target(base: str, path: str, query: Mapping[str, object]) -> str:
     """Whatever a name in `path` holds, it stays in the path, and the path is ASCII."""
     given = {key: value for key, value in query.items() if value is not None}
-    return f"/v1{quote(path, safe='/:')}" + ("?" + urlencode(given) if given else "")
+    return f"{base}{quote(path, safe='/:')}" + ("?" + urlencode(given, doseq=True) if given else "")

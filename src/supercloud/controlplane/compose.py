@@ -11,6 +11,7 @@ from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
 from supercloud.services.durable import DurableRuntime
 from supercloud.services.facade import ControlPlane
+from supercloud.services.feed import Feed, Listener
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
 from supercloud.services.parts import Parts, PlatformDrivers, Settings
@@ -36,6 +37,9 @@ async def control_plane(
     those and then calls `ControlPlane.start()`.
     """
     store = await Store.open(database)
+    directory, feed = Directory(store), Feed()
+    feed.listeners.append(directory.told)
+    listener = Listener(store, feed)
     rights = SqlRights(store)
     operations = Operations(store)
     agents = Agents(store, rights, keys)
@@ -43,7 +47,8 @@ async def control_plane(
     parts = Parts(
         settings=settings,
         store=store,
-        directory=Directory(store),
+        directory=directory,
+        feed=feed,
         rights=rights,
         keys=keys,
         operations=operations,
@@ -58,14 +63,17 @@ async def control_plane(
     takeover = Takeover(store, runtime)
     control = ControlPlane(parts)
     try:
+        await listener.start()
         await rights.quarantine_left_s()  # another incarnation of the store is noticed before anybody asks
         await takeover.claim()
         await runtime.launch()
         yield control, parts, runtime, takeover
     finally:
         await control.close()
+        await parts.meshes.close()
         await parts.publisher.close()
         await agents.close()
         await runtime.close()
         await takeover.close()
+        await listener.close()
         await store.close()

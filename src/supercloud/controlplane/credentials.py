@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from supercloud.controlplane.browsers import BrowserCertificate
 from supercloud.keystore.client import RemoteKeyStore, RemoteOwner
 from supercloud.model.errors import SupercloudError
 from supercloud.trust.certificates import identity_of
@@ -25,7 +26,9 @@ _RETRY_S = 30.0
 
 
 class OwnCertificate:
-    """TLS contexts of the listeners, kept valid by `run()`."""
+    """TLS contexts of the listeners, kept valid by `run()`. `browsers`: once they are obtained."""
+
+    browsers: BrowserCertificate
 
     def __init__(self, keys: RemoteKeyStore, socket: Path) -> None:
         self._keys = keys
@@ -49,6 +52,8 @@ class OwnCertificate:
         own = self._credentials(answer.certificate_pem)
         api = server_context(own, answer.authority_pem, anonymous=True)
         agents = server_context(own, answer.authority_pem, joining=True)
+        self.browsers = BrowserCertificate(hosts)
+        self.browsers.serve(api)
         self._contexts = [api, agents]
         return api, agents
 
@@ -62,6 +67,7 @@ class OwnCertificate:
                 for context in self._contexts:
                     reload(context, own)
                     trust_authority(context, answer.authority_pem)  # the next one, while it is replaced
+                self.browsers.renew()
             except SupercloudError as error:
                 _log.warning("certificate.not_renewed", why=error.message)
                 await asyncio.sleep(_RETRY_S)

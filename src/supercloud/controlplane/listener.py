@@ -39,6 +39,8 @@ _log = structlog.get_logger(__name__)
 _JOIN_S = 10.0
 _STREAM_FRAME_BYTES = 64 << 10
 _PING_S = 20.0
+#: After a restart all agents dial at once.
+_BACKLOG = 1024
 _GONE, _BEYOND, _FAILED = 4404, 4416, 1011
 _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 
@@ -73,6 +75,7 @@ class AgentListener:
             compression=None,
             server_header=None,
             open_timeout=_JOIN_S,
+            backlog=_BACKLOG,
             logger=_quiet(),
         )
         found: int = next(iter(self._server.sockets)).getsockname()[1]

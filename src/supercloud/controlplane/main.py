@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import sys
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import structlog
 from supercloud import logs
 from supercloud.api.app import create_app
 from supercloud.api.listener import create_server, serve
+from supercloud.api.sessions import Desk
 from supercloud.controlplane.compose import DATABASE, control_plane, database_url
 from supercloud.controlplane.credentials import OwnCertificate
 from supercloud.controlplane.listener import AgentListener
@@ -37,14 +39,18 @@ from supercloud.platforms import open_platform
 from supercloud.ports.platform import Platform
 from supercloud.services import backup
 from supercloud.services.agents import Agents
+from supercloud.services.answers import Answers
 from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.services.parts import PlatformDrivers, Settings
+from supercloud.services.sessions import Sessions
 from supercloud.services.store.engine import Store, normal_url
 from supercloud.services.upgrades import OwnBundle
+from supercloud.web.app import add_web
 
 _log = structlog.get_logger(__name__)
 _DATABASE_VARIABLE = "SUPERCLOUD_DATABASE"  # a URL may hold a password, so it never comes by argv
 _REVOKED_EVERY_S = 30.0
+_TLS_READ_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ def main() -> int:
     """Exit status as in model.errors; one line on stderr says what was wrong."""
     options = _parser().parse_args()
     _harden()
+    expect_many()
     return _reported(lambda: options.run(options))
 
 
@@ -118,6 +125,14 @@ def _harden() -> None:
     os.umask(0o077)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     logs.configure(level=logging.INFO)
+
+
+def expect_many() -> None:
+    """Each agent is an open file, of which the usual bound is 1024, and a TLS connection, for which asyncio
+    would keep a quarter of a megabyte to read into, though a record of TLS has 16 KiB."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    SSLProtocol.max_size = _TLS_READ_BYTES
 
 
 # ---------------------------------------------------------------- commands
@@ -219,7 +234,10 @@ async def _run(options: Options) -> None:
                 on_behalf_of=control.on_behalf_of,
             )
             host, port = options.listen
-            server = create_server(create_app(door), api_context, host=host, port=port)
+            desk = Desk(Sessions(), certificate.browsers.fingerprint)
+            app = create_app(door, Answers(parts.store), desk)
+            add_web(app, door, desk.sessions)
+            server = create_server(app, api_context, host=host, port=port)
             operator = OperatorToken(control, parts, *options.operator) if options.operator else None
             if operator is not None:
                 await operator.keep()

@@ -14,8 +14,8 @@ import structlog
 from supercloud.model.errors import Denied, NotFound, SupercloudError
 from supercloud.model.names import PublicKey
 from supercloud.services.facade import ControlPlane
-from supercloud.services.northbound import MintToken
 from supercloud.services.parts import Parts
+from supercloud.services.requests import MintToken
 from supercloud.trust import tokens
 from supercloud.trust.files import read_private, write_private
 

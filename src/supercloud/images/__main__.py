@@ -2,6 +2,7 @@
 
 python -m supercloud.images build                  everything that is not in the cache yet
 python -m supercloud.images build --only guest
+python -m supercloud.images build --exact          from the locks' own packages, or not at all
 python -m supercloud.images path blanket           where it is
 python -m supercloud.images digest                 of the blanket image
 python -m supercloud.images verify blanket         build it again and compare, byte for byte
@@ -12,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from supercloud.images import blanket, guest
 from supercloud.images.bundle import bundle_path
-from supercloud.images.cache import file_digest
-from supercloud.images.debian import relock, say
-from supercloud.model.errors import SupercloudError
+from supercloud.images.cache import cache_directory, file_digest
+from supercloud.images.debian import MADE_OF, relock, say
+from supercloud.model.errors import Failed, SupercloudError
 
 _KINDS = ("blanket", "bundle", "guest")
 
@@ -32,6 +34,11 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build what is missing")
     build.add_argument("--only", choices=_KINDS)
+    build.add_argument(
+        "--exact",
+        action="store_true",
+        help="refuse when Debian offers newer packages only, instead of building from those",
+    )
     path = commands.add_parser("path", help="print where an image is, building it if needed")
     path.add_argument("kind", choices=_KINDS)
     commands.add_parser("digest", help="print the blanket image's digest")
@@ -53,7 +60,7 @@ def _run(asked: argparse.Namespace) -> int:
     match asked.command:
         case "build":
             for kind in (asked.only,) if asked.only else _KINDS:
-                say(f"{kind}: {_path(kind)}")
+                say(f"{kind}: {_path(kind, exact=asked.exact)}")
         case "path":
             sys.stdout.write(f"{_path(asked.kind)}\n")
         case "digest":
@@ -68,21 +75,38 @@ def _run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _path(kind: str) -> Path:
+def _path(kind: str, *, exact: bool = False) -> Path:
+    """Where it is, built if need be.
+
+    Raises:
+        Failed: as `lock_in_force`; or `exact`, and it was built before from other packages than the lock's.
+    """
     match kind:
         case "blanket":
-            return blanket.build_blanket()
+            return _as_asked(blanket.RECIPE, blanket.build_blanket(exact=exact), exact)
         case "bundle":
             return bundle_path().parent
         case _:
-            return guest.build_guest()
+            return _as_asked(guest.RECIPE, guest.build_guest(exact=exact), exact)
+
+
+def _as_asked(recipe: Path, found: Path, exact: bool) -> Path:
+    if exact and (found / MADE_OF).read_text() != (recipe / "lock").read_text():
+        raise Failed(
+            f"the {recipe.name} here was made of newer packages than its lock names",
+            hint=f"remove {found} and build again",
+        )
+    return found
 
 
 def _verify(kind: str) -> int:
     """Two builds from one lock must not differ."""
     first = _path(kind)
+    locks = cache_directory() / "locks"
     with tempfile.TemporaryDirectory(prefix="supercloud-verify-") as scratch:
         Path(scratch).chmod(0o755)
+        if locks.is_dir():
+            shutil.copytree(locks, Path(scratch, locks.name))
         cache = os.environ.get("SUPERCLOUD_CACHE")
         os.environ["SUPERCLOUD_CACHE"] = scratch
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from supercloud.images.bundle import bundle_path
 from supercloud.images.cache import built, cache_directory, cached, digest_of, file_digest
-from supercloud.images.debian import SOURCE_DATE_EPOCH, make_root, read_lock, run, say
+from supercloud.images.debian import MADE_OF, SOURCE_DATE_EPOCH, lock_in_force, lock_text, make_root, run, say
 from supercloud.images.initrd import Root, make_initrd
 from supercloud.model.errors import NotFound
 from supercloud.model.names import Digest
@@ -56,13 +57,14 @@ def recipe_digest() -> str:
     return digest_of([*sources, *files], *names, *_LEAVE_OUT, *_SQUASH, CMDLINE)
 
 
-def build_blanket() -> Path:
+def build_blanket(*, exact: bool = False) -> Path:
     """The directory of the built image, from the cache where it is there."""
-    return built(_KIND, recipe_digest(), _build)
+    return built(_KIND, recipe_digest(), partial(_build, exact))
 
 
-def _build(into: Path) -> None:
-    lock = read_lock((RECIPE / "lock").read_text())
+def _build(exact: bool, into: Path) -> None:
+    lock = lock_in_force(RECIPE, packages(), exact=exact)
+    (into / MADE_OF).write_text(lock_text(lock))
     tarball = into / "root.tar"
     say(f"blanket: installing {len(lock)} Debian packages (about a minute)")
     make_root(

@@ -3,6 +3,9 @@
 A lock names each `.deb` by package, version, architecture and SHA-256. Building uses no other: the packages
 are fetched through this machine's own apt, verified, and put into a repository of their own from which
 mmdebstrap works. So the same lock gives the same files, wherever they were fetched from.
+
+A mirror keeps one version of each package. Where Debian has updated some since a lock was committed, one of
+today's takes its place on this machine (`lock_in_force`), with no package older than the committed one's.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import IO
 from urllib.parse import unquote
 
-from supercloud.images.cache import cache_directory, file_digest
+from supercloud.images.cache import cache_directory, digest_of, file_digest
 from supercloud.model.errors import Failed, InvalidInput
 
 SUITE = "bookworm"
 #: Every time in an image: the day the first lock was made. Reproducibility needs one, not a true one.
 SOURCE_DATE_EPOCH = 1_795_392_000
 _RELOCK = "python -m supercloud.images relock"
+_LOCK = "lock"  # in a recipe
+#: What an image was really made of, beside it.
+MADE_OF = "packages.lock"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -143,10 +149,7 @@ class Apt:
             try:
                 run(["apt-get", *self._options, "-qq", "download", *wanted], cwd=Path(scratch))
             except Failed as error:
-                raise Failed(
-                    f"a package of the lock cannot be downloaded: {error.message}",
-                    hint=f"if your mirror offers newer versions only: {_RELOCK}",
-                ) from error
+                raise Failed(f"a package of the lock cannot be downloaded: {error.message}") from error
             for file in Path(scratch).glob("*.deb"):
                 file.replace(into / f"{file_digest(file).removeprefix('sha256:')}.deb")
         lost = [package for package in missing if not (into / f"{package.sha256}.deb").exists()]
@@ -165,25 +168,96 @@ def relock(wanted: Sequence[str]) -> str:
     with TemporaryDirectory() as scratch:
         apt = Apt(Path(scratch))
         apt.update()
-        packages = apt.closure(wanted)
+        return lock_text(apt.closure(wanted))
+
+
+def lock_text(packages: Sequence[Package]) -> str:
     return "".join(f"{package}\n" for package in packages)
 
 
-def _debs(packages: Sequence[Package]) -> Path:
-    """The directory of verified packages."""
+def lock_in_force(recipe: Path, wanted: Sequence[str], *, exact: bool = False) -> list[Package]:
+    """The packages to build `recipe` from, all of them downloaded: those of its lock while they can be had.
+
+    If Debian offers newer versions only, all is resolved anew and kept in the cache, so that this machine
+    goes on with that; apt verifies the index by Debian's keys, as when the committed lock was made.
+
+    Raises:
+        Failed: there is no way to the packages; one is older than the committed lock's; or `exact`, and the
+            lock's own cannot be had.
+    """
+    committed = read_lock((recipe / _LOCK).read_text())
     into = cache_directory() / "debs"
     into.mkdir(parents=True, exist_ok=True)
-    if any(not (into / f"{package.sha256}.deb").exists() for package in packages):
-        with TemporaryDirectory() as scratch:
-            apt = Apt(Path(scratch))
-            apt.update()
-            apt.download(packages, into)
-    return into
+    if _all_there(committed, into):
+        return committed
+    followed = cache_directory() / "locks" / digest_of([recipe / _LOCK]).removeprefix("sha256:")[:16]
+    if not exact and followed.exists() and _all_there(found := read_lock(followed.read_text()), into):
+        return found
+    with TemporaryDirectory() as scratch:
+        apt = Apt(Path(scratch))
+        apt.update()
+        try:
+            apt.download(committed, into)
+        except Failed as error:
+            today = apt.closure(wanted)
+            if today == committed:  # then it is not for want of the versions
+                raise
+            if exact:
+                raise Failed(
+                    error.message, hint=f"build without --exact, or make new locks: {_RELOCK}"
+                ) from error
+            _tell_of(newer(committed, today), recipe)
+            apt.download(today, into)
+            _keep(lock_text(today), followed)
+            return today
+    return committed
+
+
+def _all_there(packages: Sequence[Package], debs: Path) -> bool:
+    return all((debs / f"{package.sha256}.deb").exists() for package in packages)
+
+
+def _keep(text: str, at: Path) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=at.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(at)
+
+
+def newer(committed: Sequence[Package], today: Sequence[Package]) -> list[str]:
+    """What differs, for people to read.
+
+    Raises:
+        Failed: a package is offered in an older version: an old mirror, or somebody who holds updates back.
+    """
+    before = {package.name: package.version for package in committed}
+    said = []
+    for package in today:
+        was = before.get(package.name)
+        if was == package.version:
+            continue
+        if was is not None and not _is_newer(package.version, was):
+            raise Failed(
+                f"your mirror offers {package.name} {package.version}, older than the lock's {was}",
+                hint="choose a mirror that is up to date in apt's sources",
+            )
+        said.append(f"{package.name} {was or 'not there'} -> {package.version}")
+    return said
+
+
+def _is_newer(version: str, than: str) -> bool:
+    return subprocess.run(["dpkg", "--compare-versions", version, "gt", than], check=False).returncode == 0
+
+
+def _tell_of(changes: Sequence[str], recipe: Path) -> None:
+    say(f"{recipe.name}: Debian offers no longer what the lock names; building from what it offers today:")
+    for change in changes:
+        say(f"  {change}")
 
 
 def _repository(packages: Sequence[Package], at: Path) -> None:
-    """A flat apt repository of exactly these packages."""
-    debs = _debs(packages)
+    """A flat apt repository of exactly these packages, which have been downloaded."""
+    debs = cache_directory() / "debs"
     index = []
     for package in packages:
         deb = debs / f"{package.sha256}.deb"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from supercloud.images.cache import built, digest_of
-from supercloud.images.debian import SOURCE_DATE_EPOCH, make_root, read_lock, run, say
+from supercloud.images.debian import MADE_OF, SOURCE_DATE_EPOCH, lock_in_force, lock_text, make_root, run, say
 
 RECIPE = Path(__file__).parent / "recipe" / "guest"
 _LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
@@ -17,16 +18,17 @@ def packages() -> list[str]:
     return (RECIPE / "packages").read_text().split()
 
 
-def build_guest() -> Path:
+def build_guest(*, exact: bool = False) -> Path:
     """The directory with `guest.qcow2`, from the cache where it is there."""
     files = [path for path in RECIPE.rglob("*") if path.is_file()]
     names = [str(path.relative_to(RECIPE)) for path in files]
     sources = [Path(__file__), Path(__file__).with_name("debian.py")]
-    return built("guest", digest_of([*sources, *files], *names), _build)
+    return built("guest", digest_of([*sources, *files], *names), partial(_build, exact))
 
 
-def _build(into: Path) -> None:
-    lock = read_lock((RECIPE / "lock").read_text())
+def _build(exact: bool, into: Path) -> None:
+    lock = lock_in_force(RECIPE, packages(), exact=exact)
+    (into / MADE_OF).write_text(lock_text(lock))
     tarball, disk = into / "root.tar", into / "disk.raw"
     say(f"guest: installing {len(lock)} Debian packages (about a minute)")
     make_root(

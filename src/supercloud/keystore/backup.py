@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from supercloud.keystore.authorities import expelled
-from supercloud.keystore.records import KINDS, BlanketRecord, Record, Standing
+from supercloud.keystore.records import KINDS, BlanketRecord, ImageShareRecord, Record, Standing
 from supercloud.keystore.vault import Cipher, Vault
 from supercloud.model.errors import Conflict, Denied, InvalidInput
 from supercloud.trust.files import read_private, write_private
@@ -51,7 +51,8 @@ def restore(vault: Vault, records: Iterable[Record]) -> None:
         if any(vault.every(kind) for kind in KINDS):
             raise Conflict("there is a key store's state already", hint="restore into an empty directory")
         for record in records:
-            vault.put(_usable(record))
+            if not isinstance(record, ImageShareRecord):  # it may have been withdrawn since
+                vault.put(_usable(record))
 
 
 def _usable(record: Record) -> Record:

@@ -9,7 +9,7 @@ from typing import Any
 
 from supercloud.keystore.authorities import AuthorityStatus
 from supercloud.keystore.calls import methods
-from supercloud.keystore.faces import ImageKey, Owner, Served
+from supercloud.keystore.faces import ImageKey, ImageShare, Owner, Served
 from supercloud.keystore.server import owner_socket
 from supercloud.model.errors import Unavailable
 from supercloud.model.names import Digest, Id, PublicKey
@@ -108,6 +108,9 @@ class RemoteKeyStore:
         key: SealedKey = await self._to.ask("image_key", cloud=cloud, digest=digest, blanket=blanket)
         return key
 
+    async def withdraw_image_key(self, *, share: Id) -> None:
+        await self._to.ask("withdraw_image_key", share=share)
+
     async def bind_copy(
         self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
     ) -> None:
@@ -169,6 +172,12 @@ class RemoteOwner:
 
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         await self._to.ask("bind_image_key", id=id, digest=digest)
+
+    async def share_image_key(self, *, share: ImageShare) -> None:
+        await self._to.ask("share_image_key", share=share)
+
+    async def withdraw_image_key(self, *, share: Id) -> None:
+        await self._to.ask("withdraw_image_key", share=share)
 
     async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
         await self._to.ask("keep_user_data_key", digest=digest, key=key)

@@ -30,6 +30,20 @@ class ImageKey:
     passphrase: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageShare:
+    """Let blankets of cloud `to` have the key of an image that is cloud `of`'s alone, or that was shared with
+    `of` by another one (`parent`). `id`: the trust relation's."""
+
+    id: Id
+    digest: Digest
+    of: Id
+    to: Id
+    until: float  # seconds since the epoch
+    delegable: bool = False
+    parent: Id | None = None
+
+
 class Owner(Protocol):
     """What only the owner may ask."""
 
@@ -48,6 +62,16 @@ class Owner(Protocol):
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         """The image encrypted under this key has this digest. Raises: NotFound, Conflict."""
         ...
+
+    async def share_image_key(self, *, share: ImageShare) -> None:
+        """
+        Raises:
+            NotFound: it is not `of`'s to share.
+            Denied: wider, longer or farther than what it is made from. Conflict, InvalidInput.
+        """
+        ...
+
+    async def withdraw_image_key(self, *, share: Id) -> None: ...
 
     async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
         """What opens the user data whose ciphertext has this digest (trust.userdata), in base64.

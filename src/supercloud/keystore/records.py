@@ -151,6 +151,27 @@ def image_digest_name(cloud: Id | None, digest: Digest) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageShareRecord:
+    """That blankets of cloud `to` may have the key of an image of cloud `of` alone, for a time, as its owner
+    said. One with a `parent` passes that one on, and is taken away with it."""
+
+    kind: ClassVar[str] = "image-share"
+    id: Id  # the trust relation's
+    key: Id  # of the ImageKeyRecord
+    digest: Digest
+    of: Id
+    to: Id
+    until: float  # seconds since the epoch
+    delegable: bool
+    parent: Id | None
+    depth: int
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UserDataKeyRecord:
     """The key of one instance's user data: of the first that it is asked for. `digest`: the ciphertext's."""
 
@@ -186,6 +207,7 @@ KINDS: tuple[type[Record], ...] = (
     VolumeKeyRecord,
     ImageKeyRecord,
     ImageDigestRecord,
+    ImageShareRecord,
     UserDataKeyRecord,
     TokenKeyRecord,
 )

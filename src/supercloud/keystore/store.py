@@ -13,7 +13,7 @@ import structlog
 
 from supercloud.keystore.admission import Admission
 from supercloud.keystore.authorities import Authorities, AuthorityStatus
-from supercloud.keystore.faces import ImageKey
+from supercloud.keystore.faces import ImageKey, ImageShare
 from supercloud.keystore.records import (
     BlanketRecord,
     ControllerRecord,
@@ -27,6 +27,7 @@ from supercloud.keystore.records import (
     image_digest_name,
     volume_key_name,
 )
+from supercloud.keystore.shares import Shares
 from supercloud.keystore.vault import Vault
 from supercloud.model.errors import Conflict, Denied, NotFound
 from supercloud.model.names import Digest, Id, PublicKey, new_id
@@ -74,6 +75,7 @@ class OwnedKeyStore:
         self._now = now
         self._authorities = Authorities(vault)
         self._admission = Admission(vault, self._authorities, now)
+        self._shares = Shares(vault, now)
 
     @classmethod
     def begin(
@@ -133,10 +135,18 @@ class OwnedKeyStore:
         bound = self._vault.get(ImageDigestRecord, image_digest_name(cloud, digest)) or self._vault.get(
             ImageDigestRecord, image_digest_name(None, digest)
         )
-        record = None if bound is None else self._vault.get(ImageKeyRecord, bound.key)
+        key = self._shares.key_for(cloud, digest) if bound is None else bound.key
+        record = None if key is None else self._vault.get(ImageKeyRecord, key)
         if record is None:
-            raise NotFound(f"no key of an image {digest} in cloud {cloud}")
+            raise NotFound(
+                f"no key of an image {digest} in cloud {cloud}",
+                hint="a backup's is shared by whoever has the key store: supercloud trust approve",
+            )
         return self._sealed(record.passphrase.encode(), holder, image_purpose(digest))
+
+    async def withdraw_image_key(self, *, share: Id) -> None:
+        with self._vault.transaction():
+            self._shares.withdraw(share)
 
     async def bind_copy(
         self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str
@@ -166,6 +176,7 @@ class OwnedKeyStore:
             if record is None:
                 return
             self._vault.delete(record)
+            self._shares.forget(record.id)
             if record.digest is not None:
                 name = image_digest_name(record.cloud, record.digest)
                 if (bound := self._vault.get(ImageDigestRecord, name)) is not None:
@@ -242,6 +253,10 @@ class OwnedKeyStore:
     async def bind_image_key(self, *, id: Id, digest: Digest) -> None:
         with self._vault.transaction():
             self._bind(id, digest)
+
+    async def share_image_key(self, *, share: ImageShare) -> None:
+        with self._vault.transaction():
+            self._shares.share(share)
 
     async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
         from_text(key, length=KEY_BYTES)

@@ -4,14 +4,18 @@ SupercloudError            message for a person, `code` for a program, `hint` sa
 ├── InvalidInput           the request can never succeed as written (exit 2, HTTP 422)
 ├── NotFound               a named thing does not exist (exit 3, HTTP 404)
 ├── Conflict               the thing exists, or its state forbids the request now (exit 4, HTTP 409)
+│   ├── PreconditionFailed the thing is not as the caller had seen it (HTTP 412)
 │   └── Refused            a preflight or a safety rule said no; the message carries the rule's reason
-│       └── RightRefused   a run right was not granted, renewed or moved
+│       ├── RightRefused   a run right was not granted, renewed or moved
+│       └── OverQuota      a cloud's quota has no room for what was asked
 ├── Denied                 the caller may not do this (exit 5, HTTP 403)
 │   └── Unauthenticated    it is not known who asks: no token, or none that counts, or no proof (HTTP 401)
 ├── Unavailable            a part cannot be reached or is late; a retry may help (exit 6, HTTP 503)
 │   └── OutcomeUnknown     a request was sent and its effect is not known: look it up, never assume
 ├── Exhausted              disk, memory, ports or a bound ran out (exit 7, HTTP 507)
+│   └── TooOften           so much in so short a time is more than anybody may ask for (HTTP 429)
 └── Failed                 a tool or a hypervisor reported failure (exit 1, HTTP 500)
+    └── DataLost           data that a blanket had are not there any more; nothing is put in their place
 
 A foreign exception is translated once, at the driver that met it, and chained (`raise ... from`).
 """
@@ -60,6 +64,15 @@ class RightRefused(Refused):
     code = "right-refused"
 
 
+class OverQuota(Refused):
+    code = "over-quota"
+
+
+class PreconditionFailed(Conflict):
+    code = "precondition-failed"
+    http_status = 412
+
+
 class Denied(SupercloudError):
     code = "denied"
     exit_status = 5
@@ -87,10 +100,19 @@ class Exhausted(SupercloudError):
     http_status = 507
 
 
+class TooOften(Exhausted):
+    code = "too-often"
+    http_status = 429
+
+
 class Failed(SupercloudError):
     code = "failed"
     exit_status = 1
     http_status = 500
+
+
+class DataLost(Failed):
+    code = "data-lost"
 
 
 def _tree(base: type[SupercloudError]) -> list[type[SupercloudError]]:

@@ -13,6 +13,7 @@ class Role(StrEnum):
 
     OPERATOR = "operator"  # administers it: providers, principals
     OWNER = "owner"  # has clouds of its own
+    PROVIDER = "provider"  # has domains of its own, and sees no cloud
 
 
 class Permission(StrEnum):
@@ -33,17 +34,30 @@ class Permission(StrEnum):
     VM_RUN = "vm:run"
     VM_MIGRATE = "vm:migrate"
     VM_CONSOLE = "vm:console"  # its console, its log, its ports
+    TRUST_READ = "trust:read"
+    TRUST_WRITE = "trust:write"  # let other clouds do something in it, and let that end
+    FINDING_READ = "finding:read"
+    ORDER_READ = "order:read"
+    ORDER_WRITE = "order:write"  # have a provider do something to a machine of its
+    ACT_READ = "act:read"
+    ACT_DECIDE = "act:decide"  # refuse a privileged act that a provider asks for
     OPERATION_READ = "operation:read"
     OPERATION_CANCEL = "operation:cancel"
     IMAGE_READ = "image:read"
     IMAGE_WRITE = "image:write"
     PROVIDER_READ = "provider:read"
     PROVIDER_WRITE = "provider:write"
+    DOMAIN_READ = "domain:read"  # southbound: its own ones, their machines and health
+    DOMAIN_WRITE = "domain:write"
+    DOMAIN_REPORT = "domain:report"  # deliver findings: all that a sensor needs
+    DOMAIN_ANSWER = "domain:answer"  # say what became of an order
+    DOMAIN_ASK = "domain:ask"  # for a privileged act
     PRINCIPAL_READ = "principal:read"
     PRINCIPAL_WRITE = "principal:write"
     TOKEN_READ = "token:read"  # noqa: S105 - no password
     TOKEN_MINT = "token:mint"  # noqa: S105
     TOKEN_REVOKE = "token:revoke"  # noqa: S105
+    WEB_SIGN_IN = "web:sign-in"  # a session in a browser, which has no key to prove
 
     @property
     def thing(self) -> str:
@@ -54,12 +68,18 @@ class Permission(StrEnum):
 APART = frozenset(
     one
     for one in Permission
-    if one is Permission.CLOUD_CREATE or one.thing in {"image", "provider", "principal", "token"}
+    if one is Permission.CLOUD_CREATE or one.thing in {"image", "provider", "domain", "principal", "token"}
 )
 #: Only with a token as it was minted: who got less than all must not be able to give itself more.
 UNDIVIDED = frozenset({Permission.PRINCIPAL_WRITE, Permission.TOKEN_MINT})
 _OPERATORS = frozenset({Permission.PROVIDER_WRITE, Permission.PRINCIPAL_WRITE})
-_GRANTS = {Role.OPERATOR: frozenset(Permission), Role.OWNER: frozenset(Permission) - _OPERATORS}
+_SOUTHBOUND = frozenset(one for one in Permission if one.thing == "domain")
+_ITSELF = frozenset(one for one in Permission if one.thing == "token") | {Permission.PRINCIPAL_READ}
+_GRANTS = {
+    Role.OPERATOR: frozenset(Permission),
+    Role.OWNER: frozenset(Permission) - _OPERATORS - _SOUTHBOUND,
+    Role.PROVIDER: _SOUTHBOUND | _ITSELF | {Permission.WEB_SIGN_IN},
+}
 ALLOWED_BY = {
     one: frozenset(role for role in Role if one in _GRANTS[role]) for one in Permission
 }  # permission -> the roles that allow it

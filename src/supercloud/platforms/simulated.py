@@ -19,12 +19,12 @@ from pydantic import Field
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
 from supercloud.model.names import Endpoint, Id, MemoryMib, Name
+from supercloud.model.placement import Confidentiality
 from supercloud.platforms.values import checked_id, checked_label, checked_spec
 from supercloud.ports.platform import (
     Ability,
     BlanketImages,
     BlanketMachine,
-    Confidentiality,
     Declaration,
     Flavour,
     Machine,

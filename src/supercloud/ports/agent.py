@@ -356,6 +356,7 @@ class Network:
     vni: int
     cidr: Cidr
     gateway: Ipv4  # the same address and MAC in every blanket
+    outward: bool = True  # whether its instances reach the world, and names outside of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,6 +373,49 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignPeer:
+    """A blanket of another cloud that holds instances of a network which is connected with one of ours."""
+
+    blanket: Id
+    cloud: Id  # which its certificate has to name
+    endpoint: Endpoint | None
+    keys: tuple[WireguardKey, ...]
+    announcement: Announcement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreigner:
+    """An instance of another cloud: its address is accepted from that blanket alone, as of a Location."""
+
+    instance: Id
+    network: Id
+    ip: Ipv4
+    blanket: Id
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A trust relation of kind `connect`: instances of one network may begin connections to another's."""
+
+    relation: Id
+    network: Id  # of this cloud
+    other: Id  # the other cloud's
+    cidr: Cidr  # of that
+    inward: bool  # whether the other's instances begin; else ours do
+    left_s: float  # until it ends, counted from when this is received
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abroad:
+    """What of other clouds a blanket has to do with."""
+
+    peers: tuple[ForeignPeer, ...] = ()
+    instances: tuple[Foreigner, ...] = ()
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     """The whole wanted state of one blanket's overlay, applied as a difference."""
 
@@ -380,6 +424,7 @@ class Mesh:
     peers: tuple[Peer, ...] = ()
     networks: tuple[Network, ...] = ()
     locations: tuple[Location, ...] = ()
+    abroad: Abroad = Abroad()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,7 +432,7 @@ class MeshReport:
     generation: int
     key: WireguardKey  # the key this blanket uses now
     next_key: WireguardKey | None = None
-    #: Peers with a handshake in the last three minutes.
+    #: Peers, another cloud's as well, with a handshake in the last three minutes.
     alive: tuple[Id, ...] = ()
     #: For the other blankets; the agent adds it to what its overlay driver reports.
     announcement: Announcement | None = None
@@ -559,6 +604,7 @@ class BlanketReport:
     memory_free_mib: int
     disk_free_bytes: int
     bundle: Digest | None = None  # the code that it runs; None where that is not known
+    closes_networks: bool = False  # whether it heeds `Network.outward`, which older agents do not
 
 
 class Agent(Protocol):

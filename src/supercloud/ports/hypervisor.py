@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,21 +20,32 @@ from supercloud.ports.agent import (
 )
 from supercloud.ports.platform import Flavour
 
+#: Hears the share done, from 0 to 1.
+Watch = Callable[[float], None]
+#: Writes a volume that is in use into a file, whose key the hypervisor knows as that secret.
+Reading = Callable[[Path, Id, Watch], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainEvent:
-    """The hypervisor's own word that an instance's state changed."""
+    """The hypervisor's own word that an instance's state changed.
+
+    `leaving`: it stands still for the last part of its transfer to another blanket. To look at it now would
+    only hold that up; what comes of it is told as well.
+    """
 
     instance: Id
     state: RunState
     detail: str
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStatus:
     """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned.
 
-    `ended`: its source's process is known to have ended, maybe before the hypervisor itself says so.
+    `ended`: its source's process has ended, or is certain to without executing anything more, which may be
+    known before the hypervisor says so.
     """
 
     over: bool
@@ -44,12 +55,14 @@ class TransferStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransferSockets:
-    """UNIX sockets that agents forward for one operation. Same paths for memory and disk on both sides."""
+class Route:
+    """How a source's hypervisor reaches its target's for one operation: a UNIX socket here that leads to the
+    target's libvirt, and where the target's QEMU listens inside the mesh."""
 
     libvirt: Path
-    memory: Path
-    disk: Path
+    address: Ipv4
+    memory_port: Port
+    disk_port: Port
 
 
 class Hypervisor(Protocol):
@@ -83,13 +96,13 @@ class Hypervisor(Protocol):
 
 
 class MigratingHypervisor(Protocol):
-    """Live migration with storage copy over forwarded UNIX sockets; the target ends paused."""
+    """Live migration with storage copy inside the mesh; the target ends paused."""
 
     async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         """On the target: make what an incoming copy needs besides its volumes and ports (its seed)."""
         ...
 
-    async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
+    async def send(self, instance: Id, spec: InstanceSpec, route: Route) -> None:
         """Start and return; the transfer belongs to the hypervisor, not to the caller."""
         ...
 
@@ -106,6 +119,14 @@ class DiskHypervisor(Protocol):
     async def detach(self, instance: Id, disk: Disk) -> None: ...
 
     async def resize(self, instance: Id, disk: Disk) -> None: ...
+
+    async def back_up(self, instance: Id, volume: Id, into: Path, secret: Id, watch: Watch) -> None:
+        """Write what the disk held when this began into the file `into`; the guest goes on meanwhile.
+
+        The file is there and as large, and the hypervisor knows its key as `secret`. `watch` hears the share
+        done. Cancelled, nothing writes to the file any more.
+        """
+        ...
 
 
 class Console(Protocol):
@@ -163,9 +184,13 @@ class Volumes(Protocol):
         base_key: bytes | None,
         into: Id,
         into_key: bytes,
-        watch: Callable[[float], None],
+        watch: Watch,
+        reading: Reading | None = None,
     ) -> VolumeReport:
-        """Make the copy `into` of what `copy` holds now, flattened; `watch` hears the share done."""
+        """Make the copy `into` of what `copy` holds now, flattened; `watch` hears the share done.
+
+        `reading` reads a copy that a running instance has open.
+        """
         ...
 
     async def list(self) -> list[VolumeReport]: ...

@@ -64,7 +64,7 @@ class TokenRequest:
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Thirteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens.
+    Fourteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
@@ -90,7 +90,13 @@ class KeyStore(Protocol):
 
     async def destroy_key(self, *, volume: Id, copy: Id) -> None: ...
 
-    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey: ...
+    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey:
+        """Of an image of all clouds or of this one, or one that the owner lets this one have for a time."""
+        ...
+
+    async def withdraw_image_key(self, *, share: Id) -> None:
+        """Give out no key by this share any more, nor by what was made from it. A repeat is harmless."""
+        ...
 
     async def bind_copy(
         self, *, cloud: Id, volume: Id, copy: Id, blanket: Id, digest: Digest, signature: str

@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from supercloud.model.names import Digest, Endpoint, Id, MemoryMib, Name, SizeBytes, Vcpus
-
-
-class Confidentiality(StrEnum):
-    """Whether the platform's admin is kept from reading a blanket's memory (docs/threat-model.md)."""
-
-    ENFORCED = "enforced"  # below the admin: micro-hypervisor or confidential VM
-    PROCEDURAL = "procedural"  # by promise and audit only
+from supercloud.model.placement import Confidentiality
 
 
 class Flavour(StrEnum):

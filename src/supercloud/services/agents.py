@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import structlog
 
 from supercloud.model.errors import Denied, SupercloudError, Unavailable
 from supercloud.model.names import Id
-from supercloud.model.right import Cloned
+from supercloud.model.right import Cloned, Renewal
 from supercloud.model.states import JOINED
 from supercloud.ports.controller import (
     Acknowledged,
@@ -26,6 +26,7 @@ from supercloud.ports.controller import (
     Event,
     Events,
     Hello,
+    RenewalAnswer,
     RenewRights,
     RightsRenewed,
     Surrender,
@@ -37,6 +38,7 @@ from supercloud.services import inbox
 from supercloud.services.store.engine import Store
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.store.tables import Blanket
+from supercloud.services.together import Together
 from supercloud.wire.proxies import RemoteAgent, controller_handlers
 from supercloud.wire.rpc import Peer, Transport
 
@@ -46,6 +48,8 @@ _HELLO_S = 15.0
 #: An agent that was cut off is back in this, busy machine or not: it dials again every few seconds.
 _BACK_S = 20.0
 _TRIES = 3
+#: Heartbeats in one transaction: nobody waits for long while they are worked out.
+_TOGETHER = 16
 
 T = TypeVar("T")
 
@@ -103,6 +107,9 @@ class Agents:
         self._expected: dict[Id, float] = {}
         self._expected_first = time.monotonic() + _BACK_S
         self._tasks: set[asyncio.Task[None]] = set()
+        #: SQLite has one writer, and each of its transactions costs more than the heartbeats in it. On
+        #: PostgreSQL a heartbeat must wait for no other blanket's rows, which another controller may hold.
+        self._renewals = Together(rights.renew_all, most=_TOGETHER) if store.sqlite else None
         self.on_ready: list[OnReady] = []
         self.on_events: list[OnEvents] = []
 
@@ -244,6 +251,11 @@ class Agents:
             await inbox.unreachable(self._store, blanket)
             _log.info("agent.left", blanket=blanket, reason=reason)
 
+    async def _renew(self, blanket: Id, renewals: tuple[Renewal, ...]) -> Sequence[RenewalAnswer]:
+        if self._renewals is None:
+            return await self._rights.renew(by=blanket, renewals=renewals)
+        return await self._renewals((blanket, renewals))
+
     def _later(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
@@ -281,7 +293,7 @@ class _Session:
 
     async def renew(self, request: RenewRights) -> RightsRenewed:
         self._check()
-        answers = await self._rights.renew(by=self.blanket, renewals=request.renewals)
+        answers = await self._agents._renew(self.blanket, request.renewals)
         if any(answer.refused == Cloned.code for answer in answers):
             self._agents._later(
                 self._agents.revoke(self.blanket, "it was rolled back or cloned: an old nonce came again")

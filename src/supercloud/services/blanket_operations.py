@@ -15,15 +15,16 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Failed, NotFound, Refused, SupercloudError, Unavailable
-from supercloud.model.names import Id
+from supercloud.model.names import Id, Name
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
 from supercloud.ports.durable import Saga
 from supercloud.ports.platform import BlanketMachine, MachineState, Platform
-from supercloud.services import inbox, mesh
+from supercloud.services import acts, inbox, mesh, orders
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
 from supercloud.services.store.tables import LOCKED, Blanket, EventRow, Instance, Right, Volume, VolumeCopy
+from supercloud.services.store.time import wall
 
 _WIREGUARD_PORT = 51820
 _LOOK_EVERY_S = 5.0
@@ -99,7 +100,7 @@ class BlanketOperations:
         machine = await platform.create(
             BlanketMachine(
                 id=row.id,
-                name=row.name,
+                name=_machine_name(row),
                 image=self.parts.settings.blanket_image(),
                 vcpus=row.wanted["vcpus"],
                 memory_mib=row.wanted["memory_mib"],
@@ -142,7 +143,7 @@ class BlanketOperations:
         said = {
             "blanket": token.blanket,
             "cloud": token.cloud,
-            "name": row.name,
+            "name": _machine_name(row),
             "endpoint": platform.blanket_endpoint(self.parts.settings.agents_port),
             "authority_pem": token.authority_pem,
             "secret": token.secret,
@@ -221,8 +222,11 @@ class BlanketOperations:
                     reason=f"blanket {row.name} was removed, and its volumes with it",
                 )
             )
-            await session.execute(delete(VolumeCopy).where(VolumeCopy.blanket == blanket))
+            await _lose_volumes(session, row)
             await session.execute(delete(EventRow).where(EventRow.blanket == blanket))
+            now = await wall(session)
+            await orders.machine_gone(session, blanket, now)
+            await acts.machine_gone(session, blanket, now)
             await session.execute(delete(Blanket).where(Blanket.id == blanket))
             await mesh.changed(session, row.cloud)
         await self.parts.meshes.spread(row.cloud)
@@ -242,6 +246,16 @@ class BlanketOperations:
         return row, await platform_of(self.parts, row.provider)
 
 
+async def _lose_volumes(session: AsyncSession, blanket: Blanket) -> None:
+    """Those whose data were there. An empty one would be made in its place if nothing said so."""
+    there = select(VolumeCopy.volume).where(
+        VolumeCopy.blanket == blanket.id, VolumeCopy.current, VolumeCopy.made
+    )
+    why = f"its data were in blanket {blanket.name}, which was removed"
+    await session.execute(update(Volume).where(Volume.id.in_(there)).values(lost=why, snapshots=[]))
+    await session.execute(delete(VolumeCopy).where(VolumeCopy.blanket == blanket.id))
+
+
 async def _kept_elsewhere(session: AsyncSession, blanket: Id) -> list[tuple[Id, Id]]:
     """Instances of a blanket whose volumes did not follow them there: a migration's source keeps them until
     the target runs. Each with the blanket that has them."""
@@ -252,3 +266,8 @@ async def _kept_elsewhere(session: AsyncSession, blanket: Id) -> list[tuple[Id, 
         .where(Instance.blanket == blanket, Volume.position == 0, VolumeCopy.blanket != blanket)
     )
     return [(instance, at) for instance, at in rows]
+
+
+def _machine_name(row: Blanket) -> Name:
+    """What its owner calls it is not the provider's to know."""
+    return f"blanket-{row.id[:8]}"

@@ -10,19 +10,27 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from supercloud.model.domains import Rented
 from supercloud.model.errors import Conflict, Exhausted, Refused
+from supercloud.model.levels import given
 from supercloud.model.names import Id, Ipv4, Name, new_id
 from supercloud.model.states import BlanketState
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.platform import Ability, ConsolePlatform
-from supercloud.services import mesh
-from supercloud.services.northbound import AddBlanket, BlanketView, OperationView, Ref, Stream
+from supercloud.services import mesh, quotas
+from supercloud.services.declarations import declaration
+from supercloud.services.demands import facts_of
+from supercloud.services.northbound import LAST, Stream
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
-from supercloud.services.providers import declaration, platform_of
+from supercloud.services.providers import capacity_of, platform_of, rented_of
 from supercloud.services.refs import find_blanket, find_cloud, find_provider, own_cloud, within
+from supercloud.services.requests import AddBlanket, Ref
 from supercloud.services.store.tables import (
+    LOCKED,
     Blanket,
     Cloud,
+    EventRow,
     Instance,
     Operation,
     Provider,
@@ -30,6 +38,7 @@ from supercloud.services.store.tables import (
     Volume,
     VolumeCopy,
 )
+from supercloud.services.views import BlanketView, OperationView, ReportView
 from supercloud.wire.codec import from_json
 
 _MESH = ipaddress.IPv4Network("100.64.0.0/10")
@@ -57,21 +66,46 @@ class Blankets:
             )
             if known is None:
                 _check_flavour(provider, request)
+                await session.refresh(
+                    provider, with_for_update=LOCKED
+                )  # of its capacity, none is given twice
+                if provider.draining_since is not None:
+                    raise Refused(f"provider {provider.name} is being drained", hint="choose another one")
+                await quotas.check_blanket(session, cloud, provider.id)
+                more = Rented(machines=1, vcpus=request.vcpus, memory_mib=request.memory_mib)
+                capacity_of(provider).check((await rented_of(session, [provider.id]))[provider.id], more)
                 known = await _insert(session, cloud, provider, request.name, wanted)
             elif not await _being_added(session, known, provider, wanted):
                 raise Conflict(f"cloud {cloud.name} has a blanket {request.name} already")
             operation = await self._operation(session, known, "blanket.add", {"blanket": known.id})
         return await self._parts.operations.started(operation)
 
-    async def blankets(self, *, cloud: Ref | None = None) -> list[BlanketView]:
+    async def blankets(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[BlanketView]:
         async with self._parts.store.read() as session:
-            query = _shown().where(within(session, Blanket.cloud))
+            picked = page.picks(Blanket.name, Blanket.state)
+            query = _shown().where(within(session, Blanket.cloud), *picked)
             if cloud is not None:
                 query = query.where(Blanket.cloud == (await find_cloud(session, cloud)).id)
-            return [
-                self._blanket_view(row, name, provider, count)
-                for row, name, provider, count in (await session.execute(query)).all()
-            ]
+            rows = (await session.execute(page.of(query, Blanket.cloud, Blanket.name))).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: self._blanket_view(*row))
+
+    async def reports(
+        self, *, cloud: Ref | None = None, blanket: Ref | None = None, page: Page = LAST
+    ) -> Part[ReportView]:
+        async with self._parts.store.read() as session:
+            query = (
+                select(EventRow, Blanket.name, Cloud.name)
+                .join(Blanket, Blanket.id == EventRow.blanket)
+                .join(Cloud, Cloud.id == EventRow.cloud)
+                .where(within(session, EventRow.cloud), *page.picks(EventRow.kind))
+            )
+            if cloud is not None:
+                query = query.where(EventRow.cloud == (await find_cloud(session, cloud)).id)
+            if blanket is not None:
+                query = query.where(EventRow.blanket == (await find_blanket(session, blanket, cloud)).id)
+            query = page.of(query, EventRow.received_at, EventRow.id, newest=True)
+            rows = (await session.execute(query)).all()
+        return page.part(rows, lambda row: (row[0].received_at, row[0].id), lambda row: _report_view(*row))
 
     async def blanket(self, ref: Ref, *, cloud: Ref | None = None) -> BlanketView:
         async with self._parts.store.read() as session:
@@ -159,6 +193,7 @@ class Blankets:
             id=row.id,
             name=row.name,
             cloud=cloud,
+            cloud_id=row.cloud,
             provider=provider.name,
             state=BlanketState(row.state),
             flavour=report.flavour if report else None,
@@ -167,6 +202,7 @@ class Blankets:
             mesh_address=row.mesh_address,
             confidentiality=declaration(provider).confidentiality,
             instances=instances,
+            gives=given(facts_of(row, provider, report)),
             reason=row.reason,
         )
 
@@ -177,7 +213,18 @@ def _shown() -> Select[Blanket, str, Provider, int]:
         select(Blanket, Cloud.name, Provider, count)
         .join(Cloud, Cloud.id == Blanket.cloud)
         .join(Provider, Provider.id == Blanket.provider)
-        .order_by(Cloud.name, Blanket.name)
+    )
+
+
+def _report_view(row: EventRow, blanket: str, cloud: str) -> ReportView:
+    return ReportView(
+        id=row.id,
+        kind=row.kind,
+        blanket=blanket,
+        cloud=cloud,
+        at=row.at,
+        received_at=row.received_at,
+        data=row.data,
     )
 
 

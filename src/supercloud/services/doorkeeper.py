@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from supercloud.model.errors import Denied, Unauthenticated
-from supercloud.model.names import PublicKey
+from supercloud.model.kinds import Kind
+from supercloud.model.names import Id, PublicKey
 from supercloud.model.permissions import APART, UNDIVIDED, Permission, Role
-from supercloud.services.caller import Caller
+from supercloud.services.caller import Caller, Terms
 from supercloud.services.directory import Known, Snapshot
+from supercloud.services.moves import DRAIN
 from supercloud.services.northbound import Northbound
+from supercloud.services.store.changes import Change
 from supercloud.trust import proof, tokens
-from supercloud.trust.tokens import Token
+from supercloud.trust.tokens import CloudAsked, Token
 
 _REMEMBERED = 512
 
@@ -71,12 +74,28 @@ class Doorkeeper:
         self._replays.take(token.holder, nonce, at=now)
         return Bearer(token, await self._standing(token))
 
-    async def check(self, bearer: Bearer) -> None:
-        """Whether its token counts still: what is asked for may last.
+    async def check(self, bearer: Bearer) -> Bearer:
+        """Whether its token counts still: what is asked for may last. The same, as it stands now.
 
         Raises: Unauthenticated.
         """
-        await self._standing(bearer.token)
+        return Bearer(bearer.token, await self._standing(bearer.token))
+
+    def sees(self, bearer: Bearer, change: Change) -> bool:
+        """Whether the bearer may be told of it: if it may read the thing, or might until it was removed.
+
+        Raises:
+            Unauthenticated: its principal has lost a role.
+        """
+        return sees(bearer, change, at=self._now())
+
+    def sees_of_domains(self, bearer: Bearer, change: Change) -> bool:
+        """The same, of what a provider may be told: of its own domains, and of machines and drains there.
+
+        Raises:
+            Unauthenticated: its principal has lost a role.
+        """
+        return sees_of_domains(bearer, change, at=self._now())
 
     async def _standing(self, token: Token) -> Known:
         if self._now() > token.until:
@@ -89,14 +108,14 @@ class Doorkeeper:
             raise Unauthenticated("the token is revoked", hint="supercloud token mint")
         return known
 
-    def admit(self, bearer: Bearer, permission: Permission) -> Northbound:
-        """What the bearer may ask for under this permission, as far as it sees.
+    def admit(self, bearer: Bearer, permission: Permission, terms: tuple[Terms, ...] = ()) -> Northbound:
+        """What the bearer may ask for under this permission, as far as it sees, on its terms.
 
         Raises:
             Denied: it allows it nowhere.
             Unauthenticated: its principal has lost a role.
         """
-        return self._on_behalf_of(caller(bearer, permission, at=self._now()))
+        return self._on_behalf_of(replace(caller(bearer, permission, at=self._now()), terms=terms))
 
 
 def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:
@@ -118,6 +137,115 @@ def caller(bearer: Bearer, permission: Permission, *, at: float) -> Caller:
     )
 
 
+#: What is needed to be told of a change of each kind.
+READS = {
+    Kind.CLOUD: Permission.CLOUD_READ,
+    Kind.BLANKET: Permission.BLANKET_READ,
+    Kind.NETWORK: Permission.NETWORK_READ,
+    Kind.VOLUME: Permission.VOLUME_READ,
+    Kind.INSTANCE: Permission.VM_READ,
+    Kind.TRUST: Permission.TRUST_READ,
+    Kind.FINDING: Permission.FINDING_READ,
+    Kind.ORDER: Permission.ORDER_READ,
+    Kind.ACT: Permission.ACT_READ,
+    Kind.OPERATION: Permission.OPERATION_READ,
+    Kind.REPORT: Permission.BLANKET_READ,
+    Kind.IMAGE: Permission.IMAGE_READ,
+    Kind.PROVIDER: Permission.PROVIDER_READ,
+    Kind.MAINTENANCE: Permission.PROVIDER_READ,
+    Kind.PRINCIPAL: Permission.PRINCIPAL_READ,
+    Kind.TOKEN: Permission.TOKEN_READ,
+}
+
+
+def sees(bearer: Bearer, change: Change, *, at: float) -> bool:
+    """By the rules of reads (`caller`, services.refs), but by whose the change says that the thing is: it, or
+    the cloud that it was in, may be gone.
+
+    Raises:
+        Unauthenticated: as `Doorkeeper.admit`.
+    """
+    token, known = bearer.token, bearer.known
+    if not token.roles <= known.roles:
+        raise Unauthenticated("the token's principal has fewer roles by now", hint="supercloud token mint")
+    if not _concerns(token, known, change):
+        return _is_shown(token, known, change, at)
+    permission = READS[change.kind]
+    cloud = None
+    if change.cloud is not None and permission not in APART and not token.undivided:
+        cloud = CloudAsked(change.cloud, change.cloud_name or "")
+    try:
+        token.check(permission, at=at, cloud=cloud)
+    except Denied:
+        return False
+    return True
+
+
+def _concerns(token: Token, known: Known, change: Change) -> bool:
+    """Whether it is its principal's to read."""
+    operator = Role.OPERATOR in token.roles
+    if change.kind in {Kind.PROVIDER, Kind.MAINTENANCE}:
+        return True
+    if change.kind in {Kind.PRINCIPAL, Kind.TOKEN}:
+        return operator or change.owner == token.principal
+    if change.kind is not Kind.IMAGE:
+        if change.cloud is None:
+            return False
+        operator = Role.OPERATOR in known.roles
+    return change.owner == token.principal or (change.owner is None and operator)
+
+
+def _is_shown(token: Token, known: Known, change: Change, at: float) -> bool:
+    """Whether it is a finding about another's cloud, which that one shows to a cloud of the principal's."""
+    if change.kind is not Kind.FINDING or change.cloud is None:
+        return False
+    names = {cloud.id: cloud for cloud in known.clouds}
+    for relation in known.shown.get(change.cloud, ()):
+        if relation.until <= at:
+            continue
+        try:
+            token.check(
+                Permission.FINDING_READ, at=at, cloud=None if token.undivided else names.get(relation.to)
+            )
+        except Denied:
+            continue
+        return True
+    return False
+
+
+def sees_of_domains(bearer: Bearer, change: Change, *, at: float) -> bool:
+    """By the rules of `services.domains`.
+
+    Raises:
+        Unauthenticated: as `Doorkeeper.admit`.
+    """
+    token, known = bearer.token, bearer.known
+    if not token.roles <= known.roles:
+        raise Unauthenticated("the token's principal has fewer roles by now", hint="supercloud token mint")
+    domain = domain_of(change)
+    if domain not in known.domains and (change.kind is not Kind.PROVIDER or change.owner != token.principal):
+        return False
+    try:
+        token.check(Permission.DOMAIN_READ, at=at)
+    except Denied:
+        return False
+    return True
+
+
+def domain_of(change: Change) -> Id | None:
+    """The domain that a change is about, if a provider is told of its kind."""
+    data = change.data or {}
+    if change.kind is Kind.PROVIDER:
+        return change.id
+    if change.kind in {Kind.BLANKET, Kind.MAINTENANCE}:
+        return data.get("provider")
+    if change.kind in {Kind.FINDING, Kind.ORDER, Kind.ACT}:
+        return data.get("provider") if change.cloud is None else None  # told apart from the users
+    if change.kind is Kind.OPERATION and data.get("kind") == DRAIN:
+        return data.get("object")
+    return None
+
+
 def _clouds(token: Token, known: Known, permission: Permission, at: float) -> list[str]:
     """Where the token allows it, among its principal's clouds."""
     every = [cloud.id for cloud in known.clouds]
@@ -127,6 +255,9 @@ def _clouds(token: Token, known: Known, permission: Permission, at: float) -> li
     allowed: list[str] = []
     denied: Denied | None = None
     for cloud in known.clouds:
+        if known.parents.get(cloud.id) in allowed:
+            allowed.append(cloud.id)  # what a token allows in a cloud, it allows in those within it
+            continue
         try:
             token.check(permission, at=at, cloud=cloud)
             allowed.append(cloud.id)

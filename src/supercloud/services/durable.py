@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+#: What takes less is not what an operation waited for.
+_WORTH_SAYING_S = 0.1
 #: Sagas carry their own idempotence over versions; DBOS need not tell them apart.
 _VERSION = "1"
 _POLL_S = 0.05
@@ -80,7 +84,13 @@ class DurableRuntime:
             self._dbos = None
 
     async def start(self, operation: str) -> None:
-        """Begin `operation`, unless it began before."""
+        """Begin `operation`, unless it began before.
+
+        One that a step of another begins is a workflow of its own, so DBOS must not know where it is called.
+        """
+        await asyncio.create_task(self._begin(operation), context=Context())
+
+    async def _begin(self, operation: str) -> None:
         from dbos import SetWorkflowID
 
         with SetWorkflowID(operation):
@@ -147,6 +157,7 @@ class _DbosSaga:
         """An error of ours is remembered like an answer, so that a replay takes the same way."""
 
         async def outcome() -> dict[str, Any]:
+            began = time.monotonic()
             try:
                 return {"ok": to_json(kind, await work())}
             except SupercloudError as error:
@@ -154,6 +165,10 @@ class _DbosSaga:
             except Exception as error:  # noqa: BLE001 - a bug in a step ends its operation, not the program
                 _log.exception("operation.step_bug", operation=self._operation, step=name)
                 return {"error": [Failed.code, f"{name}: {type(error).__name__}", None]}
+            finally:
+                took_s = round(time.monotonic() - began, 3)
+                if took_s >= _WORTH_SAYING_S:
+                    _log.info("operation.step", operation=self._operation, step=name, took_s=took_s)
 
         with _interrupting():
             found = cast(dict[str, Any], await self._dbos.run_step_async({"name": name}, outcome))

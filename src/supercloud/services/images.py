@@ -10,14 +10,18 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import case, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
-from supercloud.model.names import Digest, new_id
-from supercloud.services.northbound import ImageView, Ref, RegisterImage
+from supercloud.model.names import Digest, Id, Name, new_id
+from supercloud.services import trust
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
-from supercloud.services.refs import find_image, owned, owner_of
-from supercloud.services.store.tables import Image, Instance, Volume
+from supercloud.services.refs import caller_of, find_image, owned, owner_of, within
+from supercloud.services.requests import Ref, RegisterImage
+from supercloud.services.store.tables import Image, Instance, Trust, Volume
+from supercloud.services.views import ImageView
 
 _CHUNK = 256 << 10
 _SPARE_BYTES = 1 << 30
@@ -81,12 +85,11 @@ class Images:
         finally:
             self._uploading.discard(digest)
 
-    async def images(self) -> list[ImageView]:
+    async def images(self, *, page: Page = EVERYTHING) -> Part[ImageView]:
         async with self._parts.store.read() as session:
-            rows = await session.scalars(
-                select(Image).where(owned(session, Image.owner)).order_by(Image.name)
-            )
-            return [self._image_view(row) for row in rows]
+            query = select(Image).where(owned(session, Image.owner), *page.picks(Image.name))
+            rows = (await session.scalars(page.of(query, Image.name, Image.id))).all()
+        return page.part(rows, lambda row: (row.name, row.id), self._image_view)
 
     async def image(self, ref: Ref) -> ImageView:
         async with self._parts.store.read() as session:
@@ -95,10 +98,13 @@ class Images:
     async def remove_image(self, ref: Ref) -> None:
         async with self._parts.store.write() as session:
             row = await find_image(session, ref)
-            for table, word in ((Instance, "instance"), (Volume, "volume")):
-                user = await session.scalar(select(table.name).where(table.image == row.id).limit(1))
+            for table, word in ((Instance, "an instance"), (Volume, "a volume")):
+                users = select(table.name, table.cloud).where(table.image == row.id)
+                mine = case((within(session, table.cloud), 0), else_=1)
+                user = (await session.execute(users.order_by(mine).limit(1))).one_or_none()
                 if user is not None:
-                    raise Conflict(f"{word} {user} is based on image {row.name}")
+                    raise Conflict(f"{_said(session, word, *user)} is based on image {row.name}")
+            await trust.forget(session, self._parts.keys, Trust.image == row.id)
             await self._parts.keys.destroy_image_key(image=row.id)  # of a backup; an import's stays
             await session.delete(row)
         path = image_file(self._parts.settings.images, row.digest)
@@ -149,7 +155,15 @@ class Images:
             virtual_bytes=row.virtual_bytes,
             complete=row.complete,
             present_bytes=here,
+            key_of=row.key_of,
         )
+
+
+def _said(session: AsyncSession, word: str, name: Name, cloud: Id) -> str:
+    """Which it is, to who may know it. In a request about images the caller's clouds are all that it has."""
+    caller = caller_of(session)
+    mine = caller is None or cloud in caller.clouds
+    return f"{word.split()[1]} {name}" if mine else f"{word} of another cloud"
 
 
 async def read_image(path: Path, offset: int) -> AsyncIterator[bytes]:

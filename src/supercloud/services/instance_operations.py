@@ -12,13 +12,14 @@ from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceRef, StopMode
 from supercloud.ports.durable import Saga
 from supercloud.services import mesh
+from supercloud.services.instance_views import placed_of
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.placement import Placement
 from supercloud.services.sagas.migrate import migrate
 from supercloud.services.sagas.start import end, start, stop
 from supercloud.services.sagas.world import World
-from supercloud.services.store.tables import LOCKED, Instance, Published, Right, Volume
+from supercloud.services.store.tables import LOCKED, Blanket, Instance, Published, Right, Volume
 from supercloud.services.volume_operations import VolumeOperations
 
 
@@ -33,7 +34,14 @@ class InstanceOperations:
         """Of `instance.run` too, whose rows are there already."""
         await start(saga, self.world, instance=intent["instance"], blanket=intent["blanket"])
         await self.placement.follow(intent["instance"])
-        return dict(intent)
+        async with self.parts.store.read() as session:
+            row = await session.get(Instance, intent["instance"])
+            blanket = await session.get(Blanket, intent["blanket"])
+        return {
+            **intent,
+            "blanket_name": None if blanket is None else blanket.name,
+            "placed": "" if row is None else placed_of(row.placed, intent["blanket"]),
+        }
 
     async def stop(self, saga: Saga, intent: Intent) -> dict[str, Any]:
         await stop(saga, self.world, instance=intent["instance"], mode=StopMode(intent["mode"]))

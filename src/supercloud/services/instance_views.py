@@ -6,14 +6,28 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, literal, select, true, union_all
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    literal,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from supercloud.model.levels import Level
 from supercloud.model.names import Id
+from supercloud.model.placement import ANYWHERE, Placement
 from supercloud.model.states import InstanceState
-from supercloud.services.northbound import InstanceView, Ref
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.publish import HOST
 from supercloud.services.refs import named, the_one
+from supercloud.services.requests import Ref
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.store.tables import (
     Blanket,
@@ -26,16 +40,24 @@ from supercloud.services.store.tables import (
     Right,
     Volume,
 )
+from supercloud.services.views import InstanceView
+from supercloud.wire.codec import from_json
 
 #: Columns, not objects: a thousand of them are listed in one answer.
 _SHOWN = (
     select(
         Instance.id,
         Instance.name,
+        Instance.cloud.label("in_cloud"),
         Instance.state,
         Instance.hold,
         Instance.vcpus,
         Instance.memory_mib,
+        Instance.group,
+        Instance.placement,
+        Instance.placed,
+        Instance.level,
+        Instance.blanket.label("at"),
         Instance.reason,
         Instance.created_at,
         Cloud.name.label("cloud"),
@@ -49,7 +71,6 @@ _SHOWN = (
     .join(Image, Image.id == Instance.image)
     .join(Right, Right.instance == Instance.id)
     .outerjoin(Blanket, Blanket.id == Instance.blanket)
-    .order_by(Cloud.name, Instance.name)
 )
 
 #: What one instance has of each kind, in order: rows of up to three texts.
@@ -91,20 +112,30 @@ def _parts_where(
 #: Made once: putting a statement together takes longer than SQLite takes to carry it out.
 _ONE = _SHOWN.where(named(Instance, bindparam("ref"))).limit(2)
 _ONE_WITHIN = _ONE.where(Instance.cloud.in_(bindparam("clouds", expanding=True)))
-_PARTS_OF_ONE = _parts_where(
-    *(column == bindparam("instance") for column in (NicRow.instance, Volume.instance, Published.instance))
-)
+_WHOSE_PARTS = (NicRow.instance, Volume.instance, Published.instance)
+_PARTS_OF_ONE = _parts_where(*(column == bindparam("instance") for column in _WHOSE_PARTS))
+_SOME: BindParameter[list[str]] = bindparam("instances", expanding=True)
+_PARTS_OF_SOME = _parts_where(*(column.in_(_SOME) for column in _WHOSE_PARTS))
 
 
 async def views(
-    session: AsyncSession, rights: SqlRights, *, clouds: tuple[Id, ...] | None = None
-) -> list[InstanceView]:
-    """These clouds', or all, by cloud and name."""
-    rows = (await session.execute(_SHOWN.where(_in(Instance.cloud, clouds)))).all()
-    of_all = _parts_where(*(_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)))
-    parts = _grouped((await session.execute(of_all)).all())
+    session: AsyncSession,
+    rights: SqlRights,
+    *,
+    clouds: tuple[Id, ...] | None = None,
+    page: Page = EVERYTHING,
+) -> Part[InstanceView]:
+    """These clouds', or all, by cloud (its id) and name."""
+    query = _SHOWN.where(_in(Instance.cloud, clouds), *page.picks(Instance.name, Instance.state))
+    rows = (await session.execute(page.of(query, Instance.cloud, Instance.name))).all()
+    if page == EVERYTHING:
+        of = [_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)]
+        found = await session.execute(_parts_where(*of))
+    else:
+        found = await session.execute(_PARTS_OF_SOME, {"instances": [row.id for row in rows]})
+    parts = _grouped(found.all())
     now = await rights.now(session)
-    return [_view(row, parts[row.id], now) for row in rows]
+    return page.part(rows, lambda row: (row.in_cloud, row.name), lambda row: _view(row, parts[row.id], now))
 
 
 async def view(
@@ -132,14 +163,23 @@ def _grouped(rows: Sequence[Any]) -> defaultdict[Id, _Parts]:
     return found
 
 
+def placed_of(why: dict[str, str] | None, blanket: Id | None) -> str:
+    """Why it is there, or is about to come there."""
+    if blanket is None:
+        return next(reversed((why or {}).values()), "")
+    return (why or {}).get(blanket, "")
+
+
 def _view(row: Any, parts: _Parts, now: float) -> InstanceView:
     nics = parts["nic"]
     return InstanceView(
         id=row.id,
         name=row.name,
         cloud=row.cloud,
+        cloud_id=row.in_cloud,
         state=InstanceState(row.state),
         blanket=row.blanket,
+        blanket_id=row.at,
         epoch=row.epoch,
         right_left_s=max(0.0, row.expires_at - now) if row.holder else None,
         hold=row.hold,
@@ -151,6 +191,10 @@ def _view(row: Any, parts: _Parts, now: float) -> InstanceView:
         networks=tuple(network for _, _, network in nics),
         volumes=tuple(name for name, _, _ in parts["volume"]),
         published=tuple(f"{HOST}:{at}->{port}" for at, port, _ in parts["port"]),
+        group=row.group,
+        placement=ANYWHERE if row.placement is None else from_json(Placement, row.placement),
+        placed=placed_of(row.placed, row.at),
+        level=Level(row.level),
         reason=row.reason,
         created_at=row.created_at,
     )

@@ -5,34 +5,47 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, InvalidInput, Refused, SupercloudError, Unavailable
-from supercloud.model.names import Id, Name, new_id
+from supercloud.model.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    SupercloudError,
+    Unavailable,
+)
+from supercloud.model.levels import Level
+from supercloud.model.names import MIB, Id, Name, SizeBytes, new_id
+from supercloud.model.placement import Choice, Subject
+from supercloud.model.quota import Amounts
 from supercloud.model.right import RightTerms
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import StopMode, StreamKind, UserData
-from supercloud.services import instance_views, mesh
+from supercloud.services import instance_views, mesh, placing, quotas
 from supercloud.services.clouds import RENEW_EVERY_S
+from supercloud.services.demands import network_demands
 from supercloud.services.networks import plug
-from supercloud.services.northbound import InstanceView, OperationView, Ref, RunInstance, Stream
+from supercloud.services.northbound import Stream
 from supercloud.services.operations import Intent
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import check_migration
 from supercloud.services.refs import (
     clouds_of,
     find_blanket,
     find_cloud,
-    find_image,
     find_instance,
     find_network,
     own_cloud,
 )
-from supercloud.services.rules import NETWORKS, boot_volume, check_instance
+from supercloud.services.requests import PlaceInstance, Ref, RunInstance
+from supercloud.services.rules import NETWORKS, boot_volume, check_instance, level_of
+from supercloud.services.sharing import check_instance as check_images
+from supercloud.services.sharing import usable_image
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.store.tables import (
-    Blanket,
     Cloud,
     Image,
     Instance,
@@ -41,6 +54,7 @@ from supercloud.services.store.tables import (
     Right,
     Volume,
 )
+from supercloud.services.views import InstanceView, OperationView
 from supercloud.services.volumes import check_size
 
 
@@ -55,7 +69,7 @@ class Instances:
         listening: list[int] = []
         identity = new_id()
         try:
-            for one in request.publish if not await self._known(request) else ():
+            for one in request.publish if request.publish and not await self._known(request) else ():
                 listening.append(await self._parts.publisher.listen(one.at, identity, one.port))
             operation, joined = await self._record(request, identity, listening)
         except BaseException:
@@ -77,10 +91,10 @@ class Instances:
             if used is None:  # else the same request came before
                 await self._parts.keys.destroy_user_data_key(digest=request.user_data.digest)
 
-    async def instances(self, *, cloud: Ref | None = None) -> list[InstanceView]:
+    async def instances(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[InstanceView]:
         async with self._parts.store.read() as session:
             clouds = await clouds_of(session, cloud)
-            return await instance_views.views(session, self._parts.rights, clouds=clouds)
+            return await instance_views.views(session, self._parts.rights, clouds=clouds, page=page)
 
     async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
         async with self._parts.store.read() as session:
@@ -88,10 +102,33 @@ class Instances:
             return await instance_views.view(session, self._parts.rights, ref, clouds=clouds)
 
     async def start_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
-        row = await self._find(ref, cloud)
-        async with self._parts.store.read() as session:
-            blanket = row.blanket or (await _place(session, self._parts, row.cloud, None)).id
-        return await self._begin_on_instance(row, "instance.start", {"instance": row.id, "blanket": blanket})
+        """Where its data is, which has to fit its placement still.
+
+        Raises:
+            Refused: it does not; it has no data yet, and no blanket fits; or its image is shared no more.
+        """
+        parts = self._parts
+        async with parts.store.write() as session:
+            found = await find_instance(session, ref, cloud)
+            await own_cloud(session, found.cloud)
+            row = await again(session, found)
+            await check_images(session, row)
+            around = await placing.look(session, parts, row.cloud, but=row.id)
+            subject = await placing.subject_of(session, row)
+            if row.blanket is None:
+                choice = around.choose(subject)
+                row.placed = {choice.blanket: choice.reason}
+            else:
+                choice = around.asked_for(subject, row.blanket, new=False)
+            operation = await parts.operations.record(
+                session,
+                "instance.start",
+                object_id=row.id,
+                name=row.name,
+                cloud=row.cloud,
+                intent={"instance": row.id, "blanket": choice.blanket},
+            )
+        return await parts.operations.started(operation)
 
     async def stop_instance(
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
@@ -118,15 +155,28 @@ class Instances:
     async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView:
         """
         Raises:
-            Refused: the preflight's reason.
+            Refused: the preflight's reason, or its placement's.
         """
+        parts = self._parts
         row = await self._find(ref, cloud)
-        async with self._parts.store.read() as session:
+        async with parts.store.read() as session:
             target = await find_blanket(session, to, row.cloud)
         intent = {"instance": row.id, "target": target.id}
-        if not await self._parts.operations.under_way(row.id, "instance.migrate", intent):
-            await check_migration(self._parts, row, target)
-        return await self._begin_on_instance(row, "instance.migrate", intent)
+        if await parts.operations.under_way(row.id, "instance.migrate", intent):
+            return await self._begin_on_instance(row, "instance.migrate", intent)
+        await check_migration(parts, row, target)
+        operation = await begin_migration(parts, row.id, target.id)
+        return await parts.operations.started(operation)
+
+    async def place_instance(
+        self, ref: Ref, request: PlaceInstance, *, cloud: Ref | None = None
+    ) -> InstanceView:
+        async with self._parts.store.write() as session:
+            row = await find_instance(session, ref, cloud)
+            request.placement.check(row.name)
+            await placing.check_domains(session, request.placement)
+            row.group, row.placement = request.group, placing.kept(request.placement)
+        return await self.instance(row.id)
 
     async def open_stream(
         self, ref: Ref, *, kind: StreamKind, port: int | None = None, cloud: Ref | None = None
@@ -168,13 +218,16 @@ class Instances:
             known = await _named(session, cloud.id, request.name)
             if known is not None:
                 return await _joined(session, known), True
-            image = await find_image(session, request.image)
+            image = await usable_image(session, cloud, request.image)
             if not image.complete:
                 raise Conflict(f"image {image.name} is not complete", hint="import it again")
-            blanket = await _place(session, self._parts, cloud.id, request.on)
+            size = boot_size(request, image)
+            more = Amounts(vcpus=request.vcpus, memory_mib=request.memory_mib, disk_bytes=size)
+            await quotas.check(session, cloud, more)
+            choice = await _place(session, self._parts, cloud.id, request)
             if request.user_data is not None and await _user_of(session, request.user_data) is not None:
                 raise Conflict("this user data is another instance's", hint="encrypt it anew for each")
-            await _insert(session, request, identity, cloud, image)
+            await _insert(session, request, identity, (cloud, image), choice)
             for published, at in zip(request.publish, ports, strict=True):
                 session.add(Published(at=at, cloud=cloud.id, instance=identity, port=published.port))
             await mesh.changed(session, cloud.id)
@@ -184,9 +237,52 @@ class Instances:
                 object_id=identity,
                 name=request.name,
                 cloud=cloud.id,
-                intent={"instance": identity, "blanket": blanket.id},
+                intent={"instance": identity, "blanket": choice.blanket},
+                phase=f"goes to blanket {choice.name}: {choice.reason}",
             )
         return operation, False
+
+
+async def begin_migration(
+    parts: Parts, instance: Id, target: Id, *, parent: Id | None = None, reason: str = "asked for"
+) -> Id:
+    """Record it, if the instance may be there: with its cloud locked, so that of several that are to be kept
+    apart no two come to one place.
+
+    Raises:
+        Refused: it may not, or its image is shared no more.
+    """
+    async with parts.store.write() as session:
+        found = await find_instance(session, instance, None)
+        await own_cloud(session, found.cloud)
+        row = await again(session, found)
+        await check_images(session, row)
+        around = await placing.look(session, parts, row.cloud, but=row.id)
+        if target not in around.sites:
+            raise Refused("the blanket was removed")
+        around.asked_for(await placing.subject_of(session, row), target)
+        row.placed = {row.blanket or "": (row.placed or {}).get(row.blanket or "", ""), target: reason}
+        return await parts.operations.record(
+            session,
+            "instance.migrate",
+            object_id=row.id,
+            name=row.name,
+            cloud=row.cloud,
+            intent={"instance": row.id, "target": target},
+            parent=parent,
+        )
+
+
+async def again(session: AsyncSession, found: Instance) -> Instance:
+    """As it is now that its cloud is locked.
+
+    Raises:
+        NotFound: it was removed meanwhile.
+    """
+    row: Instance | None = await session.get(Instance, found.id, populate_existing=True)
+    if row is None:
+        raise NotFound(f"instance {found.name} was removed")
+    return row
 
 
 async def _named(session: AsyncSession, cloud: Id, name: Name) -> Instance | None:
@@ -215,8 +311,9 @@ async def _joined(session: AsyncSession, known: Instance) -> Id:
 
 
 async def _insert(
-    session: AsyncSession, request: RunInstance, identity: Id, cloud: Cloud, image: Image
+    session: AsyncSession, request: RunInstance, identity: Id, of: tuple[Cloud, Image], choice: Choice
 ) -> None:
+    cloud, image = of
     now = time.time()
     session.add(
         Instance(
@@ -231,6 +328,10 @@ async def _insert(
             user_data_digest=request.user_data.digest if request.user_data is not None else None,
             ssh_keys=list(request.ssh_keys),
             hold=request.hold,
+            group=request.group,
+            placement=placing.kept(request.placement),
+            placed={choice.blanket: choice.reason},
+            level=request.level or Level.OPEN,
             reason="",
             created_at=now,
         )
@@ -241,10 +342,11 @@ async def _insert(
             id=new_id(),
             cloud=cloud.id,
             name=boot_volume(request.name),
-            size_bytes=check_size(request.disk_bytes or _whole_mib(image.virtual_bytes), image),
+            size_bytes=boot_size(request, image),
             image=image.id,
             instance=identity,
             position=0,
+            level=request.level or Level.OPEN,
             snapshots=[],
             created_at=now,
         )
@@ -260,26 +362,34 @@ async def _insert(
         await plug(session, network, identity, position)
 
 
-def _whole_mib(size: int) -> int:
-    return -(-size // (1 << 20)) * (1 << 20)
-
-
-async def _place(session: AsyncSession, parts: Parts, cloud: Id, on: Ref | None) -> Blanket:
-    """The named blanket, or the connected one with the fewest instances, or one that is expected back.
+def boot_size(request: RunInstance, image: Image) -> SizeBytes:
+    """Of the volume that it boots from.
 
     Raises:
-        Refused: it is not there to take an instance.
+        InvalidInput: as check_size.
     """
-    if on is not None:
-        blanket = await find_blanket(session, on, cloud)
-        if not parts.agents.may_answer(blanket):
-            raise Refused(f"blanket {blanket.name} is {blanket.state}, not connected")
-        return blanket
-    load = select(func.count()).where(Instance.blanket == Blanket.id).correlate(Blanket).scalar_subquery()
-    rows = await session.scalars(select(Blanket).where(Blanket.cloud == cloud).order_by(load, Blanket.name))
-    there = [row for row in rows if parts.agents.may_answer(row)]
-    if not there:
-        raise Refused(
-            "this cloud has no connected blanket", hint="supercloud blanket add NAME --cloud … --provider …"
-        )
-    return min(there, key=lambda row: not parts.agents.is_connected(row.id))  # the first of the best
+    whole = -(-image.virtual_bytes // MIB) * MIB
+    return check_size(request.disk_bytes or whole, image)
+
+
+async def _place(session: AsyncSession, parts: Parts, cloud: Id, request: RunInstance) -> Choice:
+    """The blanket that is named, or the one that its placement makes it.
+
+    Raises:
+        Refused: the one may not have it, or none.
+        NotFound: a domain that the placement names.
+    """
+    await placing.check_domains(session, request.placement)
+    around = await placing.look(session, parts, cloud)
+    networks = [await find_network(session, ref, cloud) for ref in request.networks]
+    subject = Subject(
+        name=request.name,
+        vcpus=request.vcpus,
+        memory_mib=request.memory_mib,
+        placement=request.placement,
+        group=request.group,
+        demands=(level_of(request), *network_demands(networks)),
+    )
+    if request.on is None:
+        return around.choose(subject)
+    return around.asked_for(subject, (await find_blanket(session, request.on, cloud)).id)

@@ -1,13 +1,16 @@
 """Each blanket's overlay as it should be, from the store, and telling the blankets of changes.
 
-A mesh is always built from the rows of one cloud only, so that traffic between clouds cannot exist. Who
-holds an instance's right is where its MAC and IP are accepted from.
+A mesh is always built from the rows of one cloud only. What else there is to another cloud comes of a trust
+relation that lasts, and of nothing else (services.passages). Who holds an instance's right is where its MAC
+and IP are accepted from.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
 
 import structlog
 from sqlalchemy import func, or_, select, update
@@ -16,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Exhausted, NotFound, SupercloudError
 from supercloud.model.names import Id
 from supercloud.model.states import BlanketState
-from supercloud.ports.agent import Announcement, Location, Mesh, MeshReport, Network, Peer
+from supercloud.ports.agent import Abroad, Announcement, Location, Mesh, MeshReport, Network, Peer
+from supercloud.services import passages
 from supercloud.services.agents import Agents
 from supercloud.services.store import tables
+from supercloud.services.store.changes import UNSEEN
 from supercloud.services.store.engine import Store
 from supercloud.wire.codec import from_json, to_json
 
@@ -32,7 +37,7 @@ async def changed(session: AsyncSession, cloud: Id) -> None:
         update(tables.Cloud)
         .where(tables.Cloud.id == cloud)
         .values(mesh_generation=tables.Cloud.mesh_generation + 1)
-        .execution_options(synchronize_session=False)
+        .execution_options(synchronize_session=False, **{UNSEEN: True})
     )
 
 
@@ -74,6 +79,7 @@ async def wanted(session: AsyncSession, blanket: Id) -> Mesh:
         peers=await _peers(session, own),
         networks=await _networks(session, own.cloud),
         locations=tuple(await locations(session, own.cloud)),
+        abroad=(await passages.abroad(session, own.cloud, own.id)).get(own.id, Abroad()),
     )
 
 
@@ -106,7 +112,15 @@ async def _networks(session: AsyncSession, cloud: Id) -> tuple[Network, ...]:
         select(tables.Network).where(tables.Network.cloud == cloud).order_by(tables.Network.id)
     )
     return tuple(
-        Network(id=row.id, name=row.name, vni=row.vni, cidr=row.cidr, gateway=row.gateway) for row in rows
+        Network(
+            id=row.id,
+            name=row.name,
+            vni=row.vni,
+            cidr=row.cidr,
+            gateway=row.gateway,
+            outward=not passages.closed(row),
+        )
+        for row in rows
     )
 
 
@@ -142,29 +156,82 @@ class Meshes:
         self._store = store
         self._agents = agents
         self._turns: dict[Id, asyncio.Lock] = {}
+        #: What each blanket has of other clouds. Absent: not known, since it is being told, or nobody heard
+        #: whether it took it.
+        self._abroad: dict[Id, Abroad] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def spread(self, cloud: Id, *, patient: bool = False) -> tuple[Id, ...]:
-        """Apply to every connected blanket of `cloud`; those that did not take it.
+        """Apply to every connected blanket of `cloud`; those that did not take it. Whom it concerns in other
+        clouds is told as well, and not waited for: a cloud does not wait for another's blankets.
 
         `patient`: to those as well that were connected a moment ago, and are expected back; those that only
-        their peers hear have not taken it.
+        their peers hear have not taken it. Then those of other clouds count, too.
         """
+        missing, heard = await self._spread(cloud, patient=patient)
+        if not patient:
+            self._later(self._tell_neighbours(cloud))
+            return missing
+        for one in await self._neighbours(cloud):
+            missing += await self.refresh(one, heard=heard)
+        return missing
+
+    async def _spread(self, cloud: Id, *, patient: bool) -> tuple[tuple[Id, ...], Collection[Id]]:
+        """Those that did not take it, and whom those that did still hear."""
         there = self._agents.is_expected if patient else self._agents.is_connected
         blankets = await self._blankets(cloud)
         asked = [one for one in blankets if there(one)]
         results = await asyncio.gather(*(self._try(one) for one in asked))
         if any(report and report[1] for report in results):
             # Somebody's peers have to learn a key that it just reported.
-            return await self.spread(cloud, patient=patient)
+            return await self._spread(cloud, patient=patient)
         took = {one for one, report in zip(asked, results, strict=True) if report}
         heard = {peer for report in results if report for peer in report[0].alive} if patient else set()
-        return tuple(one for one in blankets if one not in took and (one in asked or one in heard))
+        missing = tuple(one for one in blankets if one not in took and (one in asked or one in heard))
+        return missing, heard
 
     async def greet(self, blanket: Id) -> None:
         """A blanket connected: give it its overlay, and its key to the others."""
         taken = await self._try(blanket)
         if taken is not None and taken[1]:
             await self.spread(taken[2])
+
+    async def refresh(self, cloud: Id, *, heard: Collection[Id] | None = None) -> tuple[Id, ...]:
+        """Tell the blankets of `cloud` what changed for them in other clouds, if something did; those that
+        did not take it, or are not connected. With `heard`, who is gone counts only if it is among them."""
+        there = self._agents.is_connected if heard is None else self._agents.is_expected
+        untold = await self._untold(cloud)
+        asked = [one for one in untold if there(one)]
+        if asked:
+            async with self._store.write() as session:
+                await changed(session, cloud)
+        results = await asyncio.gather(*(self._try(one) for one in asked))
+        took = {one for one, report in zip(asked, results, strict=True) if report}
+        if any(report and report[1] for report in results):
+            await self.spread(cloud)
+        counted = untold if heard is None else [one for one in untold if one in asked or one in heard]
+        return tuple(one for one in counted if one not in took)
+
+    async def _untold(self, cloud: Id) -> tuple[Id, ...]:
+        async with self._store.read() as session:
+            abroad = await passages.abroad(session, cloud)
+        return tuple(
+            one
+            for one in await self._blankets(cloud)
+            if self._abroad.get(one) != _lasting(abroad.get(one, Abroad()))
+        )
+
+    async def _neighbours(self, cloud: Id) -> set[Id]:
+        async with self._store.read() as session:
+            return await passages.neighbours(session, cloud)
+
+    async def _tell_neighbours(self, cloud: Id) -> None:
+        await self.tell(*await self._neighbours(cloud))
 
     async def locate(self, instance: Id) -> None:
         """The fast path of a migration: where one instance is now, to all connected blankets of its cloud."""
@@ -175,6 +242,18 @@ class Meshes:
             await changed(session, row.cloud)
         blankets = [one for one in await self._blankets(row.cloud) if self._agents.is_connected(one)]
         await asyncio.gather(*(self._locate(one, row.cloud, instance) for one in blankets))
+        self._later(self._relocate(row.cloud))
+
+    async def _relocate(self, cloud: Id) -> None:
+        """Who has to do with other clouds changes with where instances are, on either side."""
+        neighbours = await self._neighbours(cloud)
+        if neighbours:
+            await self.tell(cloud, *neighbours)
+
+    async def tell(self, *clouds: Id) -> dict[Id, tuple[Id, ...]]:
+        """Refresh each; those of each that were not told."""
+        told = await asyncio.gather(*(self.refresh(one) for one in clouds))
+        return dict(zip(clouds, told, strict=True))
 
     async def _locate(self, blanket: Id, cloud: Id, instance: Id) -> None:
         """In its turn: a whole mesh that was read before and arrived after would take the location away."""
@@ -200,9 +279,12 @@ class Meshes:
         Raises: what the agent answers; Unavailable.
         """
         async with self._turn(blanket):
+            # Before it is read: what is revoked from now on has to be told after this.
+            self._abroad.pop(blanket, None)
             async with self._store.read() as session:
                 mesh = await wanted(session, blanket)
             report = await self._agents.agent(blanket).overlay.apply(mesh)
+            self._abroad[blanket] = _lasting(mesh.abroad)
             return report, *await self.heard(blanket, report)
 
     async def heard(self, blanket: Id, report: MeshReport) -> tuple[bool, Id]:
@@ -219,6 +301,25 @@ class Meshes:
                 await changed(session, row.cloud)
             return new, row.cloud
 
+    def later(self, *clouds: Id) -> None:
+        """Refresh each, in a while."""
+
+        async def told() -> None:
+            await self.tell(*clouds)
+
+        self._later(told())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except SupercloudError as error:  # who comes back is told, and so is whoever changes next
+                _log.warning("mesh.not_told", why=error.message)
+
+        task = asyncio.create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _turn(self, blanket: Id) -> asyncio.Lock:
         return self._turns.setdefault(blanket, asyncio.Lock())
 
@@ -231,3 +332,8 @@ class Meshes:
                     )
                 )
             )
+
+
+def _lasting(abroad: Abroad) -> Abroad:
+    """Without how long it still lasts, which is another time each time."""
+    return replace(abroad, passages=tuple(replace(one, left_s=0.0) for one in abroad.passages))

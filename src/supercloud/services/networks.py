@@ -6,17 +6,20 @@ import ipaddress
 import secrets
 import time
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Exhausted
+from supercloud.model.levels import Level
 from supercloud.model.names import Id, Ipv4, Mac, new_id
-from supercloud.services import mesh
-from supercloud.services.northbound import CreateNetwork, NetworkView, Ref
+from supercloud.services import mesh, passages, trust
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, find_network, own_cloud, within
+from supercloud.services.requests import CreateNetwork, Ref
 from supercloud.services.rules import check_network
-from supercloud.services.store.tables import Cloud, Instance, Network, NicRow
+from supercloud.services.store.tables import Cloud, Instance, Network, NicRow, Trust
+from supercloud.services.views import NetworkLink, NetworkView
 
 _VNIS = range(4096, 1 << 24)
 
@@ -38,6 +41,7 @@ class Networks:
                     raise Conflict(f"cloud {cloud.name} has a network {name} already")
                 if cidr.overlaps(ipaddress.ip_network(other)):
                     raise Conflict(f"{cidr} overlaps with {other} of network {name}")
+            await passages.check_range(session, cloud.id, str(cidr))
             row = Network(
                 id=new_id(),
                 cloud=cloud.id,
@@ -45,6 +49,7 @@ class Networks:
                 vni=await _free_vni(session),
                 cidr=str(cidr),
                 gateway=str(next(cidr.hosts())),
+                level=request.level or Level.OPEN,
                 created_at=time.time(),
             )
             session.add(row)
@@ -52,27 +57,23 @@ class Networks:
         await self._parts.meshes.spread(cloud.id)
         return _view(row, cloud.name, 0)
 
-    async def networks(self, *, cloud: Ref | None = None) -> list[NetworkView]:
-        count = func.count(NicRow.instance)
-        query = (
-            select(Network, Cloud.name, count)
-            .join(Cloud, Cloud.id == Network.cloud)
-            .outerjoin(NicRow, NicRow.network == Network.id)
-            .group_by(Network.id, Cloud.name)
-            .order_by(Cloud.name, Network.name)
-        )
+    async def networks(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[NetworkView]:
+        used = select(func.count()).where(NicRow.network == Network.id).correlate(Network).scalar_subquery()
+        query = select(Network, Cloud.name, used).join(Cloud, Cloud.id == Network.cloud)
+        query = page.of(query.where(*page.picks(Network.name)), Network.cloud, Network.name)
         async with self._parts.store.read() as session:
             query = query.where(within(session, Network.cloud))
             if cloud is not None:
                 query = query.where(Network.cloud == (await find_cloud(session, cloud)).id)
-            return [_view(row, name, used) for row, name, used in (await session.execute(query)).all()]
+            rows = (await session.execute(query)).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: _view(*row))
 
     async def network(self, ref: Ref, *, cloud: Ref | None = None) -> NetworkView:
         async with self._parts.store.read() as session:
             row = await find_network(session, ref, cloud)
             owner = await session.get_one(Cloud, row.cloud)
             used = await session.scalar(select(func.count()).where(NicRow.network == row.id))
-            return _view(row, owner.name, used or 0)
+            return _view(row, owner.name, used or 0, await _links(session, row))
 
     async def remove_network(self, ref: Ref, *, cloud: Ref | None = None) -> None:
         async with self._parts.store.write() as session:
@@ -85,6 +86,8 @@ class Networks:
             )
             if user is not None:
                 raise Conflict(f"instance {user} is on network {row.name}", hint=f"supercloud vm rm {user}")
+            about = or_(Trust.network == row.id, Trust.to_network == row.id)
+            await trust.forget(session, self._parts.keys, about)
             await session.delete(row)
             await mesh.changed(session, row.cloud)
         await self._parts.meshes.spread(row.cloud)
@@ -134,13 +137,36 @@ async def _free_vni(session: AsyncSession) -> int:
     return vni
 
 
-def _view(row: Network, cloud: str, instances: int) -> NetworkView:
+async def _links(session: AsyncSession, row: Network) -> tuple[NetworkLink, ...]:
+    """The other clouds' networks that it is connected with."""
+    found = []
+    which = or_(Trust.network == row.id, Trust.to_network == row.id)
+    for one in await passages.links(session, which):
+        other = one.other(row.cloud)
+        found.append(
+            NetworkLink(
+                relation=one.trust.id,
+                cloud=(await session.get_one(Cloud, other.cloud)).name,
+                network=other.name,
+                cidr=other.cidr,
+                inward=one.reached.cloud == row.cloud,
+                expires_at=one.trust.expires_at,
+                closed=one.closed,
+            )
+        )
+    return tuple(found)
+
+
+def _view(row: Network, cloud: str, instances: int, links: tuple[NetworkLink, ...] = ()) -> NetworkView:
     return NetworkView(
         id=row.id,
         name=row.name,
         cloud=cloud,
+        cloud_id=row.cloud,
         cidr=row.cidr,
         gateway=row.gateway,
         vni=row.vni,
         instances=instances,
+        level=Level(row.level),
+        links=links,
     )

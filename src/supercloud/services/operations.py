@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, false, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,9 +22,11 @@ from supercloud.model.names import Id, new_id
 from supercloud.model.states import OPERATION_TRANSITIONS, OperationState, move
 from supercloud.ports.durable import Saga
 from supercloud.services.caller import Caller
-from supercloud.services.northbound import OperationView
+from supercloud.services.fates import seen_by
+from supercloud.services.pages import Page, Part
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Operation
+from supercloud.services.views import OperationView
 
 _log = structlog.get_logger(__name__)
 #: Another controller may be the one that moves an operation on: then there is nothing to wake us.
@@ -64,10 +66,13 @@ class Operations:
         cloud: Id | None,
         intent: Intent,
         join_key: str | None = None,
+        parent: Id | None = None,
+        phase: str = "",
     ) -> Id:
         """In the caller's transaction. The same request while one is open joins that one.
 
-        `join_key` (default: the object) is what two open operations may not share.
+        `join_key` (default: the object) is what two open operations may not share. `parent`: the operation
+        that this one is a part of.
 
         Raises:
             Conflict: another kind of operation, or another intent, is under way for it.
@@ -84,6 +89,8 @@ class Operations:
             object_name=name,
             intent=intent,
             join_key=key,
+            parent=parent,
+            phase=phase,
             state=OperationState.PENDING,
             created_at=time.time(),
         )
@@ -115,12 +122,12 @@ class Operations:
         async with self._store.read() as session:
             return await _join(session, key, kind, intent) is not None
 
-    async def started(self, operation: Id) -> OperationView:
+    async def started(self, operation: Id, *, caller: Caller | None = None) -> OperationView:
         """After the transaction of `record`: hand it over, and show it."""
         if self._start is None:
             raise Failed("no durable runtime is up")
         await self._start(operation)
-        return await self.view(operation)
+        return await self.view(operation, caller=caller)
 
     async def open(self) -> list[Id]:
         """Every operation that has not ended."""
@@ -130,6 +137,20 @@ class Operations:
                     select(Operation.id).where(Operation.ended_at.is_(None)).order_by(Operation.created_at)
                 )
             )
+
+    async def open_under(self, key: Id) -> Id | None:
+        """What is under way there."""
+        async with self._store.read() as session:
+            other = await _open(session, key)
+        return None if other is None else other.id
+
+    async def parts_of(self, parent: Id) -> dict[Id, Id]:
+        """The operations that were begun as parts of it, by their objects."""
+        async with self._store.read() as session:
+            rows = await session.execute(
+                select(Operation.object, Operation.id).where(Operation.parent == parent)
+            )
+            return dict(list(rows.all()))
 
     # ------------------------------------------------------------ running
 
@@ -158,6 +179,10 @@ class Operations:
     async def progress(self, operation: Id, phase: str, done: float | None) -> None:
         await self._write(operation, phase=phase, done=done)
 
+    async def note(self, operation: Id, result: dict[str, Any]) -> None:
+        """What has come of it so far, which is shown, and stays where it fails."""
+        await self._write(operation, result=result)
+
     async def cancel_asked(self, operation: Id) -> bool:
         return (await self._row(operation)).cancel_asked
 
@@ -175,7 +200,8 @@ class Operations:
             if error is not None:
                 end = OperationState.CANCELLED if row.cancel_asked else OperationState.FAILED
             row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), end)
-            row.error, row.result, row.ended_at = said, result, time.time()
+            row.error, row.ended_at = said, time.time()
+            row.result = row.result if result is None else result
             row.done = 1.0 if end is OperationState.SUCCEEDED else row.done
         self._tell(operation)
 
@@ -195,29 +221,53 @@ class Operations:
     # ------------------------------------------------------------ showing
 
     async def views(
-        self, *, open_only: bool, kind: str | None, limit: int, caller: Caller | None = None
-    ) -> list[OperationView]:
-        """The newest `limit`; of a caller's clouds only, if it is given."""
-        query = select(Operation).order_by(Operation.created_at.desc()).limit(limit)
-        if caller is not None:
-            query = query.where(Operation.cloud.in_(caller.clouds))
+        self,
+        *,
+        open_only: bool,
+        kind: str | None,
+        about: Id | None,
+        clouds: tuple[Id, ...] | None,
+        administered: bool,
+        page: Page,
+        caller: Caller | None,
+    ) -> Part[OperationView]:
+        """The newest first; of these clouds only, as `caller` may see them. None: all.
+
+        `administered`: those about no cloud, too, if they are the caller's.
+        """
+        query = select(Operation).where(*page.picks(Operation.object_name, Operation.state))
+        if clouds is not None:
+            of_clouds = Operation.cloud.in_(clouds)
+            others = _administered(caller) if administered and caller is not None else false()
+            query = query.where(or_(of_clouds, others))
         if kind is not None:
             query = query.where(Operation.kind == kind)
+        if about is not None:
+            query = query.where(Operation.object == about)
         if open_only:
             query = query.where(Operation.ended_at.is_(None))
+        query = page.of(query, Operation.created_at, Operation.id, newest=True)
         async with self._store.read() as session:
-            return [_view(row) for row in await session.scalars(query)]
+            rows = (await session.scalars(query)).all()
+        return page.part(rows, lambda row: (row.created_at, row.id), lambda row: _view(row, caller))
 
     async def view(
-        self, operation: Id, *, wait_s: float = 0.0, caller: Caller | None = None
+        self,
+        operation: Id,
+        *,
+        wait_s: float = 0.0,
+        seen_phase: str | None = None,
+        caller: Caller | None = None,
     ) -> OperationView:
-        """Now; or when it changed, or ended already, or after `wait_s`."""
+        """Now; or when it changed, or ended already, or is no more in `seen_phase`, or after `wait_s`."""
         row = _shown_to(caller, operation, await self._row(operation))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         changed = self._changed[operation] if wait_s > 0 else None
-        first = _view(row if changed is None else await self._row(operation))
+        first = _view(row if changed is None else await self._row(operation), caller)
         view = first
+        if seen_phase not in (None, first.phase):
+            return first
         while changed is not None and view == first and view.state not in _ENDS:
             left_s = deadline - loop.time()
             if left_s <= 0:
@@ -229,7 +279,7 @@ class Operations:
                 pass
             else:
                 changed = self._changed[operation]
-            view = _view(await self._row(operation))
+            view = _view(await self._row(operation), caller)
         return view
 
     async def cancel(self, operation: Id, *, caller: Caller | None = None) -> OperationView:
@@ -240,7 +290,14 @@ class Operations:
                 row.cancel_asked = True
                 row.state = move(OPERATION_TRANSITIONS, OperationState(row.state), OperationState.CANCELLING)
         self._tell(operation)
-        return await self.view(operation)
+        return await self.view(operation, caller=caller)
+
+    async def cancel_all(self, kind: str, key: Id) -> None:
+        """Those of a kind that are open under a key."""
+        async with self._store.read() as session:
+            other = await _open(session, key)
+        if other is not None and other.kind == kind:
+            await self.cancel(other.id)
 
     async def _row(self, operation: Id) -> Operation:
         async with self._store.read() as session:
@@ -252,9 +309,16 @@ def _shown_to(caller: Caller | None, operation: Id, row: Operation | None) -> Op
     Raises:
         NotFound: there is none, or not for this caller.
     """
-    if row is None or (caller is not None and row.cloud not in caller.clouds):
+    if row is None or not (
+        caller is None or row.cloud in caller.clouds or (row.cloud is None and caller.operator)
+    ):
         raise NotFound(f"there is no operation {operation}")
     return row
+
+
+def _administered(caller: Caller) -> ColumnElement[bool]:
+    """What is about no cloud is about a provider, which operators have."""
+    return Operation.cloud.is_(None) if caller.operator else false()
 
 
 async def _join(session: AsyncSession, key: Id, kind: str, intent: Intent) -> Id | None:
@@ -282,7 +346,7 @@ def _busy(other: Operation) -> Conflict:
     return Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
 
 
-def _view(row: Operation) -> OperationView:
+def _view(row: Operation, caller: Caller | None) -> OperationView:
     return OperationView(
         id=row.id,
         kind=row.kind,
@@ -292,7 +356,9 @@ def _view(row: Operation) -> OperationView:
         phase=row.phase,
         done=row.done,
         error=row.error,
-        result=row.result,
+        result=seen_by(caller, row.result),
         created_at=row.created_at,
         ended_at=row.ended_at,
+        parent=row.parent,
+        to=row.intent.get("target") if row.kind == "instance.migrate" else None,
     )

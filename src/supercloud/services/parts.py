@@ -14,6 +14,7 @@ from supercloud.ports.platform import Platform
 if TYPE_CHECKING:
     from supercloud.services.agents import Agents
     from supercloud.services.directory import Directory
+    from supercloud.services.feed import Feed
     from supercloud.services.mesh import Meshes
     from supercloud.services.operations import Operations
     from supercloud.services.publish import Publisher
@@ -48,6 +49,7 @@ class Parts:
     settings: Settings
     store: Store
     directory: Directory
+    feed: Feed
     rights: SqlRights
     keys: KeyStore
     operations: Operations

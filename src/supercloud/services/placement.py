@@ -6,8 +6,6 @@ Best effort and nothing durable: whoever needs an image places it anyhow, and jo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -28,6 +26,8 @@ class Placement:
         self._parts = parts
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: dict[Id, asyncio.Lock] = {}
+        #: Who will look what to fetch, and has not yet: once is enough, however many ask meanwhile.
+        self._soon: set[Id] = set()
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -36,7 +36,7 @@ class Placement:
 
     async def arrived(self, blanket: Id) -> None:
         """Begin to have a blanket that connected fetch the images of its cloud."""
-        self._later(self._place(blanket))
+        self._later(blanket)
 
     async def follow(self, instance: Id) -> None:
         """Begin to have every blanket of an instance's cloud fetch what it was made from."""
@@ -48,10 +48,11 @@ class Placement:
             )
             found = list(blankets)
         for blanket in found:
-            self._later(self._place(blanket))
+            self._later(blanket)
 
     async def _place(self, blanket: Id) -> None:
         async with self._turns.setdefault(blanket, asyncio.Lock()):
+            self._soon.discard(blanket)
             if not self._parts.agents.is_connected(blanket):
                 return
             try:
@@ -71,7 +72,10 @@ class Placement:
             )
             return [PlaceImage(digest=digest, size_bytes=size) for digest, size in rows]
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _later(self, blanket: Id) -> None:
+        if blanket in self._soon:
+            return
+        self._soon.add(blanket)
+        task = asyncio.create_task(self._place(blanket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

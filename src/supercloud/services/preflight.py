@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from supercloud.model import levels
 from supercloud.model.errors import Refused, Unavailable
+from supercloud.model.levels import Fact
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import BlanketReport
+from supercloud.services.demands import demands_of, facts_of
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import InstanceFacts
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Provider
 from supercloud.services.world import facts
 
 #: What a blanket needs for itself beyond its instances.
-_MEMORY_SPARE_MIB = 64
+MEMORY_SPARE_MIB = 64
 
 
 async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
@@ -34,16 +39,22 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         instance = await facts(session, row.id)
         source = await session.get_one(Blanket, row.blanket)
         cloud = await session.get_one(Cloud, row.cloud)
-        confidentiality = [
-            (await session.get_one(Provider, one.provider)).declaration["confidentiality"]
-            for one in (source, target)
-        ]
+        owners = [await session.get_one(Provider, one.provider) for one in (source, target)]
+        demands = await demands_of(session, row)
+    confidentiality = [one.declaration["confidentiality"] for one in owners]
     if confidentiality == ["enforced", "procedural"]:
         raise Refused(f"the platform of {target.name} does not enforce confidentiality, its present one does")
     try:
-        here, there = [await parts.agents.agent(one.id).report() for one in (source, target)]
+        here, there = await asyncio.gather(*(parts.agents.agent(one.id).report() for one in (source, target)))
     except Unavailable as error:
         raise Refused(f"a blanket does not answer: {error.message}") from error
+    # Who else is there, is decided with the cloud's row locked: services.placing.
+    place = {**facts_of(target, owners[1], there), Fact.COMPANY: levels.ABSENT}
+    if no := levels.objection(demands, place):
+        raise Refused(
+            f"instance {row.name} may not be in blanket {target.name}: {no}",
+            hint=f"supercloud level explain vm {row.name} shows what each blanket can give",
+        )
     _compare(instance, cloud, target, here, there)
 
 
@@ -55,10 +66,10 @@ def _compare(
         raise Refused(f"flavours differ: {here.flavour} here, {there.flavour} in {target.name}")
     if there.cpu_models and cloud.cpu_model not in there.cpu_models:
         raise Refused(f"blanket {target.name} cannot give the cloud's CPU model {cloud.cpu_model}")
-    if there.memory_free_mib < spec.memory_mib + _MEMORY_SPARE_MIB:
+    if there.memory_free_mib < spec.memory_mib + MEMORY_SPARE_MIB:
         raise Refused(
             f"blanket {target.name} has {there.memory_free_mib} MiB free, "
-            f"instance {spec.name} needs {spec.memory_mib + _MEMORY_SPARE_MIB}"
+            f"instance {spec.name} needs {spec.memory_mib + MEMORY_SPARE_MIB}"
         )
     unplaced = sum(disk.image_bytes for disk in instance.disks)
     if there.disk_free_bytes < unplaced:

@@ -12,25 +12,26 @@ from supercloud.model.errors import Conflict, Denied, InvalidInput, NotFound
 from supercloud.model.names import Id, PublicKey, new_id
 from supercloud.model.permissions import Permission, Role
 from supercloud.ports.keystore import TokenRequest
-from supercloud.services.northbound import (
-    AddPrincipal,
-    MintedView,
-    MintToken,
-    PrincipalView,
-    Ref,
-    RevokedView,
-    RevokeToken,
-    TokenView,
-)
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import caller_of, find_cloud, find_principal
-from supercloud.services.store.tables import Cloud, Image, MintedToken, Principal, Revocation
+from supercloud.services.requests import AddPrincipal, MintToken, Ref, RevokeToken
+from supercloud.services.store.tables import (
+    Cloud,
+    Image,
+    MintedToken,
+    Principal,
+    Provider,
+    Revocation,
+)
+from supercloud.services.views import MintedView, PrincipalView, RevokedView, TokenView
 from supercloud.trust import tokens
 from supercloud.trust.tokens import Token
 
 #: Of a token whose time cannot be told, its revocation is kept for as long as one can be minted for.
 LONGEST_S = 400 * 86400.0
 _FIRST_NAME = "operator"
+_OPERATORS = (Role.OPERATOR, Role.OWNER)
 
 
 class Principals:
@@ -49,7 +50,7 @@ class Principals:
             if row is None:
                 taken = await session.scalar(select(Principal.id).where(Principal.name == _FIRST_NAME))
                 name = f"{_FIRST_NAME}-{key[-8:]}" if taken else _FIRST_NAME
-                row = _new(name, key, operator=True)
+                row = _new(name, key, _OPERATORS)
                 session.add(row)
             elif Role.OPERATOR not in row.roles:
                 row.roles = sorted({*row.roles, Role.OPERATOR})
@@ -57,25 +58,27 @@ class Principals:
         return row.id
 
     async def add_principal(self, request: AddPrincipal) -> PrincipalView:
+        roles = _roles(request)
         async with self._parts.store.write() as session:
             for column, value in ((Principal.name, request.name), (Principal.key, request.key)):
                 if await session.scalar(select(Principal.id).where(column == value)):
                     raise Conflict(f"there is a principal {value} already")
-            row = _new(request.name, request.key, operator=request.operator)
+            row = _new(request.name, request.key, roles)
             session.add(row)
         self._parts.directory.changed()
         return _view(row, 0)
 
-    async def principals(self) -> list[PrincipalView]:
+    async def principals(self, *, page: Page = EVERYTHING) -> Part[PrincipalView]:
         async with self._parts.store.read() as session:
             caller = caller_of(session)
-            query = select(Principal).order_by(Principal.name)
+            query = page.of(select(Principal).where(*page.picks(Principal.name)), Principal.name)
             if caller is not None and not caller.operator:
                 query = query.where(Principal.id == caller.principal)
             clouds = dict(
                 (await session.execute(select(Cloud.owner, func.count()).group_by(Cloud.owner))).all()
             )
-            return [_view(row, clouds.get(row.id, 0)) for row in await session.scalars(query)]
+            rows = (await session.scalars(query)).all()
+        return page.part(rows, lambda row: (row.name,), lambda row: _view(row, clouds.get(row.id, 0)))
 
     async def principal(self, ref: Ref) -> PrincipalView:
         async with self._parts.store.read() as session:
@@ -100,7 +103,7 @@ class Principals:
         """
         async with self._parts.store.write() as session:
             row = await find_principal(session, ref)
-            for table, command in ((Cloud, "cloud"), (Image, "image")):
+            for table, command in ((Cloud, "cloud"), (Image, "image"), (Provider, "domain")):
                 name = await session.scalar(select(table.name).where(table.owner == row.id).limit(1))
                 if name is not None:
                     raise Conflict(f"principal {row.name} owns {command} {name}")
@@ -146,21 +149,25 @@ class Principals:
             session.add(row)
         return MintedView(token=text, **asdict(_token_view(row, principal.name, revoked=False)))
 
-    async def tokens(self) -> list[TokenView]:
+    async def tokens(self, *, page: Page = EVERYTHING) -> Part[TokenView]:
         """That were minted: its own ones, or an operator's choice of all. What descends is not known here."""
         async with self._parts.store.read() as session:
             caller = caller_of(session)
             query = (
                 select(MintedToken, Principal.name)
                 .join(Principal, Principal.id == MintedToken.principal)
-                .where(MintedToken.expires_at >= time.time())
-                .order_by(MintedToken.minted_at)
+                .where(MintedToken.expires_at >= time.time(), *page.picks(Principal.name))
             )
+            query = page.of(query, MintedToken.minted_at, MintedToken.id)
             if caller is not None and not caller.operator:
                 query = query.where(MintedToken.principal == caller.principal)
             revoked = frozenset(await session.scalars(select(Revocation.id)))
             rows = (await session.execute(query)).all()
-            return [_token_view(row, name, revoked=row.id in revoked) for row, name in rows]
+        return page.part(
+            rows,
+            lambda row: (row[0].minted_at, row[0].id),
+            lambda row: _token_view(row[0], row[1], revoked=row[0].id in revoked),
+        )
 
     async def revoke_token(self, request: RevokeToken) -> RevokedView:
         """With all that descends from it. The same again is harmless.
@@ -220,8 +227,19 @@ async def _minted_for(session: AsyncSession, ref: Ref | None) -> Principal:
     return await find_principal(session, ref)
 
 
-def _new(name: str, key: PublicKey, *, operator: bool) -> Principal:
-    roles = [Role.OPERATOR, Role.OWNER] if operator else [Role.OWNER]
+def _roles(request: AddPrincipal) -> tuple[Role, ...]:
+    """
+    Raises:
+        InvalidInput: somebody would see both sides.
+    """
+    if request.provider and request.operator:
+        raise InvalidInput("a provider's principal is no operator", hint="add two, with a key each")
+    if request.provider:
+        return (Role.PROVIDER,)
+    return _OPERATORS if request.operator else (Role.OWNER,)
+
+
+def _new(name: str, key: PublicKey, roles: tuple[Role, ...]) -> Principal:
     return Principal(
         id=new_id(), name=name, key=key, roles=[str(one) for one in roles], created_at=time.time()
     )

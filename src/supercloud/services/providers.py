@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from supercloud.model.domains import Capacity, Rented, Window, WindowState
 from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.levels import given
 from supercloud.model.names import Id, new_id
+from supercloud.model.orders import Reaction
+from supercloud.model.placement import Price
 from supercloud.ports.platform import Declaration, Platform
-from supercloud.services.northbound import AddProvider, ProviderView, Ref
+from supercloud.services.declarations import declaration
+from supercloud.services.demands import facts_of_new
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import counted, find_provider
-from supercloud.services.store.tables import Blanket, Provider
+from supercloud.services.requests import AddProvider, ProviderTerms, Ref
+from supercloud.services.store.tables import Blanket, Maintenance, Provider
+from supercloud.services.views import MaintenanceView, ProviderView
 from supercloud.wire.codec import from_json, to_json
 
 
@@ -32,20 +44,28 @@ class Providers:
             kind=request.kind,
             options=dict(request.options),
             declaration=to_json(Declaration, declared),
+            owner=None,  # as all that operators add
+            accepted=True,
+            location=request.location,
+            price=kept(request.price),
             created_at=time.time(),
         )
         async with self._parts.store.write() as session:
             if await session.scalar(select(Provider.id).where(Provider.name == request.name)):
                 raise Conflict(f"there is a provider {request.name} already")
             session.add(row)
-        return _view(row, 0)
+        return _view(row, 0, ())
 
-    async def providers(self) -> list[ProviderView]:
+    async def providers(self, *, page: Page = EVERYTHING) -> Part[ProviderView]:
         async with self._parts.store.read() as session:
             every = select(Blanket.provider, func.count()).where(counted(session, Blanket.cloud))
             blankets = dict((await session.execute(every.group_by(Blanket.provider))).all())
-            rows = await session.scalars(select(Provider).order_by(Provider.name))
-            return [_view(row, blankets.get(row.id, 0)) for row in rows]
+            query = page.of(select(Provider).where(*page.picks(Provider.name)), Provider.name)
+            rows = (await session.scalars(query)).all()
+            windows = await _windows_of(session, [row.id for row in rows])
+        return page.part(
+            rows, lambda row: (row.name,), lambda row: _view(row, blankets.get(row.id, 0), windows[row.id])
+        )
 
     async def provider(self, ref: Ref) -> ProviderView:
         async with self._parts.store.read() as session:
@@ -53,7 +73,36 @@ class Providers:
             count = await session.scalar(
                 select(func.count()).where(Blanket.provider == row.id, counted(session, Blanket.cloud))
             )
-            return _view(row, count or 0)
+            return _view(row, count or 0, (await _windows_of(session, [row.id]))[row.id])
+
+    async def set_provider(self, ref: Ref, terms: ProviderTerms) -> ProviderView:
+        """It holds for what is placed from now on; nothing moves because of it."""
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, ref)
+            row.location, row.price = terms.location, kept(terms.price)
+        return await self.provider(row.id)
+
+    async def accept_provider(self, ref: Ref) -> ProviderView:
+        """Let one that its provider has registered run blankets. What its platform declares is asked now,
+        and again if it was accepted before.
+
+        Raises: what the driver says.
+        """
+        async with self._parts.store.read() as session:
+            row = await find_provider(session, ref)
+        declared = await self._parts.drivers(row.id, row.kind, row.options).declare()
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, row.id)
+            row.accepted, row.declaration = True, to_json(Declaration, declared)
+        return await self.provider(row.id)
+
+    async def undrain_provider(self, ref: Ref) -> ProviderView:
+        """A drain that is under way is given up."""
+        async with self._parts.store.write() as session:
+            row = await find_provider(session, ref)
+            row.draining_since = None
+        await self._parts.operations.cancel_all("provider.drain", row.id)
+        return await self.provider(row.id)
 
     async def remove_provider(self, ref: Ref) -> None:
         async with self._parts.store.write() as session:
@@ -77,11 +126,52 @@ async def platform_of(parts: Parts, provider: Id) -> Platform:
     return parts.drivers(row.id, row.kind, row.options)
 
 
-def declaration(row: Provider) -> Declaration:
-    return from_json(Declaration, row.declaration)
+def capacity_of(row: Provider) -> Capacity:
+    return Capacity() if row.capacity is None else from_json(Capacity, row.capacity)
 
 
-def _view(row: Provider, blankets: int) -> ProviderView:
+def taken_by(row: Provider) -> tuple[Reaction, ...]:
+    """The orders that a domain takes."""
+    return tuple(Reaction(one) for one in row.takes or ())
+
+
+async def rented_of(session: AsyncSession, providers: Sequence[Id]) -> dict[Id, Rented]:
+    """Of each, by all clouds."""
+    found = dict.fromkeys(providers, Rented())
+    rows = select(Blanket.provider, Blanket.wanted).where(Blanket.provider.in_(providers))
+    for provider, wanted in await session.execute(rows):
+        before = found[provider]
+        found[provider] = Rented(
+            machines=before.machines + 1,
+            vcpus=before.vcpus + wanted["vcpus"],
+            memory_mib=before.memory_mib + wanted["memory_mib"],
+        )
+    return found
+
+
+def price_of(row: Provider) -> Price | None:
+    return None if row.price is None else from_json(Price, row.price)
+
+
+def kept(price: Price | None) -> dict[str, Any] | None:
+    return None if price is None else to_json(Price, price)
+
+
+async def _windows_of(session: AsyncSession, providers: Sequence[Id]) -> defaultdict[Id, list[Maintenance]]:
+    """Those that are not over."""
+    query = select(Maintenance).where(Maintenance.provider.in_(providers))
+    query = query.where(Maintenance.state != WindowState.OVER.value).order_by(Maintenance.begins_at)
+    found: defaultdict[Id, list[Maintenance]] = defaultdict(list)
+    for row in await session.scalars(query):
+        found[row.provider].append(row)
+    return found
+
+
+def window_of(row: Maintenance) -> Window:
+    return Window(begins_at=row.begins_at, ends_at=row.ends_at, drain_ahead_s=row.drain_ahead_s)
+
+
+def _view(row: Provider, blankets: int, windows: Sequence[Maintenance]) -> ProviderView:
     declared = declaration(row)
     return ProviderView(
         id=row.id,
@@ -94,4 +184,20 @@ def _view(row: Provider, blankets: int) -> ProviderView:
         abilities=tuple(sorted(declared.abilities)),
         reason=declared.reason,
         blankets=blankets,
+        location=row.location,
+        price=price_of(row),
+        draining=row.draining_since is not None,
+        accepted=row.accepted,
+        gives=given(facts_of_new(row)),
+        takes=taken_by(row),
+        maintenance=tuple(
+            MaintenanceView(
+                closes_at=window_of(one).closes_at,
+                begins_at=one.begins_at,
+                ends_at=one.ends_at,
+                drains=one.drain_ahead_s is not None,
+                reason=one.reason,
+            )
+            for one in windows
+        ),
     )

@@ -7,6 +7,8 @@ right which ran out there has run out.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import and_, or_, select
@@ -25,6 +27,8 @@ from supercloud.services.tidy import has_arrived, release_ended
 
 _log = structlog.get_logger(__name__)
 _EVERY_S = 10.0
+#: Blankets that are compared together, and how long the next ones wait for them.
+_AT_ONCE, _PATIENCE_S = 32, 1.0
 #: What an operation leaves behind if it ends by a bug.
 _UNDER_WAY = (InstanceState.STARTING, InstanceState.MIGRATING, InstanceState.STOPPING)
 _REASONS = {InstanceState.STOPPED: "it ended by itself"}
@@ -34,6 +38,27 @@ _SHOWN = {
     RunState.DEFINED: InstanceState.STOPPED,
     RunState.ABSENT: InstanceState.STOPPED,
 }
+
+
+@dataclass(slots=True)
+class _Known:
+    """Of one blanket, in the store."""
+
+    states: dict[Id, str]  # of the instances whose right is held there
+    resting: set[Id]  # instances that are there, and whose right nobody holds
+    copies: set[Id]  # of volumes
+    migrating: bool  # a migration from there or to there is not tidied up yet
+
+    def has(self, report: InstanceReport) -> bool:
+        """Whether there is nothing to be done about what is reported."""
+        if report.instance in self.resting:
+            return report.state in {RunState.DEFINED, RunState.ABSENT}
+        return self.states.get(report.instance) == _shown(report)
+
+
+def _shown(report: InstanceReport) -> str:
+    """The state in which the store has what is reported so."""
+    return _SHOWN.get(report.state, report.state)
 
 
 class Reconciler:
@@ -46,25 +71,87 @@ class Reconciler:
 
     async def run(self) -> None:
         while True:
-            for work in (self._lost_blankets, self.expired, self._all):
+            for work in (self._lost_blankets, self.expired, self.blankets):
                 try:
                     await work()
                 except SupercloudError as error:
                     _log.warning("reconcile.failed", work=work.__name__, why=error.message)
             await asyncio.sleep(_EVERY_S)
 
-    async def _all(self) -> None:
-        await asyncio.gather(*(self.blanket(one) for one in sorted(self._parts.agents.connected)))
+    async def blankets(self) -> None:
+        """Compare all that are connected: some after others, so that a thousand do not answer at once. Nobody
+        waits for long for one that is slow."""
+        connected = sorted(self._parts.agents.connected)
+        every: list[asyncio.Task[None]] = []
+        try:
+            for first in range(0, len(connected), _AT_ONCE):
+                some = connected[first : first + _AT_ONCE]
+                known = await self._known(some)
+                tasks = [asyncio.create_task(self._compare(one, known[one])) for one in some]
+                every += tasks
+                await asyncio.wait(tasks, timeout=_PATIENCE_S)
+            await asyncio.gather(*every)
+        finally:
+            for task in every:
+                task.cancel()
+
+    async def _known(self, blankets: Sequence[Id]) -> dict[Id, _Known]:
+        """What the store has of them, in four queries."""
+        found = {one: _Known({}, set(), set(), migrating=False) for one in blankets}
+        async with self._parts.store.read() as session:
+            held = await session.execute(
+                select(Right.holder, Instance.id, Instance.state)
+                .join(Right, Right.instance == Instance.id)
+                .where(Right.holder.in_(blankets))
+            )
+            for blanket, instance, state in held:
+                found[blanket or ""].states[instance] = state
+            resting = await session.execute(
+                select(Instance.blanket, Instance.id)
+                .join(Right, Right.instance == Instance.id)
+                .where(Instance.blanket.in_(blankets), Right.holder.is_(None))
+            )
+            for blanket, instance in resting:
+                found[blanket or ""].resting.add(instance)
+            for blanket, copy in await session.execute(
+                select(VolumeCopy.blanket, VolumeCopy.id).where(VolumeCopy.blanket.in_(blankets))
+            ):
+                found[blanket].copies.add(copy)
+            sides = await session.execute(
+                select(MigrationRow.source, MigrationRow.target).where(
+                    or_(MigrationRow.source.in_(blankets), MigrationRow.target.in_(blankets))
+                )
+            )
+            for one in {side for row in sides for side in row} & found.keys():
+                found[one].migrating = True
+        return found
+
+    async def _compare(self, blanket: Id, known: _Known) -> None:
+        """Nearly always a blanket is as the store has it; where it is not, it is looked at anew, and closely:
+        what was read of it may be old by now."""
+        agent = self._parts.agents.agent(blanket)
+        try:
+            same = not known.migrating and all(known.has(one) for one in await agent.instances.list())
+            same = same and all(copy.copy in known.copies for copy in await agent.volumes.list())
+        except SupercloudError as error:
+            _log.info("reconcile.blanket_failed", blanket=blanket, why=error.message)
+            return
+        if not same:
+            await self.blanket(blanket)
 
     async def _lost_blankets(self) -> None:
         """On SQLite this controller is the only one, so what is not connected here is not connected."""
         if not self._parts.store.sqlite:
             return
-        async with self._parts.store.write() as session:
-            rows = await session.scalars(select(Blanket).where(Blanket.state == BlanketState.READY))
-            for row in rows:
-                if not self._parts.agents.is_connected(row.id):
-                    row.state, row.reason = BlanketState.UNREACHABLE, "its agent is not connected"
+        async with self._parts.store.read() as session:
+            ready = await session.scalars(select(Blanket.id).where(Blanket.state == BlanketState.READY))
+            lost = [one for one in ready if not self._parts.agents.is_connected(one)]
+        for one in lost:
+            async with self._parts.store.write() as session:
+                row = await session.get(Blanket, one)
+                if row is None or row.state != BlanketState.READY or self._parts.agents.is_connected(one):
+                    continue
+                row.state, row.reason = BlanketState.UNREACHABLE, "its agent is not connected"
 
     async def expired(self) -> None:
         """Whose right is over at a silent holder is fenced, and whose right was given up is stopped.
@@ -108,7 +195,7 @@ class Reconciler:
                 reports = await self._parts.agents.agent(blanket).instances.list()
                 expected = await self._expected(blanket)
                 for report in reports:
-                    if expected.get(report.instance) != _SHOWN.get(report.state, report.state):
+                    if expected.get(report.instance) != _shown(report):
                         await self._instance(blanket, report)
                 await self._volumes(blanket)
                 await release_ended(self._parts, self._world, blanket)

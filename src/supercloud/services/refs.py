@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.names import Id
 from supercloud.services.caller import Caller
-from supercloud.services.northbound import Ref
+from supercloud.services.requests import Ref
 from supercloud.services.store.engine import CALLER
 from supercloud.services.store.tables import (
     LOCKED,
@@ -119,16 +119,25 @@ async def _in_cloud(session: AsyncSession, table: type[T], ref: Ref, cloud: Ref 
 
 
 async def find_cloud(session: AsyncSession, ref: Ref) -> Cloud:
-    """
+    """Of several of one name the caller's own: others may be in it, named by whose they are.
+
     Raises (all of these): NotFound; Conflict where a name means several things.
     """
+    caller = caller_of(session)
+    if caller is not None:
+        mine = select(Cloud).where(named(Cloud, ref), within(session, Cloud.id))
+        own = (await session.scalars(mine.where(Cloud.owner == caller.principal).limit(2))).all()
+        if len(own) == 1:
+            return own[0]
     return await _one(session, Cloud, ref, within(session, Cloud.id))
 
 
 async def own_cloud(session: AsyncSession, ref: Ref) -> Cloud:
     """The cloud, and until the transaction ends nobody else's: names and addresses in it can be given out."""
-    cloud = await find_cloud(session, ref)
-    await session.refresh(cloud, with_for_update=LOCKED)
+    found = await find_cloud(session, ref)
+    cloud = await session.get(Cloud, found.id, with_for_update=LOCKED, populate_existing=True)
+    if cloud is None:
+        raise NotFound(f"cloud {found.name} was removed")
     return cloud
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 
+from supercloud.model import levels
 from supercloud.model.errors import InvalidInput
+from supercloud.model.levels import Demand, Level, Thing
 from supercloud.model.names import MIB, Cidr, Name, SizeBytes
 from supercloud.ports.agent import NICS
-from supercloud.services.northbound import Publish, RunInstance
+from supercloud.services.requests import Publish, RunInstance
 from supercloud.trust import userdata
 
 NETWORKS = f"an instance is in at most {NICS} networks, each once"
@@ -44,6 +46,14 @@ def check_instance(request: RunInstance) -> None:
         userdata.check(request.user_data)
     check_networks(request.networks, request.publish)
     check_ports(request.publish)
+    request.placement.check(request.name)
+    levels.check_own(level_of(request))
+
+
+def level_of(request: RunInstance) -> Demand:
+    """What the instance itself demands of where it is."""
+    own = levels.own_facts(hold=request.hold)
+    return Demand(thing=Thing.INSTANCE, name=request.name, level=request.level or Level.OPEN, own=own)
 
 
 def check_networks(networks: tuple[str, ...], publish: tuple[Publish, ...]) -> None:

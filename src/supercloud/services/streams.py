@@ -82,15 +82,18 @@ class Streams:
         name = secrets.token_hex(16)
         answer: asyncio.Future[ByteStream] = asyncio.get_running_loop().create_future()
         self._awaited[name] = (blanket, answer)
+        stream: ByteStream | None = None
         try:
             async with asyncio.timeout(_DIAL_S):
                 await to_dial(self._agents.agent(blanket), name)
-                return await answer
+                stream = await answer
         except TimeoutError as error:
             raise Unavailable("the agent did not dial back with the stream") from error
         finally:
             self._awaited.pop(name, None)
-            answer.cancel()
+            if stream is None and not answer.cancel() and not answer.cancelled():
+                answer.result().ended.set()  # it came as nobody waited any more
+        return stream
 
     async def arrived(self, blanket: Id, name: str, pipe: Pipe) -> None:
         """The listener hands in what was dialled; returns when the stream is over.

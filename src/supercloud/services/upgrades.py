@@ -16,10 +16,11 @@ from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError
 from supercloud.model.names import Digest, Id
 from supercloud.ports.agent import Bundle, UpgradeAgent
 from supercloud.ports.durable import Saga
-from supercloud.services.northbound import OperationView, Ref
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_blanket
+from supercloud.services.requests import Ref
+from supercloud.services.views import OperationView
 
 _LOOK_EVERY_S = 2.0
 #: An agent that is not welcomed gives way to the former one before this.

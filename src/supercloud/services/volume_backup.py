@@ -71,8 +71,7 @@ class VolumeBackups:
         if seen.copy is None:
             raise Conflict(f"volume {seen.row.name} has no data yet")
         blanket = seen.copy.blanket
-        copy = await self.world.reserve_copy(operation, volume=volume, blanket=blanket)
-        return CopyFacts(volume=volume, copy=copy, blanket=blanket)
+        return await self.world.reserve_copy(operation, volume=volume, blanket=blanket)
 
     async def _make(self, saga: Saga, copy: CopyFacts) -> MadeImage:
         request = await self._request(copy)
@@ -121,6 +120,7 @@ class VolumeBackups:
                         size_bytes=made.size_bytes,
                         virtual_bytes=made.virtual_bytes,
                         complete=False,
+                        key_of=volume.cloud,
                         created_at=time.time(),
                     )
                 )

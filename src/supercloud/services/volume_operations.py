@@ -7,15 +7,12 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
-from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.errors import Conflict, DataLost, NotFound
 from supercloud.model.names import Id
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import (
     AttachVolume,
     Disk,
-    MakeVolume,
-    OpenVolume,
-    PlaceImage,
     ResizeVolume,
     SealedKey,
     SnapshotVolume,
@@ -24,7 +21,8 @@ from supercloud.ports.agent import (
 from supercloud.ports.durable import Saga
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
-from supercloud.services.sagas.world import World
+from supercloud.services.sagas import disks
+from supercloud.services.sagas.world import DiskFacts, World
 from supercloud.services.store.tables import LOCKED, Image, Instance, Volume, VolumeCopy
 
 _LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED})
@@ -42,6 +40,15 @@ class SeenVolume:
     @property
     def live(self) -> bool:
         return self.instance is not None and self.instance.state in _LIVE
+
+
+def _disk(seen: SeenVolume) -> DiskFacts:
+    return DiskFacts(
+        volume=seen.row.id,
+        size_bytes=seen.row.size_bytes,
+        base=seen.image.digest if seen.image else None,
+        image_bytes=seen.image.size_bytes if seen.image else 0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,42 +105,20 @@ class VolumeOperations:
             return
         try:
             copy = await self.world.first_copy(volume, blanket=instance.blanket)
-            await self._make(seen, instance.blanket, copy)
+            await disks.ready_copy(self.world, seen.row.cloud, _disk(seen), copy)
             await self.world.agent(instance.blanket).volumes.attach(
                 AttachVolume(instance=instance.id, disk=Disk(volume=volume, size_bytes=seen.row.size_bytes))
             )
-        except Conflict:
+        except (Conflict, DataLost):
             await self._unclaim(volume)
             raise
-
-    async def _make(self, seen: SeenVolume, blanket: Id, copy: Id) -> None:
-        key = await self.parts.keys.volume_key(
-            cloud=seen.row.cloud, volume=seen.row.id, copy=copy, blanket=blanket
-        )
-        agent = self.world.agent(blanket)
-        base, base_key = await self.base(seen, blanket)
-        if base is not None and seen.image is not None:
-            await agent.volumes.place_image(PlaceImage(digest=base, size_bytes=seen.image.size_bytes))
-        await agent.volumes.make(
-            MakeVolume(
-                volume=seen.row.id,
-                copy=copy,
-                size_bytes=seen.row.size_bytes,
-                key=key,
-                base=base,
-                base_key=base_key,
-            )
-        )
-        await agent.volumes.open(
-            OpenVolume(volume=seen.row.id, copy=copy, key=key, base=base, base_key=base_key)
-        )
 
     async def base(self, seen: SeenVolume, blanket: Id) -> tuple[str | None, SealedKey | None]:
         """The image below it, and that one's key for the blanket."""
         if seen.image is None:
             return None, None
         digest = seen.image.digest
-        return digest, await self.parts.keys.image_key(cloud=seen.row.cloud, digest=digest, blanket=blanket)
+        return digest, await self.world.image_key(cloud=seen.row.cloud, digest=digest, blanket=blanket)
 
     async def _unplug(self, volume: Id) -> None:
         seen = await self.look(volume)

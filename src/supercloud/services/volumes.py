@@ -7,22 +7,29 @@ import time
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, InvalidInput
+from supercloud.model import levels
+from supercloud.model.errors import Conflict, InvalidInput, NotFound, Refused
+from supercloud.model.levels import Level
 from supercloud.model.names import Id, Name, SizeBytes, new_id
-from supercloud.services.northbound import CreateVolume, OperationView, Ref, VolumeView
+from supercloud.model.quota import Amounts
+from supercloud.services import quotas
+from supercloud.services.demands import facts_of, volume_demand
+from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import (
     find_blanket,
     find_cloud,
-    find_image,
     find_instance,
     find_volume,
     own_cloud,
     owned,
     within,
 )
+from supercloud.services.requests import CreateVolume, Ref
 from supercloud.services.rules import check_volume_size
-from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Volume, VolumeCopy
+from supercloud.services.sharing import usable_image
+from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Provider, Volume, VolumeCopy
+from supercloud.services.views import OperationView, VolumeView
 
 _SNAPSHOTS = 64
 _DISKS = 20
@@ -38,7 +45,7 @@ class Volumes:
         """Its data is made where it is first attached."""
         async with self._parts.store.write() as session:
             cloud = await own_cloud(session, request.cloud)
-            image = await find_image(session, request.image) if request.image else None
+            image = await usable_image(session, cloud, request.image) if request.image else None
             if image is not None and not image.complete:
                 raise Conflict(f"image {image.name} is not complete yet")
             size = check_size(request.size_bytes, image)
@@ -47,6 +54,8 @@ class Volumes:
                 select(Volume.id).where(Volume.cloud == cloud.id, Volume.name == request.name)
             ):
                 raise Conflict(f"cloud {cloud.name} has a volume {request.name} already")
+            await quotas.check(session, cloud, Amounts(disk_bytes=size))
+            level = request.level or Level.OPEN
             row = Volume(
                 id=new_id(),
                 cloud=cloud.id,
@@ -54,21 +63,24 @@ class Volumes:
                 size_bytes=size,
                 image=image.id if image else None,
                 wanted_on=on.id if on else None,
+                level=level,
                 snapshots=[],
                 position=0,
                 created_at=time.time(),
             )
+            if on is not None:
+                await _check_level(session, row, on.id)
             session.add(row)
             await session.flush()
             return await _shown(session, row)
 
-    async def volumes(self, *, cloud: Ref | None = None) -> list[VolumeView]:
+    async def volumes(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[VolumeView]:
         async with self._parts.store.read() as session:
-            query = _query().where(within(session, Volume.cloud))
+            query = _query().where(within(session, Volume.cloud), *page.picks(Volume.name))
             if cloud is not None:
                 query = query.where(Volume.cloud == (await find_cloud(session, cloud)).id)
-            rows = (await session.execute(query)).all()
-            return [_view(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+            rows = (await session.execute(page.of(query, Volume.cloud, Volume.name))).all()
+        return page.part(rows, lambda row: (row[0].cloud, row[0].name), lambda row: _view(*row))
 
     async def volume(self, ref: Ref, *, cloud: Ref | None = None) -> VolumeView:
         async with self._parts.store.read() as session:
@@ -77,7 +89,13 @@ class Volumes:
     async def attach_volume(self, ref: Ref, *, instance: Ref, cloud: Ref | None = None) -> OperationView:
         operations = self._parts.operations
         async with self._parts.store.write() as session:
-            row = await find_volume(session, ref, cloud)
+            found = await find_volume(session, ref, cloud)
+            await own_cloud(session, found.cloud)
+            row = await session.get(Volume, found.id, populate_existing=True)
+            if row is None:
+                raise NotFound(f"volume {found.name} was removed")
+            if row.lost is not None:
+                raise Conflict(f"volume {row.name} is lost: {row.lost}", hint="remove it, and make another")
             owner = await find_instance(session, instance, row.cloud)
             if row.instance not in {None, owner.id}:
                 raise Conflict(f"volume {row.name} is attached to another instance")
@@ -89,6 +107,8 @@ class Volumes:
             disks = list(await session.scalars(select(Volume.position).where(Volume.instance == owner.id)))
             if len(disks) >= _DISKS:
                 raise Conflict(f"instance {owner.name} has {len(disks)} volumes, which is all it can have")
+            if owner.blanket is not None:
+                await _check_level(session, row, owner.blanket)
             await operations.need_free(session, row.id)
             operation = await operations.record(
                 session,
@@ -113,13 +133,18 @@ class Volumes:
     async def resize_volume(
         self, ref: Ref, *, size_bytes: SizeBytes, cloud: Ref | None = None
     ) -> OperationView:
-        async with self._parts.store.read() as session:
-            row = await find_volume(session, ref, cloud)
-        if size_bytes < row.size_bytes:
-            raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
-        return await self._begin_on_volume(
-            row, "volume.resize", {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
-        )
+        async with self._parts.store.write() as session:
+            found = await find_volume(session, ref, cloud)
+            owner = await own_cloud(session, found.cloud)
+            row = await session.get(Volume, found.id, populate_existing=True)
+            if row is None:
+                raise NotFound(f"volume {found.name} was removed")
+            if size_bytes < row.size_bytes:
+                raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
+            await quotas.check_growth(session, owner, row, size_bytes)
+            intent: dict[str, object] = {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
+            operation = await self._recorded(session, row, "volume.resize", intent)
+        return await self._parts.operations.started(operation)
 
     async def snapshot_volume(self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None) -> OperationView:
         async with self._parts.store.read() as session:
@@ -153,19 +178,21 @@ class Volumes:
         return await self._begin_on_volume(row, "volume.remove", {"volume": row.id})
 
     async def _begin_on_volume(self, row: Volume, kind: str, intent: dict[str, object]) -> OperationView:
-        """What touches an attached volume excludes whatever else touches its instance."""
-        operations = self._parts.operations
         async with self._parts.store.write() as session:
-            operation = await operations.record(
-                session,
-                kind,
-                object_id=row.id,
-                name=row.name,
-                cloud=row.cloud,
-                intent=intent,
-                join_key=row.instance or row.id,
-            )
-        return await operations.started(operation)
+            operation = await self._recorded(session, row, kind, intent)
+        return await self._parts.operations.started(operation)
+
+    async def _recorded(self, session: AsyncSession, row: Volume, kind: str, intent: dict[str, object]) -> Id:
+        """What touches an attached volume excludes whatever else touches its instance."""
+        return await self._parts.operations.record(
+            session,
+            kind,
+            object_id=row.id,
+            name=row.name,
+            cloud=row.cloud,
+            intent=intent,
+            join_key=row.instance or row.id,
+        )
 
 
 def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:
@@ -179,6 +206,17 @@ def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:
     return size
 
 
+async def _check_level(session: AsyncSession, row: Volume, blanket: Id) -> None:
+    """
+    Raises:
+        Refused: its level cannot be held there.
+    """
+    there = await session.get_one(Blanket, blanket)
+    facts = facts_of(there, await session.get_one(Provider, there.provider))
+    if no := levels.objection((volume_demand(row),), facts):
+        raise Refused(f"volume {row.name} may not be in blanket {there.name}: {no}")
+
+
 def _query() -> Select[Volume, str, str, str, str]:
     return (
         select(Volume, Cloud.name, Image.name, Instance.name, Blanket.name)
@@ -187,7 +225,6 @@ def _query() -> Select[Volume, str, str, str, str]:
         .outerjoin(Instance, Instance.id == Volume.instance)
         .outerjoin(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
         .outerjoin(Blanket, Blanket.id == VolumeCopy.blanket)
-        .order_by(Cloud.name, Volume.name)
     )
 
 
@@ -211,9 +248,12 @@ def _view(
         id=row.id,
         name=row.name,
         cloud=cloud,
+        cloud_id=row.cloud,
         size_bytes=row.size_bytes,
         image=image,
         instance=instance,
         blanket=blanket,
         snapshots=tuple(row.snapshots),
+        lost=row.lost,
+        level=Level(row.level),
     )

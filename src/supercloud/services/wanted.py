@@ -9,17 +9,22 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from supercloud.model.names import Id
+from supercloud.model.levels import Level
+from supercloud.model.names import Id, Name
 from supercloud.ports.platform import Flavour
-from supercloud.services.northbound import (
+from supercloud.services.placing import placement_of
+from supercloud.services.quotas import quota_of
+from supercloud.services.refs import within
+from supercloud.services.requests import (
     AddBlanket,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    ImageRef,
     Publish,
     RunInstance,
-    WantedCloud,
 )
+from supercloud.services.sharing import is_own
 from supercloud.services.store.tables import (
     Blanket,
     Cloud,
@@ -32,6 +37,7 @@ from supercloud.services.store.tables import (
     Volume,
     VolumeCopy,
 )
+from supercloud.services.views import WantedCloud
 
 
 async def of(session: AsyncSession, cloud: Cloud) -> WantedCloud:
@@ -51,10 +57,12 @@ async def of(session: AsyncSession, cloud: Cloud) -> WantedCloud:
             right_length_s=cloud.length_s,
             right_margin_s=cloud.margin_s,
             right_grace_s=cloud.grace_s,
+            parent=await _parent(session, cloud),
+            quota=quota_of(cloud),
         ),
         blankets=await _blankets(session, cloud),
         networks=tuple(
-            CreateNetwork(name=row.name, cloud=cloud.name, cidr=row.cidr)
+            CreateNetwork(name=row.name, cloud=cloud.name, cidr=row.cidr, level=Level(row.level))
             for row in await session.scalars(_in(Network, cloud))
         ),
         volumes=await _volumes(session, cloud),
@@ -64,6 +72,13 @@ async def of(session: AsyncSession, cloud: Cloud) -> WantedCloud:
         },
         user_data=tuple(row.name for row in instances.values() if row.user_data is not None),
     )
+
+
+async def _parent(session: AsyncSession, cloud: Cloud) -> Name | None:
+    """The cloud that it is in, if that exists for the caller."""
+    query = select(Cloud.name).where(Cloud.id == cloud.parent, within(session, Cloud.id))
+    found: Name | None = await session.scalar(query)
+    return found
 
 
 def _in(table: type[Any], cloud: Cloud) -> Select[Any]:
@@ -93,23 +108,24 @@ async def _volumes(session: AsyncSession, cloud: Cloud) -> tuple[CreateVolume, .
     is, or will be."""
     here, there = aliased(Blanket), aliased(Blanket)
     rows = await session.execute(
-        select(Volume, Image.name, here.name, there.name)
-        .outerjoin(Image, Image.id == Volume.image)
+        select(Volume, here.name, there.name)
         .outerjoin(VolumeCopy, and_(VolumeCopy.volume == Volume.id, VolumeCopy.current))
         .outerjoin(here, here.id == VolumeCopy.blanket)
         .outerjoin(there, there.id == Volume.wanted_on)
         .where(Volume.cloud == cloud.id, or_(Volume.instance.is_(None), Volume.position > 0))
         .order_by(Volume.name)
     )
+    images = await _images(session, cloud)
     return tuple(
         CreateVolume(
             name=row.name,
             cloud=cloud.name,
             size_bytes=row.size_bytes,
             on=(has or wanted) if row.instance is None else None,
-            image=image,
+            image=images[row.image] if row.image else None,
+            level=Level(row.level),
         )
-        for row, image, has, wanted in rows
+        for row, has, wanted in rows
     )
 
 
@@ -117,7 +133,7 @@ async def _instances(
     session: AsyncSession, cloud: Cloud, rows: dict[Id, Instance]
 ) -> tuple[RunInstance, ...]:
     blankets = dict((await session.execute(select(Blanket.id, Blanket.name))).all())
-    images = dict((await session.execute(select(Image.id, Image.name))).all())
+    images = await _images(session, cloud)
     boots = select(Volume.instance, Volume.size_bytes).where(Volume.cloud == cloud.id, Volume.position == 0)
     disks = dict((await session.execute(boots.where(Volume.instance.is_not(None)))).all())
     networks = await _listed(
@@ -146,9 +162,23 @@ async def _instances(
             publish=tuple(Publish(port=one.port, at=one.at) for one in ports[identity]),
             ssh_keys=tuple(row.ssh_keys),
             hold=row.hold,
+            group=row.group,
+            placement=placement_of(row),
+            level=Level(row.level),
         )
         for identity, row in rows.items()
     )
+
+
+async def _images(session: AsyncSession, cloud: Cloud) -> dict[Id, ImageRef]:
+    """What its things begin with: its own images by their names, others' by their digests."""
+    used = select(Image).join(Volume, Volume.image == Image.id).where(Volume.cloud == cloud.id).distinct()
+    booted = select(Image).join(Instance, Instance.image == Image.id).where(Instance.cloud == cloud.id)
+    rows = {row.id: row for query in (used, booted) for row in (await session.scalars(query)).all()}
+    return {
+        identity: row.name if await is_own(session, cloud.id, row) else row.digest
+        for identity, row in rows.items()
+    }
 
 
 async def _listed(session: AsyncSession, query: Select[*tuple[Any, ...]]) -> defaultdict[Id, list[Any]]:

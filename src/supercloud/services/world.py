@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, NotFound
-from supercloud.model.names import Id, Ipv4, new_id
+from supercloud.model.errors import Conflict, DataLost, NotFound
+from supercloud.model.names import Digest, Id, Ipv4, new_id
 from supercloud.model.states import INSTANCE_TRANSITIONS, InstanceState, move
-from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic, UserData
+from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic, SealedKey, UserData
 from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
+from supercloud.services import sharing
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import CopyFacts, DiskFacts, InstanceFacts
 from supercloud.services.store.tables import (
@@ -81,37 +82,42 @@ class StoreWorld:
 
     # ------------------------------------------------------------ copies of volumes
 
-    async def first_copy(self, volume: Id, *, blanket: Id) -> Id:
+    async def first_copy(self, volume: Id, *, blanket: Id) -> CopyFacts:
         """The volume's current copy; one at `blanket` is recorded if there is none yet.
 
         Raises:
             Conflict: the volume's data is in another blanket.
+            DataLost: it had data, and nobody has them any more.
         """
         async with self._store.write() as session:
             row = await _volume(session, volume)
             copy = await _current(session, volume)
+            if copy is None and row.lost is not None:
+                raise DataLost(f"volume {row.name} is lost: {row.lost}", hint="remove it, and make another")
             if copy is None:
-                copy = VolumeCopy(id=new_id(), volume=volume, cloud=row.cloud, blanket=blanket, current=True)
+                copy = VolumeCopy(
+                    id=new_id(), volume=volume, cloud=row.cloud, blanket=blanket, current=True, made=False
+                )
                 session.add(copy)
             elif copy.blanket != blanket:
                 raise Conflict(
                     f"volume {row.name} is in another blanket", hint="migrate the instance instead"
                 )
-            return copy.id
+            return _copy_facts(copy)
 
-    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> Id:
+    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> CopyFacts:
         """The operation's own copy at `blanket`, which is not the volume yet."""
         async with self._store.write() as session:
             row = await _volume(session, volume)
             found = await session.scalar(
-                select(VolumeCopy.id).where(
+                select(VolumeCopy).where(
                     VolumeCopy.operation == operation,
                     VolumeCopy.volume == volume,
                     VolumeCopy.blanket == blanket,
                 )
             )
             if found is not None:
-                return found
+                return _copy_facts(found)
             copy = VolumeCopy(
                 id=new_id(),
                 volume=volume,
@@ -119,9 +125,17 @@ class StoreWorld:
                 blanket=blanket,
                 operation=operation,
                 current=False,
+                made=False,
             )
             session.add(copy)
-            return copy.id
+            return _copy_facts(copy)
+
+    async def note_made(self, copy: Id) -> None:
+        """Its blanket has made it: nothing may be made in its place any more."""
+        async with self._store.write() as session:
+            row = await session.get(VolumeCopy, copy)
+            if row is not None:
+                row.made = True
 
     async def promote_copies(self, operation: Id) -> None:
         """The operation's copies become the volumes; the former ones become its leftovers."""
@@ -146,7 +160,7 @@ class StoreWorld:
                 .where(VolumeCopy.operation == operation, VolumeCopy.current.is_(False))
                 .order_by(VolumeCopy.id)
             )
-            return tuple(CopyFacts(volume=row.volume, copy=row.id, blanket=row.blanket) for row in rows)
+            return tuple(_copy_facts(row) for row in rows)
 
     async def drop_copy(self, copy: Id) -> None:
         """Forget it; its data and its key are gone by now."""
@@ -154,6 +168,15 @@ class StoreWorld:
             row = await session.get(VolumeCopy, copy)
             if row is not None:
                 await session.delete(row)
+
+    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey:
+        """
+        Raises:
+            Refused: the image is another cloud's, and not shared with this one.
+        """
+        async with self._store.read() as session:
+            await sharing.check_digest(session, cloud, digest)
+        return await self.keys.image_key(cloud=cloud, digest=digest, blanket=blanket)
 
     # ------------------------------------------------------------ keys of a cloud's mesh
 
@@ -180,6 +203,10 @@ async def _volume(session: AsyncSession, volume: Id) -> Volume:
     if row is None:
         raise NotFound(f"there is no volume {volume}")
     return row
+
+
+def _copy_facts(row: VolumeCopy) -> CopyFacts:
+    return CopyFacts(volume=row.volume, copy=row.id, blanket=row.blanket, made=row.made)
 
 
 async def _current(session: AsyncSession, volume: Id) -> VolumeCopy | None:
@@ -231,15 +258,12 @@ def _user_data(row: Instance) -> UserData | None:
 
 async def _disks(session: AsyncSession, instance: Id) -> Sequence[DiskFacts]:
     rows = await session.execute(
-        select(Volume, VolumeCopy.id, Image.digest, Image.size_bytes)
-        .outerjoin(VolumeCopy, (VolumeCopy.volume == Volume.id) & VolumeCopy.current)
+        select(Volume, Image.digest, Image.size_bytes)
         .outerjoin(Image, Image.id == Volume.image)
         .where(Volume.instance == instance)
         .order_by(Volume.position)
     )
     return [
-        DiskFacts(
-            volume=volume.id, size_bytes=volume.size_bytes, copy=copy, base=digest, image_bytes=size or 0
-        )
-        for volume, copy, digest, size in rows
+        DiskFacts(volume=volume.id, size_bytes=volume.size_bytes, base=digest, image_bytes=size or 0)
+        for volume, digest, size in rows
     ]

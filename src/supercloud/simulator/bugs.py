@@ -21,9 +21,10 @@ from supercloud.model.names import Id
 from supercloud.model.right import Renewal, RightRecord
 from supercloud.ports.controller import RenewalAnswer
 from supercloud.services import facade
-from supercloud.services.sagas import rotate, sight
+from supercloud.services.sagas import migrate, rotate, sight
 from supercloud.services.store import incarnation
 from supercloud.services.store import rights as store_rights
+from supercloud.services.world import StoreWorld
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,14 @@ async def _tells_nobody(saga: Any, world: Any, *, cloud: Id) -> None:
     await world.spread(cloud)
 
 
+async def _forgets_what_was_made(self: Any, copy: Id) -> None:
+    return
+
+
+async def _has_them_anyway(world: Any, trip: Any) -> bool:
+    return True
+
+
 _decide = store_rights.SqlRights._decide
 
 ALL: dict[str, Bugs] = {
@@ -180,5 +189,7 @@ ALL: dict[str, Bugs] = {
         Bugs("a refusal is not heeded", rights=OutlivesARefusal),
         Bugs("cleaning up ends what was committed", patches=((Migration, "_holds", _holds_nothing),)),
         Bugs("keys are used before peers know them", patches=((facade, "rotate", _tells_nobody),)),
+        Bugs("the target's volume is not looked for", patches=((migrate, "_has_volumes", _has_them_anyway),)),
+        Bugs("a lost volume is made anew", patches=((StoreWorld, "note_made", _forgets_what_was_made),)),
     )
 }

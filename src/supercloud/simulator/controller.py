@@ -18,11 +18,12 @@ from supercloud.ports.platform import Platform
 from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
 from supercloud.services.facade import ControlPlane
+from supercloud.services.feed import Feed
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.publish import Publisher
-from supercloud.services.store.time import RESTORES, restores
+from supercloud.services.store.time import RESTORES
 from supercloud.services.streams import Streams
 from supercloud.simulator.database import Disk
 from supercloud.simulator.ledger import WatchedRights
@@ -47,8 +48,10 @@ class _Time:
         self._controller = controller
 
     async def read(self, session: AsyncSession) -> StoreTime:
-        generation = await restores(session)
-        return StoreTime(f"{self._controller.boot}/{generation}", self._controller.clock())
+        return StoreTime(str(self._controller.boot), await self.now_s(session))
+
+    async def now_s(self, session: AsyncSession) -> float:
+        return self._controller.clock()
 
 
 class _Saga:
@@ -142,6 +145,7 @@ class SimController:
             settings=_settings(),
             store=store,
             directory=Directory(store),
+            feed=Feed(),
             rights=rights,
             keys=self.keys,
             operations=operations,

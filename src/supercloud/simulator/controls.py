@@ -113,4 +113,12 @@ CONTROLS: dict[str, Control] = {
     "a refusal is not heeded": Control(_silenced(), _TWO, second_line=False),
     "cleaning up ends what was committed": Control(Plan(1, "migrate"), "does not run any more"),
     "keys are used before peers know them": Control(Plan(1, "rotate"), "does not know the key"),
+    "the target's volume is not looked for": Control(
+        Plan(1, "migrate", (At("roll back south", "south.libvirtd: complete", after_s=0.015),)),
+        "the volume is gone",
+    ),
+    "a lost volume is made anew": Control(
+        Plan(1, "migrate", (At("roll back south", "controller: saga clean up is remembered"),)),
+        "an empty volume passes",
+    ),
 }

@@ -13,7 +13,7 @@ from supercloud.keeper.rights import Seen
 from supercloud.model.errors import NotFound, Unavailable
 from supercloud.model.names import Digest, Id, Ipv4, Name, SizeBytes
 from supercloud.ports.agent import Landing, Location, VolumeReport
-from supercloud.ports.hypervisor import TransferSockets, VolumeSource
+from supercloud.ports.hypervisor import Reading, Route, VolumeSource, Watch
 from supercloud.simulator.qemu import SEEN, DiskFile, Qemu, Shows
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class SimVolumes:
         base_key: bytes | None,
         into: Id,
         into_key: bytes,
-        watch: Callable[[float], None],
+        watch: Watch,
+        reading: Reading | None = None,
     ) -> VolumeReport:
         raise Unavailable("not simulated")
 
@@ -105,10 +106,10 @@ class SimForwards:
             operation=operation, address=address, libvirt_port=1001, memory_port=1002, disk_port=1003
         )
 
-    async def depart(self, operation: Id, *, landing: Landing, expires_s: float) -> TransferSockets:
+    async def depart(self, operation: Id, *, landing: Landing, expires_s: float) -> Route:
         await self._blanket.trace.step("forwards", "depart")
         self.open[operation] = "departing"
-        return TransferSockets(libvirt=Path(operation), memory=Path("m"), disk=Path("d"))
+        return Route(libvirt=Path(operation), address=landing.address, memory_port=1002, disk_port=1003)
 
     async def close(self, operation: Id) -> None:
         self.open.pop(operation, None)

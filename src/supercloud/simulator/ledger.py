@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from supercloud.model.names import Id
-from supercloud.model.right import Renewal, RunRight
+from supercloud.model.right import RunRight
 from supercloud.ports.controller import RenewalAnswer
 from supercloud.ports.rights import Decision
-from supercloud.services.store.rights import SqlRights
+from supercloud.services.store.rights import Heartbeat, SqlRights
 
 if TYPE_CHECKING:
     from supercloud.simulator.controller import SimController
@@ -27,12 +27,13 @@ class WatchedRights(SqlRights):
         self._begin()
         return self._checked(await super().issue(instance, to=to, operation=operation))
 
-    async def renew(self, *, by: Id, renewals: Sequence[Renewal]) -> list[RenewalAnswer]:
+    async def renew_all(self, asked: Sequence[Heartbeat]) -> list[list[RenewalAnswer]]:
         self._begin()
-        answers = await super().renew(by=by, renewals=renewals)
-        for answer in answers:
+        answers = await super().renew_all(asked)
+        commit = self.controller.disk.committed_by(asyncio.current_task())
+        for answer in (one for of_one in answers for one in of_one):
             if answer.right is not None:
-                self._checked(answer.right)
+                self._check(answer.right, commit)
         return answers
 
     async def commit(self, operation: Id, *, source_gone: bool) -> Decision:
@@ -47,8 +48,12 @@ class WatchedRights(SqlRights):
         self.controller.disk.committed_by(asyncio.current_task())
 
     def _checked(self, right: RunRight) -> RunRight:
+        self._check(right, self.controller.disk.committed_by(asyncio.current_task()))
+        return right
+
+    def _check(self, right: RunRight, committed_at: float | None) -> None:
+        """`committed_at`: true time of the first commit of the task that answers."""
         controller = self.controller
-        committed_at = controller.disk.committed_by(asyncio.current_task())
         row = controller.row(
             "SELECT expires_at FROM rights WHERE instance = ? AND epoch = ? AND holder = ?",
             right.instance,
@@ -60,4 +65,3 @@ class WatchedRights(SqlRights):
             short = since + right.length_s - row[0]
             if short > _ROUNDING_S:
                 controller.world.observer.violate("the store counts a right from before its commit")
-        return right

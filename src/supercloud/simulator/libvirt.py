@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.names import Id
 from supercloud.ports.agent import Disk, InstanceSpec, Progress, RunState
-from supercloud.ports.hypervisor import DomainEvent, TransferSockets, TransferStatus
+from supercloud.ports.hypervisor import DomainEvent, Route, TransferStatus, Watch
 from supercloud.ports.platform import Flavour
 from supercloud.simulator.qemu import RUN_STATE, DiskFile, Qemu, Shows
 
@@ -138,6 +139,9 @@ class SimHypervisor:
     async def resize(self, instance: Id, disk: Disk) -> None:
         raise Failed("not simulated")
 
+    async def back_up(self, instance: Id, volume: Id, into: Path, secret: Id, watch: Watch) -> None:
+        raise Failed("not simulated")
+
     async def console(self, instance: Id) -> Any:
         raise Failed("not simulated")
 
@@ -147,14 +151,14 @@ class SimHypervisor:
         await self._act("receive")
         self._blanket.seeded(user_data)
 
-    async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
+    async def send(self, instance: Id, spec: InstanceSpec, route: Route) -> None:
         await self._act("send")
         qemu = self._find(instance)
         known = self._jobs.get(instance)
         if known is not None and not known.over:
             return
         job = self._jobs[instance] = _Job()
-        self._blanket.libvirtd.spawn(self._transfer(job, qemu, spec, sockets.libvirt.name))
+        self._blanket.libvirtd.spawn(self._transfer(job, qemu, spec, route.libvirt.name))
 
     async def transfer(self, instance: Id) -> TransferStatus:
         job = self._jobs.get(instance)

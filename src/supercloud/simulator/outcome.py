@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from supercloud.model.errors import SupercloudError
+from supercloud.model.errors import DataLost, SupercloudError
 from supercloud.model.names import Id
 from supercloud.simulator.blanket import SimBlanket
 from supercloud.simulator.qemu import DiskFile
@@ -133,6 +133,7 @@ async def _start_again(world: SimWorld) -> list[str]:
         return []
     terms = world.terms
     said = ""
+    gone = _undone_without_volume(world, at)
     for _ in range(int(2 * (terms.length_s + terms.margin_s) / _LOOK_S) + 4):
         try:
             view = await world.controller.ask(lambda control: control.start_instance("vm"))
@@ -141,9 +142,17 @@ async def _start_again(world: SimWorld) -> list[str]:
             said = error.message
         if said.startswith("succeeded"):
             await asyncio.sleep(_LOOK_S)
-            return _wrong(world, "start")
+            return ["an empty volume passes for the lost one"] if gone else _wrong(world, "start")
+        if gone and DataLost.code in said:
+            return []
         await asyncio.sleep(_LOOK_S)
     return [f"it cannot be started again ({state}): {said}"]
+
+
+def _undone_without_volume(world: SimWorld, blanket: Id) -> bool:
+    """Whether its L0 put back a state of before the volume was there: then nothing can be started from."""
+    undone = world.blankets[blanket]
+    return undone.rolled_back and not world.controller.current_copies() & set(undone.files)
 
 
 def _name(world: SimWorld, blanket: Id | None) -> str:

@@ -13,7 +13,7 @@ from random import Random
 from supercloud.model.errors import Failed, SupercloudError
 from supercloud.ports.agent import StopMode
 from supercloud.services.facade import ControlPlane
-from supercloud.services.northbound import OperationView
+from supercloud.services.views import OperationView
 from supercloud.simulator import outcome
 from supercloud.simulator.bugs import ALL, Bugs
 from supercloud.simulator.faults import FAULTS, SPECIAL

@@ -13,8 +13,10 @@ from typing import TypeVar
 from supercloud.agent.identity import Passport, Safe
 from supercloud.keystore.memory import memory_keystore
 from supercloud.model.names import Id, Ipv4, new_id
+from supercloud.model.placement import Confidentiality
 from supercloud.model.right import RightTerms
 from supercloud.model.states import BlanketState, InstanceState
+from supercloud.ports.platform import Declaration, Flavour
 from supercloud.services import mesh
 from supercloud.services.store import tables
 from supercloud.services.store.engine import Store
@@ -32,10 +34,20 @@ from supercloud.simulator.trace import Trace
 from supercloud.trust.join import join_request
 from supercloud.trust.keys import to_text
 from supercloud.trust.userdata import encrypt
+from supercloud.wire.codec import to_json
 
 T = TypeVar("T")
 NAMES = ("north", "south", "west")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - journals sync each write; a file system in memory makes that free
+_DECLARED = Declaration(
+    kind="simulated",
+    accelerator="simulated",
+    nesting=True,
+    flavours=frozenset({Flavour.KVM}),
+    confidentiality=Confidentiality.PROCEDURAL,
+    abilities=frozenset(),
+    reason="nothing runs",
+)
 
 
 class SimWorld:
@@ -115,7 +127,7 @@ class SimWorld:
                     name="p",
                     kind="simulated",
                     options={},
-                    declaration={"confidentiality": "procedural"},
+                    declaration=to_json(Declaration, _DECLARED),
                     created_at=0.0,
                 )
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from supercloud.model.errors import Denied, InvalidInput
 from supercloud.model.names import Id, WireguardKey
-from supercloud.ports.agent import Announcement, Peer
+from supercloud.ports.agent import Announcement, ForeignPeer, Peer
 from supercloud.trust.canonical import canonical
 from supercloud.trust.certificates import Anchors, Kind
 from supercloud.trust.keys import IdentityKey, from_text, to_text, verify_signature
@@ -61,8 +61,9 @@ def verify_announcement(announcement: Announcement, *, anchors: Anchors, cloud: 
         raise Denied(f"keys of blanket {announcement.blanket} that it did not sign")
 
 
-def verify_peer(peer: Peer, *, anchors: Anchors, cloud: Id, at: float) -> int:
-    """Check a peer before it enters the mesh; returns its announcement's generation, to refuse older ones.
+def verify_peer(peer: Peer | ForeignPeer, *, anchors: Anchors, cloud: Id, at: float) -> int:
+    """Check a peer before it is heard, as a blanket of `cloud`; returns its announcement's generation, to
+    refuse older ones.
 
     Raises:
         Denied: a key that the peer itself has not announced.

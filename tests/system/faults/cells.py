@@ -44,7 +44,6 @@ class End(StrEnum):
     SOURCE_ANEW = "runs at the source, booted anew"
     TARGET_ANEW = "runs at the target, booted anew"
     NONE = "runs nowhere"
-    MISSED = "the moment was missed"
     UNSETTLED = "did not settle"
 
 
@@ -97,7 +96,7 @@ _AT_SOURCE = frozenset({End.SOURCE, End.SOURCE_ANEW})
 def _expected(kind: Kind, side: Side | None, moment: Moment) -> frozenset[End]:
     match moment:
         case Moment.STOP:
-            return frozenset({End.NONE})
+            return _of_stop(kind)
         case Moment.START:
             return _of_start(kind)
         case Moment.ROTATION:
@@ -114,6 +113,12 @@ def _of_start(kind: Kind) -> frozenset[End]:
     if kind in (Kind.CONTROLLER_KILLED, Kind.STORE_RESTARTED):
         return _AT_SOURCE
     return _AT_SOURCE | {End.NONE}
+
+
+def _of_stop(kind: Kind) -> frozenset[End]:
+    """Of a blanket that cannot be reached it is not known whether it heard; the operation fails then and says
+    so, and what did not hear runs on."""
+    return frozenset({End.NONE, End.SOURCE} if kind is Kind.LINK_CUT else {End.NONE})
 
 
 def _of_rotation(kind: Kind) -> frozenset[End]:

@@ -76,20 +76,27 @@ def told(log: str) -> Told:
 
 
 def compare(before: Told, boots: frozenset[str], after: Told) -> Disk | None:
-    """None while the guest has not said enough. `boots`: every boot that was seen before.
+    """None while the guest has not said enough. `boots`: every boot that was heard of before.
 
     A boot after the fault shows what was on the disk by its first look, before it writes more; a guest that
-    went on, by a look that holds more than was synced before.
+    went on, by a look that holds more than was synced before. A blanket keeps what the guest said when it was
+    there before: that is older, and says nothing.
     """
+    if not after.looks:
+        return None
     needed = before.synced + 1
-    for look in after.looks:
-        if look.boot not in boots:
-            whole = look.clean and look.whole >= needed
-            return Disk(whole, True, f"{look.whole} blocks after a boot, {needed} were synced")
-    for look in after.looks:
+    last = after.looks[-1].boot
+    looks = [look for look in after.looks if look.boot == last]
+    if last not in boots:
+        first = looks[0]
+        whole = first.clean and first.whole >= needed
+        return Disk(whole, True, f"{first.whole} blocks after a boot, {needed} were synced")
+    if last != before.looks[-1].boot:
+        return None
+    for look in looks:
         if not look.clean:
             return Disk(False, False, f"block {look.whole} is broken")
-    most = max((look.whole for look in after.looks), default=0)
+    most = max(look.whole for look in looks)
     if most > needed:
         return Disk(True, False, f"{most} blocks, {needed} were synced before")
     return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from supercloud.cli.demo.witness import Witness
-from supercloud.model.errors import Failed, NotFound, SupercloudError, Unavailable
+from supercloud.model.errors import SupercloudError, Unavailable
 
 from .cells import Cell, End, Kind, Moment, Side
 from .guest import Disk, Told, compare
@@ -55,6 +55,7 @@ class _Run:
     source: str
     subject: str
     before: Told
+    boots: frozenset[str]
     operation: str = ""
     reason: str = ""
 
@@ -69,7 +70,8 @@ def run(system: System, cell: Cell, *, say: Callable[[str], None] = lambda _: No
     ports = {machine.id: machine.observer for machine in map(system.machine, system.blankets)}
     with Witness(ports) as witness, tempfile.TemporaryDirectory(prefix="sc-fault-") as scratch:
         seen = system.subject()
-        noted = _Run(system, cell, witness, seen["blanket"], seen["id"], system.told())
+        said = system.told()
+        noted = _Run(system, cell, witness, seen["blanket"], seen["id"], said, frozenset(system.boots))
         if cell.moment is Moment.START:
             system.finished(system.act("stop", {"mode": "destroy"}), timeout_s=_ENDS_S)
         whose = system.other(noted.source) if cell.side is Side.TARGET else noted.source
@@ -96,8 +98,7 @@ def _carry_out(noted: _Run, scene: Scene, say: Callable[[str], None]) -> tuple[E
     strike.prepare(scene)
     operation, there = _begun(noted)
     if not system.reach(operation, there):
-        noted.operation = system.finished(operation, timeout_s=_ENDS_S)
-        return End.MISSED, None, [f"the operation had ended before the blow: {noted.operation}"]
+        raise Late(f"it ended before the blow: {system.finished(operation, timeout_s=_ENDS_S)}")
     say("the moment is there")
     strike.blow(scene)
     strike.heal(scene)
@@ -197,18 +198,11 @@ def _after_a_start(noted: _Run) -> Disk | None:
 
 
 def _disk(noted: _Run) -> Disk:
-    deadline = time.monotonic() + _SETTLES_S
-    while time.monotonic() < deadline:
-        with suppress(Unavailable, NotFound, Failed):
-            found = compare(noted.before, noted.before.boots, noted.system.told())
-            if found is not None:
-                return found
-        time.sleep(_LOOK_S)  # a console's log has no event
-    raise Late("the guest says nothing of its disk")
+    return noted.system.talks(lambda said: compare(noted.before, noted.boots, said))
 
 
 def _judged(cell: Cell, noted: _Run, end: End, disk: Disk | None, copies: int) -> list[str]:
-    if end in (End.MISSED, End.UNSETTLED):
+    if end is End.UNSETTLED:
         return [f"{copies} copies ran at once"] if copies > cell.copies else []
     wrong = []
     if end not in cell.expected:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import psutil
 
+from supercloud.model.names import new_id
+
 from .cells import Kind
 from .machines import Machine
 from .system import System
 
-_SNAPSHOT = "before"
 _PID = "$(cat /etc/service/{service}/supervise/pid)"
 
 
@@ -26,6 +27,8 @@ class Scene:
     machine: Machine
     scratch: Path
     outlast_s: float
+    #: One of its own: a label that is there already stands for what was kept under it before.
+    snapshot: str = field(default_factory=lambda: f"before-{new_id()[:8]}")
     _stopped: list[psutil.Process] = field(default_factory=list)
 
     @property
@@ -103,7 +106,7 @@ def _cut(scene: Scene) -> None:
 def _roll_back(scene: Scene) -> None:
     """Frozen first, so that the machine goes on from the snapshot and its keeper has not looked yet."""
     scene.machine.freeze()
-    scene.machine.roll_back(_SNAPSHOT)
+    scene.machine.roll_back(scene.snapshot)
 
 
 STRIKES: dict[Kind, Strike] = {
@@ -117,13 +120,15 @@ STRIKES: dict[Kind, Strike] = {
     ),
     Kind.AGENT_KILLED: Strike(blow=_signalled("agent", "KILL")),
     Kind.KEEPER_KILLED: Strike(blow=_signalled("keeper", "KILL")),
-    Kind.KEEPER_HUNG: Strike(blow=_signalled("keeper", "STOP")),
+    Kind.KEEPER_HUNG: Strike(
+        blow=_signalled("keeper", "STOP"), heal=lambda scene: scene.system.until_left(scene.machine)
+    ),
     Kind.BLANKET_KILLED: Strike(
         blow=lambda scene: scene.machine.kill(), heal=lambda scene: scene.machine.start()
     ),
     Kind.BLANKET_FROZEN: Strike(blow=_frozen, heal=lambda scene: scene.machine.thaw()),
     Kind.BLANKET_ROLLED_BACK: Strike(
-        prepare=lambda scene: scene.machine.snapshot(_SNAPSHOT),
+        prepare=lambda scene: scene.machine.snapshot(scene.snapshot),
         blow=_roll_back,
         heal=lambda scene: scene.machine.thaw(),
     ),

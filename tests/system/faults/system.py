@@ -5,22 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from supercloud.cli.control import ControlPlane
 from supercloud.cli.demo.load import console_log
 from supercloud.client import Client, Place
 from supercloud.client.http import OPEN_STATES
 from supercloud.keystore.userdata import seal_user_data
-from supercloud.model.errors import Conflict, NotFound, SupercloudError, Unavailable
+from supercloud.model.errors import Conflict, Failed, NotFound, SupercloudError, Unavailable
 from supercloud.model.names import GIB
 
 from .guest import USER_DATA, Told, told
 from .machines import Machine
 
 SUBJECT = "subject"
+_ENDED = frozenset({"stopped", "fenced", "failed", "created"})
+T = TypeVar("T")
 _LOOK_S = 1.0
+_RESET_S = 120.0
 _CONNECT_S = 600.0
 _BOOT_S = 900.0
 
@@ -40,6 +43,7 @@ class System:
     blankets: dict[str, str]
     debug_shell: bool = False
     memory_mib: int = 1536
+    boots: set[str] = field(default_factory=set)  # of the subject, that were heard of
 
     # ------------------------------------------------------------ asking
 
@@ -73,7 +77,9 @@ class System:
         Raises:
             Unavailable: that blanket is silent.
         """
-        return told(console_log(self.client(), self.subject()["id"]))
+        said = told(console_log(self.client(), self.subject()["id"]))
+        self.boots.update(said.boots)
+        return said
 
     def outlast_s(self) -> float:
         """Longer than a right, its margin and the store's next look take."""
@@ -93,7 +99,7 @@ class System:
         """Follow an operation until it is `there`; whether it got there before it ended."""
         client, seen = self.client(), operation
         while seen["state"] in OPEN_STATES and not there(seen):
-            seen = client.get(f"/operations/{operation['id']}", wait_s=10)
+            seen = client.get(f"/operations/{operation['id']}", wait_s=10, seen_phase=seen["phase"])
         return seen["state"] in OPEN_STATES
 
     def finished(self, operation: dict[str, Any], *, timeout_s: float) -> str:
@@ -111,6 +117,19 @@ class System:
                     return f"{seen['state']}: {seen['error']['message']}" if seen["error"] else seen["state"]
             if time.monotonic() > deadline:
                 raise Late(f"the operation did not end in {timeout_s:.0f} s")
+
+    def until_left(self, machine: Machine) -> None:
+        """Until its watchdog has reset it, which ends its agent's connection.
+
+        Raises:
+            Late.
+        """
+        (name,) = [one for one in self.blankets if self.blanket(one)["id"] == machine.id]
+        deadline = time.monotonic() + _RESET_S
+        while self.blanket(name)["connected"]:
+            if time.monotonic() > deadline:
+                raise Late(f"the watchdog of {name} did not reset it in {_RESET_S:.0f} s")
+            time.sleep(_LOOK_S)  # a blanket's connection has no event
 
     # ------------------------------------------------------------ in order
 
@@ -168,16 +187,16 @@ class System:
 
     def _subject_ready(self) -> None:
         deadline = time.monotonic() + _BOOT_S
-        last: SupercloudError | None = None
+        last: Exception | None = None
         while time.monotonic() < deadline:
             try:
                 if self._nudge():
-                    self._talking()
+                    self.talks(lambda said: said if said.synced > 0 else None)
                     return
-            except SupercloudError as error:
+            except (SupercloudError, Late) as error:
                 last = error
             time.sleep(_LOOK_S)
-        raise Late(f"the subject does not run: {last.message if last else self.subject()['reason']}")
+        raise Late(f"the subject does not run: {last or self.subject()['reason']}")
 
     def _nudge(self) -> bool:
         """Bring the subject a step nearer to running; whether it runs."""
@@ -188,7 +207,7 @@ class System:
             return True
         if seen["state"] == "running":
             return True
-        if seen["state"] in ("stopped", "fenced", "failed", "created"):
+        if seen["state"] in _ENDED:
             if seen["blanket"] is None:
                 self._remove_subject()
                 self._run_subject()
@@ -217,15 +236,25 @@ class System:
         with suppress(NotFound, Conflict):
             self._remove_subject()
 
-    def _talking(self) -> Told:
+    def talks(self, enough: Callable[[Told], T | None]) -> T:
+        """Wait for what the subject says from now on, until it is `enough`.
+
+        What its blanket kept of before, maybe of when it was there last, does not count: a guest that runs
+        says something new every few seconds.
+        """
         deadline = time.monotonic() + _BOOT_S
+        before: Told | None = None
         while time.monotonic() < deadline:
-            with suppress(Unavailable):
+            with suppress(Unavailable, NotFound, Failed):
                 said = self.told()
-                if said.looks and said.synced > 0:
-                    return said
-            time.sleep(2 * _LOOK_S)  # a console's log has no event
-        raise Late("the subject does not say that it syncs")
+                before = before or said
+                new = said.looks and said.looks[-1:] != before.looks[-1:]
+                if new and (found := enough(said)) is not None:
+                    return found
+                if (state := self.subject()["state"]) in _ENDED:
+                    raise Late(f"the subject is {state}")
+            time.sleep(_LOOK_S)  # a console's log has no event
+        raise Late("the subject says nothing of its disk")
 
     def _wait(self, operation: dict[str, Any]) -> None:
         self.client().wait(operation, lambda _phase, _done: None)

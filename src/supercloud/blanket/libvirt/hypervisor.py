@@ -14,7 +14,7 @@ import structlog
 from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources, domain, domain_name, spec_of, usable_models
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
-from supercloud.blanket.places import Places
+from supercloud.blanket.places import MONITORS, Places
 from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceSpec, RunState
@@ -100,8 +100,11 @@ class Lifecycle:
         def go_on(handle: Handle) -> None:
             libvirt = bindings()
             found = get(handle, instance)
-            if found.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
-                found.resume()
+            try:
+                found.resume()  # looked at only if it fails: a guest that has moved waits for this
+            except libvirt.libvirtError:
+                if found.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                    raise
 
         await self._connection.call(go_on)
 
@@ -134,7 +137,7 @@ class Lifecycle:
                     raise
 
         await self._connection.call(end)
-        for client in ("keeper", "observer"):
+        for client in MONITORS:
             _remove(self._places.monitor(instance, client))
         _remove(self._places.seed(instance))
 
@@ -203,7 +206,9 @@ class Lifecycle:
             (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED),
         }
         text = f"{word}: migrated" if migrated else word
-        self._post(DomainEvent(instance=name.removeprefix(_PREFIX), state=state, detail=text))
+        leaving = migrated and event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED
+        instance = name.removeprefix(_PREFIX)
+        self._post(DomainEvent(instance=instance, state=state, detail=text, leaving=leaving))
 
     def _post(self, event: DomainEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the program is ending, nobody listens

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from supercloud.blanket import seed
 from supercloud.blanket.domain_xml import Sources
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
+from supercloud.blanket.libvirt.ending import ending
 from supercloud.blanket.libvirt.hypervisor import find, get, job, state_of
+from supercloud.blanket.libvirt.jobs import JobEvents
 from supercloud.blanket.places import Places
 from supercloud.model.errors import SupercloudError
 from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceSpec, Progress, RunState
-from supercloud.ports.hypervisor import DomainEvent, TransferSockets, TransferStatus
+from supercloud.ports.hypervisor import DomainEvent, Route, TransferStatus
 
 #: What a guest may miss while its last pages travel. QEMU's default of 300 took 550 ms on a slow mesh.
 _MAX_DOWNTIME_MS: Final = 150
-_PID_FILE: Final = "/run/libvirt/qemu/sc-{}.pid"
 #: Transfers at once; each blocks a thread of its own for as long as it takes.
 _AT_ONCE: Final = 16
 
@@ -48,6 +47,7 @@ class Migrating:
         *,
         sources: Sources,
         places: Places,
+        jobs: JobEvents,
         tell: Callable[[DomainEvent], None],
     ) -> None:
         """`tell`: of what libvirt has no event for, or a late one."""
@@ -57,13 +57,13 @@ class Migrating:
         self._tell = tell
         self._senders = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="transfer")
         self._outgoing: dict[Id, _Outgoing] = {}
-        connection.on_open(self._hear_of_jobs)
+        jobs.tell(self._job_over)
 
     async def receive(self, spec: InstanceSpec, user_data: bytes | None) -> None:
         """Make what an incoming copy needs besides its volumes and ports: its seed."""
         seed.place(spec, user_data, self._places.seed(spec.id))
 
-    async def send(self, instance: Id, spec: InstanceSpec, sockets: TransferSockets) -> None:
+    async def send(self, instance: Id, spec: InstanceSpec, route: Route) -> None:
         """Start and return. Being sent already: fine.
 
         The domain's own XML serves the target as it is: every blanket names a volume's copy, its secret and
@@ -78,19 +78,20 @@ class Migrating:
         if await self._connection.call(lambda handle: _is_sending(get(handle, instance))):
             return
         outgoing = self._outgoing[instance] = _Outgoing()
-        outgoing.task = asyncio.create_task(self._transfer(instance, outgoing, sockets))
+        outgoing.task = asyncio.create_task(self._transfer(instance, outgoing, route))
 
-    async def _transfer(self, instance: Id, outgoing: _Outgoing, sockets: TransferSockets) -> None:
+    async def _transfer(self, instance: Id, outgoing: _Outgoing, route: Route) -> None:
         def migrate(handle: Handle) -> None:
             libvirt = bindings()
             found = get(handle, instance)
             # Set each time: an instance that arrived here keeps what its source had set.
             found.migrateSetMaxDowntime(_MAX_DOWNTIME_MS)
             found.migrateToURI3(
-                f"qemu+unix:///system?socket={sockets.libvirt}", _parameters(sockets), _flags(libvirt)
+                f"qemu+unix:///system?socket={route.libvirt}", _parameters(route), _flags(libvirt)
             )
 
-        with _ending(instance, lambda: self._ended(instance, outgoing)):
+        monitor = self._places.monitor(instance, "agent")
+        async with ending(instance, monitor, lambda: self._ended(instance, outgoing)):
             try:
                 await self._connection.call(migrate, executor=self._senders)
             except SupercloudError as error:
@@ -100,7 +101,6 @@ class Migrating:
             self._tell(DomainEvent(instance=instance, state=state, detail="its transfer is over"))
 
     def _ended(self, instance: Id, outgoing: _Outgoing) -> None:
-        """libvirt says so up to half a second later, in which the guest would wait."""
         outgoing.ended = True
         self._tell(DomainEvent(instance=instance, state=RunState.ABSENT, detail="its process ended"))
 
@@ -156,19 +156,11 @@ class Migrating:
 
         await self._connection.call(abort)
 
-    def _hear_of_jobs(self, handle: Handle) -> None:
-        libvirt = bindings()
-        handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._job_over, None)
-
-    def _job_over(self, _handle: Handle, found: Handle, stats: dict[str, Any], _opaque: object) -> None:
+    def _job_over(self, instance: Id, stats: dict[str, Any]) -> None:
         """The only place where a source learns the downtime: its domain is gone when the job has ended."""
-        instance, progress = found.name().removeprefix("sc-"), _progress(stats, over=True)
-
-        def note() -> None:
-            if (outgoing := self._outgoing.get(instance)) is not None and progress is not None:
-                outgoing.progress = progress
-
-        self._connection.loop.call_soon_threadsafe(note)
+        progress = _progress(stats, over=True)
+        if (outgoing := self._outgoing.get(instance)) is not None and progress is not None:
+            outgoing.progress = progress
 
 
 def _flags(libvirt: Any) -> int:
@@ -183,11 +175,12 @@ def _flags(libvirt: Any) -> int:
     )
 
 
-def _parameters(sockets: TransferSockets) -> dict[str, str]:
+def _parameters(route: Route) -> dict[str, str]:
     libvirt = bindings()
     return {
-        libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{sockets.memory}",
-        libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"unix://{sockets.disk}",
+        libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: route.address,
+        libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{route.address}:{route.memory_port}",
+        libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"tcp://{route.address}:{route.disk_port}",
     }
 
 
@@ -213,35 +206,3 @@ def _progress(stats: dict[str, Any], *, over: bool = False) -> Progress | None:
         done_bytes=int(stats.get("data_processed", 0)),
         downtime_ms=float(downtime) if downtime is not None else None,
     )
-
-
-@contextlib.contextmanager
-def _ending(instance: Id, ended: Callable[[], None]) -> Iterator[None]:
-    """Have `ended` called on the event loop when the instance's process ends meanwhile. What cannot be
-    watched is left to libvirt's own event."""
-    try:
-        pid = int(Path(_PID_FILE.format(instance)).read_text())
-        descriptor = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def readable() -> None:
-        loop.remove_reader(descriptor)
-        ended()
-
-    try:
-        if _runs(pid, instance):  # asked only now: the descriptor holds that very process
-            loop.add_reader(descriptor, readable)
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _runs(pid: int, instance: Id) -> bool:
-    try:
-        return f"guest=sc-{instance}," in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except OSError:
-        return False

@@ -36,7 +36,8 @@ class Settings:
 
 
 def configuration(segment: Segment, settings: Settings) -> str:
-    """dnsmasq's configuration for one network. It does not depend on who is in the network."""
+    """dnsmasq's configuration for one network. It does not depend on who is in the network. Of one without a
+    way out it answers the network's own names only: other names would carry anything to the world."""
     cidr, gateway = IPv4Network(segment.network.cidr), segment.network.gateway
     here = settings.directory / segment.network.id
     lines = [
@@ -49,7 +50,7 @@ def configuration(segment: Segment, settings: Settings) -> str:
         "no-resolv",
         "no-poll",
         "no-hosts",
-        f"server={settings.resolver}",
+        *([f"server={settings.resolver}"] if segment.network.outward else []),
         f"addn-hosts={here}.names",
         f"domain={segment.network.name}",
         f"local=/{segment.network.name}/",

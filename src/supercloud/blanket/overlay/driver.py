@@ -43,7 +43,16 @@ from supercloud.ports.agent import Location, Mesh, MeshReport
 _KNOWLEDGE = TypeAdapter(Knowledge)
 #: How often a peer's two keys are looked at while it rotates: what it sends in between arrives not.
 _SETTLE_S, _SETTLE_LATER_S, _SETTLE_SOON_FOR_S = 0.05, 1.0, 120.0
-_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_SYSCTL = Path("/proc/sys/net")
+#: Connection tracking says here who began, and not what is in the window: an instance that comes back to this
+#: blanket goes on with connections that were elsewhere meanwhile, of which the kernel saw nothing.
+_KERNEL = {"ipv4/ip_forward": "1", "netfilter/nf_conntrack_tcp_be_liberal": "1"}
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -53,7 +62,8 @@ class LinuxOverlay:
     """`start` before use, `close` at the end: it leaves the kernel's state and ends only its children.
 
     `blanket`: this blanket's id. `run`: a directory in tmpfs for what is known and for dnsmasq's files, which
-    others may pass through. `keys`: a private directory in tmpfs. `underlay`: the provider's device.
+    others may pass through. `keys`: a private directory in tmpfs. `underlay`: the provider's device. `now`:
+    seconds of a clock that nobody sets, and that a restart of the program does not begin anew.
     """
 
     def __init__(
@@ -66,8 +76,10 @@ class LinuxOverlay:
         listen_port: Port = 51820,
         resolver: Ipv4 = "10.0.2.3",
         dhcp_user: str = "dnsmasq",
+        now: Callable[[], float] = _boottime,
     ) -> None:
         self._blanket = blanket
+        self._now = now
         self._record = run / "known.json"
         self._underlay = underlay
         self._listen_port = listen_port
@@ -81,6 +93,7 @@ class LinuxOverlay:
         # netlink sockets belong to one thread, and no call of theirs may hold up the agent's loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="overlay")
         self._settling: asyncio.Task[None] | None = None
+        self._lapsing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the kernel's sockets, then go on from what an earlier agent knew.
@@ -90,15 +103,15 @@ class LinuxOverlay:
         """
         self._wiring, self._tunnel = await self._in_thread("sockets", self._open)
         self._known = self._recall()
-        self._plan = plan(self._known, blanket=self._blanket)
         async with self._lock:
-            await self._converge(self._plan)
+            await self._converge(self._planned(self._known))
 
     async def close(self) -> None:
-        if self._settling is not None:
-            self._settling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._settling
+        for task in (self._settling, self._lapsing):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         await self._dhcp.close()
         await self._in_thread("sockets", self._wiring.close)
         await self._in_thread("sockets", self._tunnel.close)
@@ -110,8 +123,8 @@ class LinuxOverlay:
         """Raises: InvalidInput (it contradicts itself), Failed (names the part; the rest is tried again)."""
         async with self._lock:
             if mesh.generation >= self._known.mesh.generation:
-                known = told_mesh(self._known, mesh)
-                wanted = plan(known, blanket=self._blanket)
+                known = told_mesh(self._known, mesh, now=self._now())
+                wanted = self._planned(known)
                 self._remember(known)
                 await self._converge(wanted)
             return await self._report()
@@ -177,7 +190,7 @@ class LinuxOverlay:
                 generation=mesh.generation,
                 key=self._keys.public,
                 next_key=self._keys.next_public,
-                alive=self._tunnel.alive(mesh.peers, time.time()) if mesh.generation else (),
+                alive=self._tunnel.alive(self._plan.speakers, time.time()) if mesh.generation else (),
             )
 
         return await self._in_thread("report", look)
@@ -189,7 +202,12 @@ class LinuxOverlay:
         self._whole = False
         with _part("filter"):
             await nft.run(
-                packet_filter.ruleset(wanted.filter, underlay=self._underlay, listen_port=self._listen_port)
+                packet_filter.ruleset(
+                    wanted.filter,
+                    underlay=self._underlay,
+                    listen_port=self._listen_port,
+                    now=self._now(),
+                )
             )
         self._plan = wanted
         if self._known.mesh.generation:
@@ -197,17 +215,19 @@ class LinuxOverlay:
             await self._in_thread("mesh", self._converge_tunnel)
         await self._in_thread("networks", self._wiring.converge, wanted)
         with _part("forwarding"):
-            await asyncio.to_thread(_FORWARDING.write_text, "1")
+            for name, value in _KERNEL.items():
+                await asyncio.to_thread((_SYSCTL / name).write_text, value)
         with _part("DHCP"):
             await self._dhcp.converge(wanted.segments.values())
         self._settle_while_peers_rotate()
+        self._lapse_in_time()
         self._whole = True
 
     async def _change(self, known: Knowledge) -> None:
         """The difference to what is now, where the links stay the same; all, after a change that failed."""
         if known == self._known and self._whole:
             return
-        before, wanted = self._plan, plan(known, blanket=self._blanket)
+        before, wanted = self._plan, self._planned(known)
         self._remember(known)
         if not self._whole:
             await self._converge(wanted)
@@ -222,17 +242,18 @@ class LinuxOverlay:
         self._whole = True
 
     async def _filter(self, wanted: Plan) -> None:
-        if (commands := packet_filter.change(self._plan.filter, wanted.filter)) is not None:
+        commands = packet_filter.change(self._plan.filter, wanted.filter, now=self._now())
+        if commands is not None:
             with _part("filter"):
                 await nft.run(commands)
 
     def _converge_tunnel(self) -> None:
-        self._tunnel.converge(self._keys.private(), self._known.mesh.peers, time.time())
+        self._tunnel.converge(self._keys.private(), self._plan.speakers, time.time())
 
     def _settle_while_peers_rotate(self) -> None:
         if self._settling is not None and not self._settling.done():
             self._settling.cancel()
-        if any(len(peer.keys) > 1 for peer in self._known.mesh.peers):
+        if any(len(peer.keys) > 1 for peer in self._plan.speakers):
             self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
@@ -240,13 +261,31 @@ class LinuxOverlay:
         soon_until = time.monotonic() + _SETTLE_SOON_FOR_S
         while True:
             try:
-                if not await self._in_thread("mesh", self._tunnel.settle, self._known.mesh.peers):
+                if not await self._in_thread("mesh", self._tunnel.settle, self._plan.speakers):
                     return
             except Failed:
                 _log.exception("a rotating peer's address stays where it is for now")
             await asyncio.sleep(_SETTLE_S if time.monotonic() < soon_until else _SETTLE_LATER_S)
 
+    def _lapse_in_time(self) -> None:
+        if self._lapsing is not None and self._lapsing is not asyncio.current_task():
+            self._lapsing.cancel()
+        if self._plan.filter.reach:
+            self._lapsing = asyncio.create_task(self._lapse(min(self._plan.filter.reach.values())))
+
+    async def _lapse(self, end: float) -> None:
+        """A relation to another cloud is over: the kernel has cut it by itself, and what it leaves goes."""
+        await asyncio.sleep(end - self._now())
+        try:
+            async with self._lock:
+                await self._converge(self._planned(self._known))
+        except Failed:
+            _log.exception("what a relation to another cloud leaves stays until the next change")
+
     # ------------------------------------------------------------ what is kept
+
+    def _planned(self, known: Knowledge) -> Plan:
+        return plan(known, blanket=self._blanket, now=self._now())
 
     def _remember(self, known: Knowledge) -> None:
         if known == self._known:

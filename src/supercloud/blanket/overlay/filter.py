@@ -6,12 +6,18 @@ ends by itself. From a peer's VXLAN device: only MAC and IP of the instances tha
 else is dropped.
 
 `inet supercloud` guards the blanket itself (DHCP and DNS for instances; VXLAN from known peers and granted
-TCP ports on the mesh; WireGuard on the underlay) and routes nothing but instances' connections to the world.
+TCP ports on the mesh; WireGuard on the underlay) and routes nothing but instances' connections to the world,
+of those networks that have a way out: a packet of another one is dropped, whatever it belongs to. Between
+clouds it routes what is in `reach`, whose elements end by the kernel's clock. That is asked for each packet,
+not each connection: what was begun in time is cut like anything else, and its ends are told (a TCP reset) by
+their own blankets. Who may not begin may answer: with connection tracking's word where a packet comes in from
+another cloud, and for what leaves to one also by not being a beginning, so that whoever moved here goes on.
 What carries instances' frames between blankets, WireGuard and VXLAN, is not tracked: two look-ups less for
 each packet, and no entry for each of their flows.
 
 `permitted` and `grants` have timeouts and are never flushed: an apply or a restarted agent cannot prolong or
-end them. A change of the other sets and all rules is one transaction: no packet sees a state between.
+end them. Those of `reach` follow from moments that are known, and are what is left until then. A change of
+the other sets and all rules is one transaction: no packet sees a state between.
 """
 
 from __future__ import annotations
@@ -27,19 +33,20 @@ from supercloud.blanket.overlay.plan import (
     TAP_PREFIX,
     Filter,
 )
-from supercloud.model.names import Ipv4, Port
+from supercloud.model.names import Cidr, Ipv4, Port
 
 Json = dict[str, Any]
 Element = tuple[str | int, ...]
 
 TABLE = "supercloud"
-PERMITTED, GRANTS = "permitted", "grants"
-_SETS: dict[str, tuple[str, list[str]]] = {
+PERMITTED, GRANTS, REACH = "permitted", "grants", "reach"
+_SETS: dict[str, tuple[str, str | list[str]]] = {
     "own": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
     "own_macs": ("bridge", ["ifname", "ether_addr"]),
     "remote": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
     "links": ("inet", ["ipv4_addr", "inet_service"]),
     "gateways": ("inet", ["ifname", "ipv4_addr"]),
+    "outward": ("inet", "ifname"),
 }
 #: Where no instance may go: private, shared, local and multicast addresses. The provider's own network, the
 #: mesh and the control plane are among them.
@@ -55,13 +62,17 @@ _NOT_THE_WORLD = (
 )
 
 
-def ruleset(wanted: Filter, *, underlay: str, listen_port: Port) -> Json:
-    """Everything, from whatever is there to exactly this."""
+def ruleset(wanted: Filter, *, underlay: str, listen_port: Port, now: float = 0.0) -> Json:
+    """Everything, from whatever is there to exactly this. `now`: by the clock of `Filter.reach`."""
     commands: list[Json] = []
     for family in ("bridge", "inet"):
         commands.append({"add": {"table": {"family": family, "name": TABLE}}})
     commands += [_timed_set("bridge", PERMITTED, "ifname")]
     commands += [_timed_set("inet", GRANTS, ["ipv4_addr", "inet_service"])]
+    commands += [
+        _timed_set("inet", REACH, ["ipv4_addr", "ipv4_addr"], "interval"),
+        {"flush": {"set": {"family": "inet", "table": TABLE, "name": REACH}}},
+    ]
     for name, (family, kind) in _SETS.items():
         one = {"family": family, "table": TABLE, "name": name}
         commands += [{"add": {"set": {**one, "type": kind}}}, {"flush": {"set": one}}]
@@ -77,12 +88,12 @@ def ruleset(wanted: Filter, *, underlay: str, listen_port: Port) -> Json:
             commands.append(
                 {"add": {"rule": {"family": family, "table": TABLE, "chain": chain, "expr": rule}}}
             )
-    return {"nftables": [*commands, *_differences(Filter(), wanted)]}
+    return {"nftables": [*commands, *_differences(Filter(), wanted), *_reaches(Filter(), wanted, now)]}
 
 
-def change(before: Filter, after: Filter) -> Json | None:
+def change(before: Filter, after: Filter, *, now: float = 0.0) -> Json | None:
     """Only what differs between two filters; None if nothing does."""
-    commands = _differences(before, after)
+    commands = [*_differences(before, after), *_reaches(before, after, now)]
     return {"nftables": commands} if commands else None
 
 
@@ -125,6 +136,8 @@ _CHAINS = (
     ("inet", "from_mesh", None, None, None),
     ("inet", "from_bridge", None, None, None),
     ("inet", "forward", "forward", 0, "drop"),
+    ("inet", "to_abroad", None, None, None),
+    ("inet", "from_abroad", None, None, None),
     ("inet", "output", "output", 0, "accept"),
     ("inet", "postrouting", "postrouting", 100, "accept"),
 )
@@ -185,6 +198,7 @@ def _inet_rules(underlay: str, listen_port: Port) -> list[Rules]:
         *_untracked(underlay, listen_port),
         *_to_the_blanket(underlay, listen_port),
         *_to_the_underlay(underlay, listen_port),
+        *_between_clouds(),
     ]
 
 
@@ -196,7 +210,7 @@ def _untracked(underlay: str, listen_port: Port) -> list[Rules]:
             "inet",
             "arriving",
             [
-                [_in(MESH_DEVICE), _CARRIER, _NOTRACK],
+                [_in(MESH_DEVICE), _is(_IP, _MESH), _CARRIER, _NOTRACK],
                 [below, _is(_field("udp", "dport"), listen_port), _NOTRACK],
             ],
         ),
@@ -259,20 +273,24 @@ def _to_the_blanket(underlay: str, listen_port: Port) -> list[Rules]:
 def _to_the_underlay(underlay: str, listen_port: Port) -> list[Rules]:
     """What instances send to the world, and what the blanket itself sends."""
     bridges, below, out = _in(f"{BRIDGE_PREFIX}*"), _in(underlay), _is(_meta("oifname"), underlay)
-    mesh = {"prefix": {"addr": str(MESH_NET.network_address), "len": MESH_NET.prefixlen}}
+    outward = _is(_meta("iifname"), "@outward")
     return [
         (
             "inet",
             "forward",
             [
                 [_is(_ct_state(), "invalid"), *_COUNTED_DROP],
+                [bridges, _is(_meta("oifname"), MESH_DEVICE), _jump("to_abroad")],
+                [_in(MESH_DEVICE), _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), _jump("from_abroad")],
                 [
-                    bridges,
+                    outward,
                     out,
                     _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in _NOT_THE_WORLD]}),
                     _ACCEPT,
                 ],
-                [below, _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), _KNOWN, _ACCEPT],
+                [below, _is(_meta("oifname"), "@outward"), _KNOWN, _ACCEPT],
+                # What was allowed once: its end learns now that it is not any more.
+                [bridges, _is(_ct_state(), "established"), *_RESET],
                 _COUNTED_DROP,
             ],
         ),
@@ -283,18 +301,58 @@ def _to_the_underlay(underlay: str, listen_port: Port) -> list[Rules]:
             [
                 [
                     out,
-                    _is(_field("ip", "daddr"), mesh),
+                    _is(_field("ip", "daddr"), _MESH),
                     _match("!=", _field("udp", "sport"), listen_port),
                     *_COUNTED_DROP,
                 ],
-                [out, _is(_IP, mesh), *_COUNTED_DROP],
+                [out, _is(_IP, _MESH), *_COUNTED_DROP],
             ],
         ),
         ("inet", "postrouting", [[bridges, out, {"masquerade": None}]]),
     ]
 
 
+def _between_clouds() -> list[Rules]:
+    begins = _is(_concat(_IP, _field("ip", "daddr")), f"@{REACH}")
+    answers = _is(_concat(_field("ip", "daddr"), _IP), f"@{REACH}")
+    tracked: Rule = [answers, _KNOWN, _is({"ct": {"key": "direction"}}, "reply"), _ACCEPT]
+    flags = {"&": [_field("tcp", "flags"), {"|": ["syn", "ack"]}]}
+    return [
+        (
+            "inet",
+            "to_abroad",
+            [
+                [begins, _ACCEPT],
+                tracked,
+                [answers, _match("!=", flags, "syn"), _ACCEPT],
+                [answers, *_COUNTED_DROP],
+                [*_RESET],
+                [{"counter": None}, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}],
+            ],
+        ),
+        ("inet", "from_abroad", [[begins, _ACCEPT], tracked, _COUNTED_DROP]),
+    ]
+
+
 # ---------------------------------------------------------------- nft's JSON
+
+
+def _reaches(before: Filter, after: Filter, now: float) -> list[Json]:
+    """Each for whole seconds, so that it ends up to one too early."""
+    gone = {pair for pair in before.reach if after.reach.get(pair) != before.reach[pair]}
+    commands = []
+    for pair in sorted(gone):
+        element = [_cidrs(pair)]
+        commands += [_element("add", "inet", REACH, element), _element("delete", "inet", REACH, element)]
+    for pair, end in sorted(after.reach.items()):
+        if (pair in gone or pair not in before.reach) and (seconds := int(end - now)) > 0:
+            lasting = {"elem": {"val": _cidrs(pair), "timeout": seconds}}
+            commands.append(_element("add", "inet", REACH, [lasting]))
+    return commands
+
+
+def _cidrs(pair: tuple[Cidr, Cidr]) -> Json:
+    return _concat(*(_prefix(cidr) for cidr in pair))
 
 
 def _differences(before: Filter, after: Filter) -> list[Json]:
@@ -316,13 +374,13 @@ def _elements(wanted: Filter) -> dict[str, frozenset[Element]]:
         "remote": frozenset(wanted.remote),
         "links": frozenset(wanted.links),
         "gateways": frozenset(wanted.gateways),
+        "outward": frozenset(wanted.outward),
     }
 
 
-def _timed_set(family: str, name: str, kind: str | list[str]) -> Json:
-    return {
-        "add": {"set": {"family": family, "table": TABLE, "name": name, "type": kind, "flags": ["timeout"]}}
-    }
+def _timed_set(family: str, name: str, kind: str | list[str], *flags: str) -> Json:
+    one = {"family": family, "table": TABLE, "name": name, "type": kind, "flags": ["timeout", *flags]}
+    return {"add": {"set": one}}
 
 
 def _element(verb: str, family: str, name: str, elements: Sequence[object]) -> Json:
@@ -374,3 +432,5 @@ _ETHER = _field("ether", "saddr")
 _IP = _field("ip", "saddr")
 _CARRIER = _is(_meta("l4proto"), "udp")
 _KNOWN = _is(_ct_state(), {"set": ["established", "related"]})
+_MESH: Json = {"prefix": {"addr": str(MESH_NET.network_address), "len": MESH_NET.prefixlen}}
+_RESET: Rule = [_is(_meta("l4proto"), "tcp"), {"counter": None}, {"reject": {"type": "tcp reset"}}]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+from supercloud.blanket.overlay.abroad import Reach, Speaker, of_mesh, told_ends, told_foreigners, ways
 from supercloud.model.errors import InvalidInput
-from supercloud.model.names import Id, Ipv4, Mac
+from supercloud.model.names import Cidr, Id, Ipv4, Mac
 from supercloud.model.names import Port as UdpPort
-from supercloud.ports.agent import Location, Mesh, Network, Peer
+from supercloud.ports.agent import Foreigner, Location, Mesh, Network, Peer
 
 MESH_DEVICE = "wg-sc"
 MESH_NET = IPv4Network("100.64.0.0/10")
@@ -75,29 +76,39 @@ class Filter:
     remote: frozenset[tuple[str, Mac, Ipv4]] = frozenset()
     links: frozenset[tuple[Ipv4, UdpPort]] = frozenset()
     gateways: frozenset[tuple[str, Ipv4]] = frozenset()
+    outward: frozenset[tuple[str]] = frozenset()  # bridges whose instances reach the world
+    reach: Reach = field(default_factory=dict)  # between clouds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
+    """`routes`: other clouds' networks, which are behind the mesh's device."""
+
     address: Ipv4
-    peers: tuple[Peer, ...]
+    speakers: tuple[Speaker, ...]
+    routes: frozenset[Cidr]
     segments: Mapping[Id, Segment]
     filter: Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """All that a blanket was told. Locations: those it holds true, one for each (instance, network)."""
+    """All that a blanket was told. Locations: those it holds true, one for each (instance, network).
+
+    `ends`: of each trust relation that connects a network, by CLOCK_BOOTTIME.
+    """
 
     mesh: Mesh
     locations: tuple[Location, ...] = ()
     ports: tuple[InstancePort, ...] = ()
+    foreigners: tuple[Foreigner, ...] = ()
+    ends: Mapping[Id, float] = field(default_factory=dict)
 
 
 NOTHING = Knowledge(mesh=Mesh(address="0.0.0.0", generation=0))  # noqa: S104 - no address yet, not a listener
 
 
-def told_mesh(known: Knowledge, mesh: Mesh) -> Knowledge:
+def told_mesh(known: Knowledge, mesh: Mesh, *, now: float = 0.0) -> Knowledge:
     """After `mesh` arrived. An older generation changes nothing; no location goes back to a lower epoch."""
     if mesh.generation < known.mesh.generation:
         return known
@@ -106,7 +117,13 @@ def told_mesh(known: Knowledge, mesh: Mesh) -> Knowledge:
         earlier if (earlier := before.get(key)) is not None and earlier.epoch > location.epoch else location
         for key, location in _by_key(mesh.locations).items()
     )
-    return replace(known, mesh=mesh, locations=kept)
+    return replace(
+        known,
+        mesh=mesh,
+        locations=kept,
+        foreigners=told_foreigners(known.foreigners, mesh.abroad),
+        ends=told_ends(known.ends, mesh.abroad, now=now),
+    )
 
 
 def told_location(known: Knowledge, location: Location) -> Knowledge:
@@ -143,8 +160,8 @@ def unplugged(known: Knowledge, instance: Id) -> Knowledge:
     return replace(known, ports=tuple(port for port in known.ports if port.instance != instance))
 
 
-def plan(known: Knowledge, *, blanket: Id) -> Plan:
-    """What `known` means for the blanket with that id.
+def plan(known: Knowledge, *, blanket: Id, now: float = 0.0) -> Plan:
+    """What `known` means for the blanket with that id, at a moment.
 
     Raises:
         InvalidInput: networks that overlap, a peer or a location that contradicts another.
@@ -156,9 +173,11 @@ def plan(known: Knowledge, *, blanket: Id) -> Plan:
         network.id: _segment(network, known, peers, blanket)
         for network in sorted(mesh.networks, key=lambda network: network.id)
     }
+    abroad = ways(mesh, known.foreigners, known.ends, closed=MESH_NET, now=now)
     return Plan(
         address=mesh.address,
-        peers=tuple(peers.values()),
+        speakers=(*map(of_mesh, mesh.peers), *abroad.speakers),
+        routes=abroad.routes,
         segments=segments,
         filter=Filter(
             own=frozenset(
@@ -167,6 +186,8 @@ def plan(known: Knowledge, *, blanket: Id) -> Plan:
             remote=frozenset(_remote(segments.values(), peers)),
             links=frozenset((peer.address, peer.vxlan_port) for peer in mesh.peers),
             gateways=frozenset((segment.bridge, segment.network.gateway) for segment in segments.values()),
+            outward=frozenset((segment.bridge,) for segment in segments.values() if segment.network.outward),
+            reach=abroad.reach,
         ),
     )
 

@@ -39,10 +39,10 @@ class SimulatedOverlay:
 
     @property
     def plan(self) -> Plan:
-        return plan(self._known, blanket=self._blanket)
+        return plan(self._known, blanket=self._blanket, now=self._now())
 
     async def apply(self, mesh: Mesh) -> MeshReport:
-        known = told_mesh(self._known, mesh)
+        known = told_mesh(self._known, mesh, now=self._now())
         plan(known, blanket=self._blanket)
         self._known = known
         return await self.report()
@@ -85,7 +85,7 @@ class SimulatedOverlay:
             generation=self._known.mesh.generation,
             key=self._key(self._number),
             next_key=self._key(self._number + 1) if self._next else None,
-            alive=tuple(peer.blanket for peer in self._known.mesh.peers),
+            alive=tuple(peer.blanket for peer in self.plan.speakers),
         )
 
     def heard(self, device: str, mac: Mac, ip: Ipv4) -> bool:

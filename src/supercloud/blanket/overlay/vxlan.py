@@ -27,7 +27,7 @@ from supercloud.blanket.overlay.plan import (
     Plan,
     Segment,
 )
-from supercloud.model.names import Ipv4, Mac
+from supercloud.model.names import Cidr, Ipv4, Mac
 
 _OURS = re.compile(rf"{BRIDGE_PREFIX}[0-9a-f]{{8}}|{LINK_PREFIX}\d{{1,5}}-[0-9a-f]+|t[0-9a-f]{{12}}\d{{0,2}}")
 _STATIC, _PERMANENT = ndmsg.NUD_NOARP, ndmsg.NUD_PERMANENT
@@ -43,6 +43,7 @@ _TOWARDS_PEER: dict[str, int] = {
 }
 _TOWARDS_INSTANCE: dict[str, int] = {"learning": 0, "unicast_flood": 0, "mcast_flood": 0}
 _ESRCH_ENOENT = (2, 3)
+_PROTOCOL = 92  # by which we know our routes; nobody else's number
 
 
 class Wiring:
@@ -80,6 +81,7 @@ class Wiring:
                 self._remove(link["index"])
         for segment in plan.segments.values():
             self._segment(segment)
+        self._route(plan.routes)
 
     def shift(self, before: Segment, after: Segment) -> None:
         """The entries that differ between two plans of one network whose links are the same."""
@@ -184,6 +186,22 @@ class Wiring:
                 self._ip.neigh(
                     "replace", family=AF_INET, ifindex=bridge, dst=ip, lladdr=mac, state=_PERMANENT
                 )
+
+    def _route(self, wanted: frozenset[Cidr]) -> None:
+        """Other clouds' networks are behind the mesh's device; it knows from and to whom."""
+        links = self._links()
+        if MESH_DEVICE not in links:
+            return
+        index = links[MESH_DEVICE]["index"]
+        there = {
+            f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
+            for route in self._ip.get_routes(family=AF_INET, proto=_PROTOCOL)
+            if route.get_attr("RTA_OIF") == index
+        }
+        for cidr in there - wanted:
+            self._ip.route("del", dst=cidr, oif=index, proto=_PROTOCOL)
+        for cidr in wanted - there:
+            self._ip.route("add", dst=cidr, oif=index, proto=_PROTOCOL)
 
     def _absent_is_fine(self, command: str, **what: Any) -> None:
         try:

@@ -31,16 +31,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from supercloud.blanket.overlay.abroad import Speaker
 from supercloud.blanket.overlay.netlink import WireGuard
 from supercloud.blanket.overlay.plan import MESH_DEVICE
 from supercloud.model.names import Id, Port, WireguardKey
-from supercloud.ports.agent import Peer
 
 KEEPALIVE_S = 15  # below the half minute after which common NATs forget a UDP flow
 ALIVE_S = 180  # a session without a handshake for that long is over, says WireGuard
@@ -110,8 +110,8 @@ class KeyState:
     handshake_s: float = 0.0  # wall clock, epoch seconds; 0: never
 
 
-def holder_of(peer: Peer, states: dict[WireguardKey, KeyState]) -> WireguardKey | None:
-    """The key of `peer` that its address belongs to: the one that spoke last, since nobody goes back to an
+def holder_of(peer: Speaker, states: dict[WireguardKey, KeyState]) -> WireguardKey | None:
+    """The key of `peer` that its addresses belong to: the one that spoke last, since nobody goes back to an
     old key; before any spoke, the one that has it, else the oldest.
     """
     if not peer.keys:
@@ -120,12 +120,8 @@ def holder_of(peer: Peer, states: dict[WireguardKey, KeyState]) -> WireguardKey 
     spoke = [state for state in present if state.handshake_s]
     if spoke:
         return max(spoke, key=lambda state: state.handshake_s).key
-    holding = [state.key for state in present if address_of(peer) in state.addresses]
+    holding = [state.key for state in present if peer.addresses & state.addresses]
     return holding[0] if holding else peer.keys[0]
-
-
-def address_of(peer: Peer) -> str:
-    return f"{peer.address}/32"
 
 
 class Tunnel:
@@ -143,7 +139,7 @@ class Tunnel:
     def close(self) -> None:
         self._wireguard.close()
 
-    def converge(self, private: str, peers: Sequence[Peer], now: float) -> None:
+    def converge(self, private: str, peers: Sequence[Speaker], now: float) -> None:
         """Make key, port and peers what they shall be; what is so already is not touched."""
         public, port, states = self._read()
         if public != public_of(private) or port != self._listen_port:
@@ -158,24 +154,31 @@ class Tunnel:
         if public is not None and public != public_of(private):
             self.nudge(wanted)
 
-    def settle(self, peers: Iterable[Peer]) -> bool:
-        """Give every peer's address to the key that holds it. True while a peer has more than one key."""
+    def settle(self, peers: Iterable[Speaker]) -> bool:
+        """Give every peer's addresses to the key that holds them. True while a peer has more than one key."""
         peers = list(peers)
         _, _, states = self._read()
         for peer in peers:
             holder = holder_of(peer, states)
             if holder is None or (state := states.get(holder)) is None:
                 continue
-            if state.addresses != {address_of(peer)}:
-                # The kernel takes it away from whichever key had it, in the same instant.
+            if state.addresses != peer.addresses:
+                # The kernel takes one away from whichever key had it, in the same instant.
                 self._wireguard.set(
                     MESH_DEVICE,
                     peer={
                         "public_key": holder,
                         "replace_allowed_ips": True,
-                        "allowed_ips": [address_of(peer)],
+                        "allowed_ips": sorted(peer.addresses),
                     },
                 )
+            for key in peer.keys:
+                # Its other key keeps no address that is not the peer's any more.
+                if key != holder and key in states and states[key].addresses - peer.addresses:
+                    self._wireguard.set(
+                        MESH_DEVICE,
+                        peer={"public_key": key, "replace_allowed_ips": True, "allowed_ips": []},
+                    )
         return any(len(peer.keys) > 1 for peer in peers)
 
     def nudge(self, keys: Iterable[WireguardKey]) -> None:
@@ -184,7 +187,7 @@ class Tunnel:
             for interval in (0, KEEPALIVE_S):
                 self._wireguard.set(MESH_DEVICE, peer={"public_key": key, "persistent_keepalive": interval})
 
-    def alive(self, peers: Iterable[Peer], now: float) -> tuple[Id, ...]:
+    def alive(self, peers: Iterable[Speaker], now: float) -> tuple[Id, ...]:
         """Peers with a handshake in the last three minutes."""
         _, _, states = self._read()
         return tuple(
@@ -193,7 +196,7 @@ class Tunnel:
             if any(key in states and now - states[key].handshake_s < ALIVE_S for key in peer.keys)
         )
 
-    def _enter(self, key: WireguardKey, peer: Peer, state: KeyState | None, now: float) -> None:
+    def _enter(self, key: WireguardKey, peer: Speaker, state: KeyState | None, now: float) -> None:
         settings: dict[str, Any] = {"public_key": key}
         if state is None:
             settings["persistent_keepalive"] = KEEPALIVE_S
@@ -222,7 +225,9 @@ class Tunnel:
             port = message.get_attr("WGDEVICE_A_LISTEN_PORT") or port
             for peer in message.get_attr("WGDEVICE_A_PEERS") or ():
                 state = _state(peer)
-                states[state.key] = state
+                # One whose addresses do not fit into a message is gone on with in the next, by its key alone.
+                begun = states.get(state.key)
+                states[state.key] = state if begun is None else _with(begun, state.addresses)
         return public, port, states
 
 
@@ -235,6 +240,10 @@ def _state(peer: Any) -> KeyState:
         endpoint=(endpoint["addr"], endpoint["port"]) if endpoint else None,
         handshake_s=handshake["tv_sec"] + handshake["tv_nsec"] / 1e9 if handshake else 0.0,
     )
+
+
+def _with(state: KeyState, addresses: frozenset[str]) -> KeyState:
+    return replace(state, addresses=state.addresses | addresses)
 
 
 def _text(key: Any) -> WireguardKey:

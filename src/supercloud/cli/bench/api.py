@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from supercloud.cli.bench.children import child, free_port
-from supercloud.cli.bench.estate import Estate
-from supercloud.cli.bench.load import Target, latencies_ms, requests_per_s
+from supercloud.cli.bench.estate import CLOUD, Estate
+from supercloud.cli.bench.load import Target, latencies_ms, requests_per_s, told_ms
 from supercloud.cli.bench.statistics import median, percentile
 from supercloud.cli.output import Bar
 from supercloud.client import Access
@@ -37,6 +37,7 @@ class ApiResult:
     for the CLI, an interpreter that does nothing."""
 
     instances: int
+    blankets: int
     requests_per_s: float
     limit_requests_per_s: float
     list_p50_ms: float
@@ -48,6 +49,9 @@ class ApiResult:
     cli_start_s: float
     cli_show_s: float
     limit_cli_start_s: float
+    event_p50_ms: float  # from a change's commit until a client that watches has it
+    event_p99_ms: float
+    agent_kb: float  # resident in the control plane, for each connected agent
 
     def public(self) -> dict[str, Any]:
         """With the ratios to the limits."""
@@ -71,11 +75,14 @@ def measure(estate: Estate, bar: Bar) -> ApiResult:
         SupercloudError: something did not answer.
     """
     client = estate.client()
-    instances = client.get("/instances")
-    names = [one["name"] for one in instances]
+    names = [one["name"] for one in client.all("/instances")]
+    blankets = len(client.all("/blankets"))
+    instances = client.get("/instances")  # a page, which is what a list's latency is of
     ours = Target(estate.place.access(), "/instances", lambda name: f"/instances/{name}")
     bar("measuring the API", None)
     api = _measure(ours, names)
+    bar("measuring events", None)
+    events = told_ms(estate.client(), estate.client(), CLOUD)
     bar("measuring the limit", None)
     with _limit(_compact(instances), _compact(instances[0])) as target:
         limit = _measure(target, names)
@@ -83,6 +90,7 @@ def measure(estate: Estate, bar: Bar) -> ApiResult:
     show = [*_CLI, "vm", "show", names[0], "-o", "json"]
     return ApiResult(
         instances=len(names),
+        blankets=blankets,
         requests_per_s=api.per_s,
         limit_requests_per_s=limit.per_s,
         list_p50_ms=median(api.lists_ms),
@@ -94,6 +102,9 @@ def measure(estate: Estate, bar: Bar) -> ApiResult:
         cli_start_s=_start_s([*_CLI, "vm", "--help"]),
         cli_show_s=_start_s(show, home=estate.place.home),
         limit_cli_start_s=_start_s([sys.executable, "-c", "pass"]),
+        event_p50_ms=median(events),
+        event_p99_ms=percentile(events, 99),
+        agent_kb=estate.agent_bytes / 1024,
     )
 
 

@@ -1,5 +1,8 @@
 """A whole control plane of the bench's own, with as many running instances as wanted on simulated machines.
 
+Every ten blankets are a cloud: in a mesh each knows all others, so that a cloud of a thousand would cost
+their square, and thousands of blankets are many owners'.
+
 Its programs run as `supercloud up` runs them: own processes, TLS with the operator's certificate, SQLite.
 The instances got there as a user's do: asked for over the API, started by durable operations, under rights
 that their blankets' agents (see `fleet`) go on renewing while things are measured.
@@ -14,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,10 +33,14 @@ from supercloud.images.blanket import BuiltImages
 from supercloud.model.errors import Failed
 from supercloud.model.names import MIB
 
-CLOUD = "bench"
-_BLANKETS = 10
+BLANKETS = 10
+_IN_A_CLOUD = 10
+CLOUD = "bench0"
+#: What the control plane keeps of the first ones is not only for them.
+_FIRST = 2
 _AT_ONCE = 16
 _VIRTUAL_BYTES = 64 * MIB
+_BLANKET_MIB = 64  # of a host that has 1 TiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Estate:
     place: Place
     control: ControlPlane
     fresh_rss: int
+    agent_bytes: float = 0.0  # what each further connected agent added to that
 
     def client(self) -> Client:
         return Client(self.place.access())
@@ -60,10 +68,9 @@ class Estate:
             yield psutil.Process(process.pid)
 
     def add_blanket(self, name: str, provider: str) -> None:
-        """Ask for it, and wait until it has joined."""
-        client = self.client()
+        """To the first cloud; once it has joined."""
         request = {"name": name, "cloud": CLOUD, "provider": provider}
-        client.wait(client.post("/blankets", request), lambda *_: None)
+        _each(self.client(), "/blankets", [request], lambda *_: None, "")
 
     def rss(self, program: str) -> int:
         """Resident bytes of `controlplane` or `keystore` now.
@@ -82,8 +89,8 @@ class Estate:
 
 
 @contextmanager
-def estate(instances: int, bar: Bar) -> Iterator[Estate]:
-    """Bring it up, and leave nothing of it behind.
+def estate(instances: int, bar: Bar, *, blankets: int = BLANKETS) -> Iterator[Estate]:
+    """Bring it up with so many instances in so many blankets, and leave nothing of it behind.
 
     Raises:
         NotFound: no blanket image was built on this machine.
@@ -100,19 +107,26 @@ def estate(instances: int, bar: Bar) -> Iterator[Estate]:
         made = Estate(home, place, control, 0)
         made = replace(made, fresh_rss=made.rss("controlplane"))
         with made.machines("sim"):
-            _furnish(made, home / "image")
-            _fill(made.client(), instances, bar)
+            _furnish(made, home / "image", clouds=-(-blankets // _IN_A_CLOUD))
+            made = replace(made, agent_bytes=_join(made, blankets, bar))
+            _fill(made.client(), instances, blankets, bar)
             yield made
     finally:
         control.down()
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _furnish(made: Estate, image: Path) -> None:
-    """A cloud with a network, an image and its blankets."""
+def _cloud_of(blanket: int) -> str:
+    return f"bench{blanket // _IN_A_CLOUD}"
+
+
+def _furnish(made: Estate, image: Path, clouds: int) -> None:
+    """Clouds with a network each, and an image."""
     client = made.client()
-    client.post("/clouds", {"name": CLOUD})
-    client.post("/networks", {"name": "lan", "cloud": CLOUD, "cidr": "10.64.0.0/16"})
+    for number in range(clouds):
+        cloud = _cloud_of(number * _IN_A_CLOUD)
+        client.post("/clouds", {"name": cloud})
+        client.post("/networks", {"name": "lan", "cloud": cloud, "cidr": "10.64.0.0/16"})
     content = secrets.token_bytes(MIB)
     image.write_bytes(content)
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
@@ -127,8 +141,20 @@ def _furnish(made: Estate, image: Path) -> None:
         },
     )
     client.upload(digest, image, 0, lambda _: None)
-    for number in range(_BLANKETS):
-        made.add_blanket(f"b{number}", "sim")
+
+
+def _join(made: Estate, blankets: int, bar: Bar) -> float:
+    """Add the blankets; by how many bytes each of them but the first made the control plane grow."""
+    client, doing = made.client(), f"joining {blankets} blankets"
+    requests = [
+        {"name": f"b{number}", "cloud": _cloud_of(number), "provider": "sim", "memory_mib": _BLANKET_MIB}
+        for number in range(blankets)
+    ]
+    _each(client, "/blankets", requests[:_FIRST], bar, doing)
+    first = made.rss("controlplane")
+    _each(client, "/blankets", requests[_FIRST:], bar, doing)
+    more = blankets - _FIRST
+    return max(0, made.rss("controlplane") - first) / more if more > 0 else 0.0
 
 
 async def _bind(socket: Path, digest: str) -> None:
@@ -143,20 +169,28 @@ async def _bind(socket: Path, digest: str) -> None:
         await owner.close()
 
 
-def _fill(client: Client, instances: int, bar: Bar) -> None:
-    under_way: deque[Any] = deque()
-    for number in range(instances):
-        request = {
+def _fill(client: Client, instances: int, blankets: int, bar: Bar) -> None:
+    requests = [
+        {
             "name": f"i{number}",
-            "cloud": CLOUD,
+            "cloud": _cloud_of(number % blankets),
             "image": "image",
-            "on": f"b{number % _BLANKETS}",
+            "on": f"b{number % blankets}",
             "networks": ["lan"],
         }
-        under_way.append(client.post("/instances", request))
+        for number in range(instances)
+    ]
+    _each(client, "/instances", requests, bar, f"starting {instances} instances")
+
+
+def _each(client: Client, path: str, requests: Sequence[dict[str, Any]], bar: Bar, doing: str) -> None:
+    """Ask for each of them, and wait until all are there; some are under way at once."""
+    under_way: deque[Any] = deque()
+    for number, request in enumerate(requests):
+        under_way.append(client.post(path, request))
         if len(under_way) >= _AT_ONCE:
             client.wait(under_way.popleft(), lambda *_: None)
-        bar(f"starting {instances} instances", number / instances)
+        bar(doing, number / len(requests))
     for operation in under_way:
         client.wait(operation, lambda *_: None)
 

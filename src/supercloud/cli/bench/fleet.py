@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import importlib
+import resource
 import secrets
 import sys
 from collections.abc import Iterable
@@ -230,6 +231,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.whole_agent:
         importlib.import_module("supercloud.agent.__main__")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each machine is a connection
     asyncio.run(_run(given.births, given.state))
 
 

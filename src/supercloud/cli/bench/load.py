@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
 import random
 import threading
 import time
@@ -10,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from supercloud.client import Access, Client
+from supercloud.model.errors import Failed
 
 _CONNECT_S = 30.0
+_CHANGES = 50
+_TOLD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,40 @@ def requests_per_s(target: Target, names: Sequence[str], *, connections: int, se
 
     with ThreadPoolExecutor(connections) as pool:
         return sum(pool.map(ask, range(connections))) / seconds
+
+
+def told_ms(watching: Client, changing: Client, cloud: str) -> list[float]:
+    """Between each of some changes and its being told to a client that watches, on this machine's clock.
+
+    It is taken as it arrives, by a thread that does nothing else: who changes waits for more than the commit.
+
+    Raises:
+        Failed: a change was not told.
+    """
+    watched = watching.events(kind=["network"])
+    next(watched)  # ready
+    arrived: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for said in itertools.islice(watched, 2 * _CHANGES):
+            arrived.put((time.time() - said.data["at"]) * 1000)
+
+    threading.Thread(target=listen, daemon=True).start()
+    found: list[float] = []
+    for number in range(_CHANGES):
+        request = {"name": f"told{number}", "cloud": cloud, "cidr": f"10.{128 + number}.0.0/24"}
+        changing.post("/networks", request)
+        found.append(_next(arrived))
+        changing.delete(f"/networks/told{number}", cloud=cloud)
+        _next(arrived)
+    return found
+
+
+def _next(arrived: queue.SimpleQueue[float]) -> float:
+    try:
+        return arrived.get(timeout=_TOLD_S)
+    except queue.Empty:
+        raise Failed(f"a change was not told within {_TOLD_S:.0f} s") from None
 
 
 def _timed_ms(client: Client, path: str) -> float:

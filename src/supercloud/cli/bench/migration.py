@@ -28,7 +28,8 @@ _HEARD_S = 10.0
 class Move:
     """One migration. `prepare_s` is what had to be made at the target beforehand; ours has it in `total_s`.
 
-    `hypervisor_downtime_ms`: libvirt's own figure, where it gives one.
+    `hypervisor_downtime_ms`: libvirt's own figure, if it gives one. `switch_ms`: from when the control plane
+    had seen both sides ready until the target acknowledged that the guest runs.
     """
 
     by: str  # "virsh" or "supercloud"
@@ -39,6 +40,7 @@ class Move:
     clocks_uncertain_ms: float
     prepare_s: float | None = None
     hypervisor_downtime_ms: float | None = None
+    switch_ms: float | None = None
     commit_ms: float | None = None
     round_trip_ms: float | None = None
 
@@ -160,6 +162,7 @@ def _ours(pair: Pair, _plain: Plain) -> Move:
         downtime_ms=downtime_ms,
         clocks_uncertain_ms=uncertain_ms,
         hypervisor_downtime_ms=result["downtime_ms"],
+        switch_ms=result["switch_ms"],
         commit_ms=result["commit_ms"],
         round_trip_ms=result["round_trip_ms"],
     )

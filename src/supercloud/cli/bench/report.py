@@ -18,6 +18,7 @@ from supercloud.model.errors import InvalidInput
 
 _BEGIN, _END = "<!-- results: {name} -->", "<!-- end of results: {name} -->"
 CONTROL_PLANE_AIM_MB, AGENT_AIM_MB, CLI_START_AIM_S = 150.0, 60.0, 0.3
+EVENT_AIM_MS, AGENT_AIM_KB = 100.0, 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +76,26 @@ def _api(found: Mapping[str, Any]) -> list[Line]:
             beside=f"{found['limit_cli_start_s']:g} s of an empty Python",
         ),
         Line(what="command line, `vm show`", value=found["cli_show_s"], unit="s"),
+        Line(
+            what="a change is told to who watches, median",
+            value=found["event_p50_ms"],
+            unit="ms",
+            aim=EVENT_AIM_MS,
+        ),
+        Line(
+            what=f"control plane, for each of {found['blankets']} connected agents",
+            value=found["agent_kb"],
+            unit="kB",
+            aim=AGENT_AIM_KB,
+        ),
     ]
 
 
 def _latency(what: str, found: Mapping[str, Any]) -> Line:
     limit = found[f"limit_{what}_p99_ms"]
+    much = f"{what} of a page" if what == "list" else what
     return Line(
-        what=f"{what} of {found['instances']} instances, 99th percentile",
+        what=f"{much} of {found['instances']} instances, 99th percentile",
         value=found[f"{what}_p99_ms"],
         unit="ms",
         beside=f"{limit:g} ms of as many fixed bytes",

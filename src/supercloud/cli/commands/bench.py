@@ -33,6 +33,7 @@ def bench(
     /,
     *,
     instances: Count = 1000,
+    blankets: Count = 10,
     times: Count = 5,
     write_docs: Path | None = None,
     output: Output = Format.TABLE,
@@ -45,6 +46,8 @@ def bench(
 
     Example: supercloud bench api
 
+    Example: supercloud bench api --blankets 100 --instances 10000 -o json
+
     Example: supercloud bench migration --times 3 -o json
 
     Example: supercloud bench all --write-docs docs/benchmarks.md
@@ -52,6 +55,7 @@ def bench(
     Args:
         name: migration, api, footprint, authz or all.
         instances: How many run on simulated machines while the API and memory are measured.
+        blankets: In how many blankets they do, each with an agent that is connected.
         times: How often each way migrates.
         write_docs: A Markdown file whose marked sections are to hold the results.
     """
@@ -65,7 +69,7 @@ def bench(
         if Bench.MIGRATION in wanted:
             found |= _migration(times, bar)
         if Bench.API in wanted or Bench.FOOTPRINT in wanted:
-            found |= _on_estate(wanted, instances, bar, found)
+            found |= _on_estate(wanted, instances, blankets, bar, found)
     _print(found if name is Bench.ALL else {str(name): found[name]}, output, alone=name is not Bench.ALL)
     if write_docs is not None:
         from supercloud.cli.bench import report
@@ -83,14 +87,14 @@ def _migration(times: int, bar: Bar) -> dict[str, dict[str, Any]]:
 
 
 def _on_estate(
-    wanted: Sequence[Bench], instances: int, bar: Bar, before: dict[str, dict[str, Any]]
+    wanted: Sequence[Bench], instances: int, blankets: int, bar: Bar, before: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """The API first, so that memory is what is resident after a load."""
     from supercloud.cli.bench import api, footprint
     from supercloud.cli.bench.estate import estate
 
     found: dict[str, dict[str, Any]] = {}
-    with estate(instances, bar) as made:
+    with estate(instances, bar, blankets=blankets) as made:
         if Bench.API in wanted:
             found[str(Bench.API)] = api.measure(made, bar).public()
         if Bench.FOOTPRINT in wanted:

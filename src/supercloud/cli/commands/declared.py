@@ -48,7 +48,9 @@ def apply(
     *,
     file: File,
     prune: Prune = False,
-    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="take away without asking")] = False,
+    yes: Annotated[
+        bool, Parameter(name=["--yes", "-y"], help="take away, and lower levels, without asking")
+    ] = False,
     at_once: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 8,
     output: Output = Format.TABLE,
 ) -> None:
@@ -70,7 +72,7 @@ def apply(
             show.print_plan(found, document)
         if found.refusals:
             _refuse(found, document, output)
-        if prune and found.taken_away:
+        if found.lowered or (prune and found.taken_away):
             _confirm(found, yes=yes)
         results = _carry_out(found, document, output, at_once) if found.steps else {}
         made += show.plan_json(found, document, results)["steps"]
@@ -184,12 +186,17 @@ def _confirm(found: Plan, *, yes: bool) -> None:
     if yes:
         return
     names = ", ".join(f"{step.kind} {step.name}" for step in found.taken_away if step.act is Act.REMOVE)
+    names = names or "what is marked -"
+    said = [f"takes away {names}"] if found.taken_away else []
+    levels = ", ".join(f"{step.kind} {step.name}" for step in found.lowered)
+    said += [f"lowers the security level of {levels}"] if levels else []
+    what = " and ".join(said)
     if sys.stdin.isatty() and sys.stderr.isatty():
-        sys.stderr.write(f"This takes away {names or 'what is marked -'}. Type the cloud's name to go on: ")
+        sys.stderr.write(f"This {what}. Type the cloud's name to go on: ")
         sys.stderr.flush()
         if sys.stdin.readline().strip() == found.cloud:
             return
-    raise Refused(f"{names or 'something'} would be taken away, and nobody said yes", hint="--yes says so")
+    raise Refused(f"this {what}, and nobody said yes", hint="--yes says so")
 
 
 def _carry_out(found: Plan, document: Document, output: Format, at_once: int) -> dict[Key, Result]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cyclopts import App
 
+from supercloud.cli.bounds import Level, Lower, OptionalLevel
+from supercloud.cli.bounds import set_level as change_level
 from supercloud.cli.output import Format, print_thing
 from supercloud.cli.session import Cloud, Name, Output, connect, said
 from supercloud.cli.session import ls as print_list
-from supercloud.cli.session import show as print_one
+from supercloud.cli.times import moment
 
 app = App(name="network", help="Encrypted networks over all blankets of a cloud.")
-_COLUMNS = ("name", "cloud", "cidr", "gateway", "vni", "instances")
+_COLUMNS = ("name", "cloud", "cidr", "gateway", "vni", "level", "instances")
 
 
 @app.command
-def create(name: Name, /, *, cloud: Name, cidr: str, output: Output = Format.TABLE) -> None:
+def create(
+    name: Name, /, *, cloud: Name, cidr: str, level: OptionalLevel = None, output: Output = Format.TABLE
+) -> None:
     """Create a network.
 
     Example: supercloud network create web --cloud mine --cidr 10.20.0.0/24
@@ -24,7 +31,7 @@ def create(name: Name, /, *, cloud: Name, cidr: str, output: Output = Format.TAB
         cloud: The cloud that it belongs to.
         cidr: A private IPv4 network of /16 to /28; its first address is the gateway.
     """
-    network = connect().post("/networks", {"name": name, "cloud": cloud, "cidr": cidr})
+    network = connect().post("/networks", {"name": name, "cloud": cloud, "cidr": cidr, "level": level})
     if output is Format.JSON:
         print_thing(network, output)
     said(f"network {name} created; its gateway is {network['gateway']}", output)
@@ -41,11 +48,34 @@ def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
 
 @app.command
 def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one.
+    """Show one, and the other clouds' networks that it is connected with (supercloud trust).
 
     Example: supercloud network show web
     """
-    print_one(f"/networks/{name}", output, cloud=cloud)
+    found = connect().get(f"/networks/{name}", cloud=cloud)
+    if output is Format.TABLE:
+        found |= {"links": [_in_words(link) for link in found["links"]]}
+    print_thing(found, output)
+
+
+@app.command
+def set_level(
+    name: Name,
+    level: Level,
+    /,
+    *,
+    lower: Lower = False,
+    cloud: Cloud = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give a network another security level. Instances that have to move because of it are named.
+
+    Example: supercloud network set-level lan hardened
+
+    Args:
+        level: From now on.
+    """
+    change_level("networks", name, level, lower=lower, cloud=cloud, output=output)
 
 
 @app.command
@@ -56,3 +86,12 @@ def rm(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> 
     """
     connect().delete(f"/networks/{name}", cloud=cloud)
     said(f"network {name} removed", output, removed=name)
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _in_words(link: Mapping[str, Any]) -> str:
+    way = "reached from" if link["inward"] else "reaches"
+    terms = f"closed: {link['closed']}" if link["closed"] else f"until {moment(link['expires_at'])}"
+    return f"{way} {link['cloud']}/{link['network']} ({link['cidr']}), {terms}"

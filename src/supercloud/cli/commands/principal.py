@@ -23,6 +23,9 @@ def add(
     *,
     key: Key,
     operator: Annotated[bool, Parameter(negative="", help="it administers this control plane too")] = False,
+    provider: Annotated[
+        bool, Parameter(negative="", help="it has domains (supercloud domain) instead of clouds")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Let somebody have clouds here. What they need besides is a token: supercloud token mint --for NAME.
@@ -32,7 +35,9 @@ def add(
     Args:
         name: What to call it.
     """
-    added = connect().post("/principals", {"name": name, "key": key, "operator": operator})
+    added = connect().post(
+        "/principals", {"name": name, "key": key, "operator": operator, "provider": provider}
+    )
     if output is Format.JSON:
         print_thing(added, output)
     said(f"principal {name} added; supercloud token mint --for {name} makes a token for it", output)

@@ -84,7 +84,7 @@ def status(
 
 def _print_status(client: Client, output: Format) -> None:
     found = client.get("/status")
-    instances = client.get("/instances")
+    instances = client.all("/instances")
     if output is Format.JSON:
         print_json({**found, "instances_list": instances})
         return

@@ -175,7 +175,7 @@ def ls(*, output: Output = Format.TABLE) -> None:
 
     Example: supercloud token ls
     """
-    found = connect().get("/tokens")
+    found = connect().all("/tokens")
     short = found if output is Format.JSON else [{**one, "id": one["id"][:_SHORT]} for one in found]
     print_rows(short, _COLUMNS, output)
 

@@ -7,9 +7,13 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from supercloud.cli.output import Format
+from supercloud.cli.bounds import ANYWHERE, Level, Lower, OptionalLevel, PlacementOptions
+from supercloud.cli.bounds import set_level as change_level
+from supercloud.cli.moves import follow
+from supercloud.cli.output import Format, print_thing
 from supercloud.cli.session import (
     Cloud,
+    Image,
     Name,
     Names,
     OptionalName,
@@ -27,7 +31,7 @@ from supercloud.model.errors import Failed, InvalidInput
 from supercloud.model.units import MIB
 
 app = App(name="vm", help="Instances: run, look, stop, migrate.")
-_COLUMNS = ("name", "cloud", "state", "blanket", "epoch", "right_left_s", "addresses", "published")
+_COLUMNS = ("name", "cloud", "state", "blanket", "level", "epoch", "right_left_s", "addresses", "published")
 _FILE_BYTES = 64 << 10  # of user data, and of a public key
 
 
@@ -37,7 +41,7 @@ def run(
     /,
     *,
     cloud: Name,
-    image: Name,
+    image: Image,
     on: OptionalName = None,
     memory: Size = 512 * MIB,
     vcpus: int = 1,
@@ -50,6 +54,8 @@ def run(
     ] = None,
     ssh_key: Annotated[list[Path] | None, Parameter(help="public key files")] = None,
     hold: bool = False,
+    level: OptionalLevel = None,
+    where: PlacementOptions = ANYWHERE,
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
@@ -57,11 +63,13 @@ def run(
 
     Example: supercloud vm run web --cloud mine --image debian --on n1 --network web --publish 8080:80
 
+    Example: supercloud vm run db --cloud mine --image debian --location de --max-cost "0.05 EUR"
+
     Args:
         name: What to call it; it answers to this name in its networks' DNS.
         cloud: The cloud that it belongs to.
-        image: What it boots.
-        on: The blanket to start in; by default the connected one with the fewest instances.
+        image: What it boots: an image of yours, or CLOUD/IMAGE, one that this cloud shares (trust ls).
+        on: The blanket to start in; by default, of those where it may be, the one with the fewest instances.
         memory: Its memory.
         vcpus: Its virtual CPUs.
         disk: Size of its boot volume; by default the image's own.
@@ -84,10 +92,13 @@ def run(
             "user_data": _sealed(user_data, name) if user_data else None,
             "ssh_keys": [_read(path).strip() for path in ssh_key or _default_keys()],
             "hold": hold,
+            "level": level,
+            **where.body(),
         },
     )
-    if finish(client, operation, f"instance {name}", output, wait=wait):
-        said(f"instance {name} is running", output)
+    if ended := finish(client, operation, f"instance {name}", output, wait=wait):
+        result = ended["result"]
+        said(f"instance {name} is running in {result['blanket_name']}: {result['placed']}", output)
 
 
 def _publish(text: str) -> dict[str, int]:
@@ -210,6 +221,72 @@ def migrate(
         total, down = result.get("total_s"), result.get("downtime_ms")
         times = f" in {total:.1f} s, {down:.0f} ms down" if total is not None and down is not None else ""
         said(f"instance {name} runs on {to}{times}", output)
+
+
+@app.command
+def place(
+    name: Name,
+    /,
+    *,
+    cloud: Cloud = None,
+    where: PlacementOptions = ANYWHERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Say anew where an instance may be, and its group. What is left out is not asked any more.
+
+    It stays where it is; whatever moves it from now on keeps to this.
+
+    Example: supercloud vm place web --location de --apart-from db --group shop
+    """
+    instance = connect().put(f"/instances/{name}/placement", where.body(), cloud=cloud)
+    if output is Format.JSON:
+        print_thing(instance, output)
+    said(f"instance {name} is placed anew from its next move on", output)
+
+
+@app.command
+def set_level(
+    name: Name,
+    level: Level,
+    /,
+    *,
+    lower: Lower = False,
+    cloud: Cloud = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give an instance, and the volume that it boots from, another security level.
+
+    It stays where it is. If its level cannot be held there, that is said: it has to be migrated.
+
+    Example: supercloud vm set-level web hardened
+
+    Args:
+        level: From now on.
+    """
+    change_level("instances", name, level, lower=lower, cloud=cloud, output=output)
+
+
+@app.command
+def move(
+    *,
+    group: Name,
+    cloud: Annotated[str, Parameter(name=["--cloud", "-c"], help="the cloud that the group is in")],
+    to: Annotated[Names, Parameter(help="blankets; without, away from all that the group is in")] = None,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Move a group of instances, live, several at a time, each as its placement allows. Ctrl-C cancels.
+
+    Exit status 1 if some stayed; which, where and why is said.
+
+    Example: supercloud vm move --group shop --cloud mine --to s1 --to s2
+
+    Args:
+        group: Its instances move.
+    """
+    client = connect()
+    operation = client.post("/instances/move", {"cloud": cloud, "group": group, "to": to or []})
+    follow(client, operation, f"moving group {group}", output, wait=wait)
 
 
 @app.command

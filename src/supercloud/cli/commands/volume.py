@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from cyclopts import App
 
+from supercloud.cli.bounds import Level, Lower, OptionalLevel
+from supercloud.cli.bounds import set_level as change_level
 from supercloud.cli.output import Format, print_thing
-from supercloud.cli.session import Cloud, Name, OptionalName, Output, Wait, connect, finish, said
+from supercloud.cli.session import (
+    Cloud,
+    Name,
+    OptionalImage,
+    OptionalName,
+    Output,
+    Wait,
+    connect,
+    finish,
+    said,
+)
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
-from supercloud.cli.sizes import Size, format_size
+from supercloud.cli.sizes import Size
+from supercloud.model.units import format_size
 
 app = App(name="volume", help="Encrypted disks.")
-_COLUMNS = ("name", "cloud", "size_bytes", "instance", "blanket", "snapshots")
+_COLUMNS = ("name", "cloud", "size_bytes", "level", "instance", "blanket", "snapshots")
 
 
 @app.command
@@ -22,7 +35,8 @@ def create(
     cloud: Name,
     size: Size,
     on: OptionalName = None,
-    image: OptionalName = None,
+    image: OptionalImage = None,
+    level: OptionalLevel = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a volume.
@@ -34,9 +48,9 @@ def create(
         cloud: The cloud that it belongs to.
         size: What a guest sees; on disk it takes what was written.
         on: The blanket to make it in; by default where it is first attached.
-        image: Begin as a copy of this image instead of empty.
+        image: Begin as a copy of this image instead of empty; CLOUD/IMAGE is one that this cloud shares.
     """
-    body = {"name": name, "cloud": cloud, "size_bytes": size, "on": on, "image": image}
+    body = {"name": name, "cloud": cloud, "size_bytes": size, "on": on, "image": image, "level": level}
     volume = connect().post("/volumes", body)
     if output is Format.JSON:
         print_thing(volume, output)
@@ -132,6 +146,26 @@ def backup(
     operation = client.post(f"/volumes/{name}/backup", {"image": to}, cloud=cloud)
     if finish(client, operation, f"backup of {name}", output, wait=wait):
         said(f"volume {name} is backed up to image {to}", output)
+
+
+@app.command
+def set_level(
+    name: Name,
+    level: Level,
+    /,
+    *,
+    lower: Lower = False,
+    cloud: Cloud = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give a volume another security level. Instances that have to move because of it are named.
+
+    Example: supercloud volume set-level data hardened
+
+    Args:
+        level: From now on.
+    """
+    change_level("volumes", name, level, lower=lower, cloud=cloud, output=output)
 
 
 @app.command

@@ -2,129 +2,72 @@
 
 Every rule is the API's own: scalars of `model.names` and `services.northbound`, checks of `services.rules`,
 defaults of the requests. A thing's name is its key, and its cloud is the file's. What is left out is the
-default, and where there is no fixed one (`cpuModel`, `blanket`, `disk`) anything is as declared.
+default, and where there is no fixed one (`cpuModel`, `blanket`, `disk`) anything is as declared. How a size
+or a port is written is in `written`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
-from supercloud.cli.sizes import PATTERN, format_size, parse_size
-from supercloud.model.errors import InvalidInput
-from supercloud.model.names import MIB, Cidr, MemoryMib, Name, SizeBytes, Text, Vcpus
+from supercloud.cli.declared.written import (
+    MaxCost,
+    Memory,
+    Option,
+    Port,
+    QuotaDisk,
+    QuotaMemory,
+    Size,
+    default_of,
+    ruled,
+)
+from supercloud.model import levels
+from supercloud.model.levels import Demand, Level, Thing
+from supercloud.model.names import MIB, Cidr, Name, Text, Vcpus
+from supercloud.model.placement import (
+    Amount,
+    Apart,
+    Confidentiality,
+    Currency,
+    Location,
+    Names,
+    Placement,
+    Price,
+)
+from supercloud.model.quota import UNLIMITED, Count, Quota
 from supercloud.model.right import RightTerms
+from supercloud.model.units import format_size
 from supercloud.ports.platform import Flavour
 from supercloud.services import rules
-from supercloud.services.northbound import (
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CpuModel,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
+    ImageRef,
     OptionName,
-    OptionValue,
     PlatformKind,
     Publish,
-    Ref,
     RunInstance,
     Seconds,
     SshKey,
 )
 from supercloud.trust import userdata
 
-T = TypeVar("T")
 VERSION = 1
-_PUBLISH = TypeAdapter(Publish)
-
-
-def _default(request: type[Any], name: str) -> Any:
-    """What the API takes where a request does not say."""
-    return next(one.default for one in dataclasses.fields(request) if one.name == name)
-
-
-def _ruled(check: Callable[[], T]) -> T:
-    """A rule of the API's, where it says no, as pydantic wants to hear it."""
-    try:
-        return check()
-    except InvalidInput as error:
-        raise PydanticCustomError("rule", "{what}", {"what": error.message, "todo": error.hint}) from error
-
-
-def _size(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def _memory(value: Any) -> Any:
-    size = _size(value)
-    if isinstance(size, bool) or not isinstance(size, int):
-        return size  # for pydantic to say what it is not
-    if size % MIB:
-        raise ValueError(f"{value} is not a whole number of MiB")
-    return size // MIB
-
-
-def published(value: Any) -> Publish:
-    """
-    Raises:
-        ValueError: it is no port.
-    """
-    at, colon, port = str(value).rpartition(":") if isinstance(value, str | int) else ("", "", "")
-    try:
-        if isinstance(value, bool) or not port.isascii() or not (at or "0").isascii():
-            raise ValueError
-        return _PUBLISH.validate_python({"port": int(port), "at": int(at) if colon else 0})
-    except (ValueError, ValidationError) as error:
-        raise ValueError(f"{value!r:.60} is not PORT or PORT_HERE:PORT") from error
-
-
-def _option(value: Any) -> Any:
-    """As they would be typed: a number or `true` stands for its text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _size_schema(unit: int, scalar: Any) -> dict[str, Any]:
-    """As a number of bytes, or as people write it; `scalar` is what it becomes, in `unit`s."""
-    bounds = TypeAdapter(scalar).json_schema()
-    number = {"type": "integer", "minimum": bounds["minimum"] * unit, "multipleOf": unit}
-    text = {"type": "string", "pattern": f"^{PATTERN}$".replace("?:", "")}
-    return {"anyOf": [number, text], "examples": ["512M", "10G"]}
-
-
-_PORT_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1, "maximum": 65535},
-        {"type": "string", "pattern": "^([0-9]{1,5}:)?[0-9]{1,5}$"},
-    ],
-    "examples": ["8080:80", 80],
-}
-Memory = Annotated[MemoryMib, BeforeValidator(_memory), WithJsonSchema(_size_schema(MIB, MemoryMib))]
-Size = Annotated[SizeBytes, BeforeValidator(_size), WithJsonSchema(_size_schema(1, SizeBytes))]
-Port = Annotated[Publish, PlainValidator(published), WithJsonSchema(_PORT_SCHEMA)]
-Option = Annotated[
-    OptionValue,
-    BeforeValidator(_option),
-    WithJsonSchema({"type": ["string", "number", "boolean"], "maxLength": 4096}),
-]
 
 
 class Part(BaseModel):
@@ -133,25 +76,53 @@ class Part(BaseModel):
     )
 
 
+class CloudQuota(Part):
+    """The most that it may have of each; what is left out has no bound."""
+
+    vcpus: Count | None = None
+    """Virtual CPUs of all its instances."""
+    memory: QuotaMemory | None = None
+    """Memory of all its instances, e.g. 8G."""
+    disk: QuotaDisk | None = None
+    """Size of all its volumes, e.g. 100G."""
+    blankets: Count | None = None
+    """How many blankets."""
+    domains: Count | None = None
+    """In how many domains they are."""
+
+    def request(self) -> Quota:
+        return Quota(
+            vcpus=self.vcpus,
+            memory_mib=self.memory,
+            disk_bytes=self.disk,
+            blankets=self.blankets,
+            domains=self.domains,
+        )
+
+
 class Cloud(Part):
     """The cloud and the terms of its run rights."""
 
     name: Name
     """What it is called."""
+    parent: Name | None = Field(default=None, alias="in")
+    """The cloud that it is made within, of whose quota its own is a slice."""
+    quota: CloudQuota | None = None
+    """What it may have at most; left out, whatever it has, and no bound for a new one."""
     cpu_model: CpuModel | None = None
     """The baseline CPU of every instance; left out, whatever the control plane has chosen."""
-    right_length: Seconds = _default(CreateCloud, "right_length_s")
+    right_length: Seconds = default_of(CreateCloud, "right_length_s")
     """Seconds that a run right lasts; a control plane may be away for nearly that long."""
-    right_margin: Seconds = _default(CreateCloud, "right_margin_s")
+    right_margin: Seconds = default_of(CreateCloud, "right_margin_s")
     """Seconds beyond that before the right may move to another blanket."""
-    right_grace: Seconds = _default(CreateCloud, "right_grace_s")
+    right_grace: Seconds = default_of(CreateCloud, "right_grace_s")
     """Seconds that an instance without a right stays paused before it is stopped."""
 
     @field_validator("right_length", "right_margin", "right_grace")
     @classmethod
     def _can_be_kept(cls, value: float, info: ValidationInfo) -> float:
         terms: dict[str, Any] = {f"{str(info.field_name).removeprefix('right_')}_s": value}
-        _ruled(lambda: RightTerms(**terms).check())
+        ruled(lambda: RightTerms(**terms).check())
         return value
 
     def request(self) -> CreateCloud:
@@ -161,7 +132,23 @@ class Cloud(Part):
             right_length_s=self.right_length,
             right_margin_s=self.right_margin,
             right_grace_s=self.right_grace,
+            parent=self.parent,
+            quota=UNLIMITED if self.quota is None else self.quota.request(),
         )
+
+
+class ProviderPrice(Part):
+    """Of an hour of an instance."""
+
+    currency: Currency
+    """Of both prices, by ISO 4217, e.g. EUR."""
+    vcpu_hour: Amount = default_of(Price, "vcpu_hour")
+    """Of a vCPU, as text, e.g. "0.012"."""
+    gib_hour: Amount = default_of(Price, "gib_hour")
+    """Of a GiB of memory, as text."""
+
+    def request(self) -> Price:
+        return Price(currency=self.currency, vcpu_hour=self.vcpu_hour, gib_hour=self.gib_hour)
 
 
 class Provider(Part):
@@ -171,9 +158,15 @@ class Provider(Part):
     """Of its platform: qemu, or simulated for trying things out."""
     options: Annotated[dict[OptionName, Option], Field(max_length=64)] = {}
     """For the platform's driver, as `supercloud provider add --option` takes them."""
+    location: Location | None = None
+    """Where it is, from the large to the small, e.g. de-by; left out, whatever it says of itself."""
+    price: ProviderPrice | None = None
+    """What it costs; left out, whatever it says of itself."""
 
     def request(self, name: str) -> AddProvider:
-        return AddProvider(name=name, kind=self.kind, options=dict(self.options))
+        price = None if self.price is None else self.price.request()
+        options = dict(self.options)
+        return AddProvider(name=name, kind=self.kind, options=options, location=self.location, price=price)
 
 
 class Blanket(Part):
@@ -181,15 +174,15 @@ class Blanket(Part):
 
     provider: Name
     """The domain whose platform runs it."""
-    flavour: Flavour = _default(AddBlanket, "flavour")
+    flavour: Flavour = default_of(AddBlanket, "flavour")
     """Its hypervisor; live migration needs the same one at both ends."""
-    vcpus: Vcpus = _default(AddBlanket, "vcpus")
+    vcpus: Vcpus = default_of(AddBlanket, "vcpus")
     """Virtual CPUs of the whole blanket."""
-    memory: Memory = _default(AddBlanket, "memory_mib")
+    memory: Memory = default_of(AddBlanket, "memory_mib")
     """Memory of the whole blanket, e.g. 2G; instances take theirs from it."""
-    disk: Size = _default(AddBlanket, "disk_bytes")
+    disk: Size = default_of(AddBlanket, "disk_bytes")
     """Disk for images and volumes, e.g. 20G; it grows as it is used."""
-    debug_shell: bool = _default(AddBlanket, "debug_shell")
+    debug_shell: bool = default_of(AddBlanket, "debug_shell")
     """Root on its console, for you and for whoever runs the platform."""
 
     def request(self, name: str, cloud: str) -> AddBlanket:
@@ -210,14 +203,16 @@ class Network(Part):
 
     cidr: Cidr
     """A private IPv4 network of /16 to /28, e.g. 10.20.0.0/24; its first address is the gateway."""
+    level: Level | None = None
+    """Its security level; left out, whatever it has, and the lowest for a new one."""
 
     @field_validator("cidr")
     @classmethod
     def _is_a_network(cls, value: str) -> str:
-        return str(_ruled(lambda: rules.check_network(value)))
+        return str(ruled(lambda: rules.check_network(value)))
 
     def request(self, name: str, cloud: str) -> CreateNetwork:
-        return CreateNetwork(name=name, cloud=cloud, cidr=self.cidr)
+        return CreateNetwork(name=name, cloud=cloud, cidr=self.cidr, level=self.level)
 
 
 class Volume(Part):
@@ -225,30 +220,75 @@ class Volume(Part):
 
     size: Size
     """What a guest sees, e.g. 10G; it can grow."""
-    image: Ref | None = None
-    """Begin as a copy of this image instead of empty."""
+    image: ImageRef | None = None
+    """Begin as a copy of this image instead of empty; CLOUD/IMAGE is one that this cloud shares."""
     blanket: Name | None = None
     """Where it is made; left out, where it is first attached."""
+    level: Level | None = None
+    """Its security level; left out, whatever it has, and the lowest for a new one."""
 
     @field_validator("size")
     @classmethod
     def _is_whole(cls, value: int) -> int:
-        return _ruled(lambda: rules.check_volume_size(value))
+        return ruled(lambda: rules.check_volume_size(value))
 
     def request(self, name: str, cloud: str) -> CreateVolume:
-        return CreateVolume(name=name, cloud=cloud, size_bytes=self.size, on=self.blanket, image=self.image)
+        return CreateVolume(
+            name=name,
+            cloud=cloud,
+            size_bytes=self.size,
+            on=self.blanket,
+            image=self.image,
+            level=self.level,
+        )
+
+
+class InstancePlacement(Part):
+    """Where an instance may be. What is left out is not asked."""
+
+    domains: Names = ()
+    """Only in these domains, by their providers' names."""
+    not_domains: Names = ()
+    """In none of these domains."""
+    locations: Names = ()
+    """Only in these places; `de` has `de-by` in it, too."""
+    max_cost: MaxCost | None = None
+    """Only where an hour of it costs at most this, e.g. 0.05 EUR."""
+    confidentiality: Confidentiality | None = None
+    """Only on platforms that are this confidential, or more."""
+    apart_from: Names = ()
+    """Instances, or groups of them, that it does not share a blanket with."""
+    apart_by: Apart = Apart.BLANKET
+    """What it does not share with those."""
+
+    @field_validator("not_domains")
+    @classmethod
+    def _are_not_allowed(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        ruled(lambda: Placement(domains=info.data.get("domains", ()), not_domains=value).check(""))
+        return value
+
+    def request(self) -> Placement:
+        return Placement(
+            domains=self.domains,
+            not_domains=self.not_domains,
+            locations=self.locations,
+            max_cost=self.max_cost,
+            confidentiality=self.confidentiality,
+            apart_from=self.apart_from,
+            apart_by=self.apart_by,
+        )
 
 
 class Instance(Part):
     """A VM."""
 
-    image: Ref
-    """What it boots: the name or the digest of an image that was imported."""
+    image: ImageRef
+    """What it boots: the name or the digest of an image, or CLOUD/IMAGE, one that this cloud shares."""
     blanket: Name | None = None
     """Where it runs; another one here moves it there, live. Left out, wherever there is room."""
-    memory: Memory = _default(RunInstance, "memory_mib")
+    memory: Memory = default_of(RunInstance, "memory_mib")
     """Its memory, e.g. 512M."""
-    vcpus: Vcpus = _default(RunInstance, "vcpus")
+    vcpus: Vcpus = default_of(RunInstance, "vcpus")
     """Its virtual CPUs."""
     disk: Size | None = None
     """Size of its boot volume, which can grow; left out, the image's own."""
@@ -264,26 +304,32 @@ class Instance(Part):
     """A file with cloud-init user data, in this file's folder or below."""
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
     """Lines as in an authorized_keys file."""
-    hold: bool = _default(RunInstance, "hold")
+    hold: bool = default_of(RunInstance, "hold")
     """Run on while nobody can be reached; failing over then needs proof that the old copy is dead."""
+    level: Level | None = None
+    """Its security level, and its boot volume's; left out, whatever it has, and the lowest for a new one."""
+    group: Name | None = None
+    """The group that it belongs to, which moves together."""
+    placement: InstancePlacement = InstancePlacement()
+    """Where it may be."""
 
     @field_validator("disk")
     @classmethod
     def _is_whole(cls, value: int | None) -> int | None:
-        return None if value is None else _ruled(lambda: rules.check_volume_size(value))
+        return None if value is None else ruled(lambda: rules.check_volume_size(value))
 
     @field_validator("networks")
     @classmethod
     def _are_few(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _ruled(lambda: rules.check_networks(value, ()))
+        ruled(lambda: rules.check_networks(value, ()))
         return value
 
     @field_validator("publish")
     @classmethod
     def _can_be_reached(cls, value: tuple[Publish, ...], info: ValidationInfo) -> tuple[Publish, ...]:
-        _ruled(lambda: rules.check_ports(value))
+        ruled(lambda: rules.check_ports(value))
         if "networks" in info.data:
-            _ruled(lambda: rules.check_networks(info.data["networks"], value))
+            ruled(lambda: rules.check_networks(info.data["networks"], value))
         return value
 
     @field_validator("volumes")
@@ -293,11 +339,20 @@ class Instance(Part):
             raise ValueError("a volume is in the list twice")
         return value
 
+    @field_validator("level")
+    @classmethod
+    def _can_have_it(cls, value: Level | None, info: ValidationInfo) -> Level | None:
+        if value is not None:
+            own = levels.own_facts(hold=info.data.get("hold", False))
+            demand = Demand(thing=Thing.INSTANCE, name="it", level=value, own=own)
+            ruled(lambda: levels.check_own(demand))
+        return value
+
     @field_validator("user_data")
     @classmethod
     def _fits(cls, value: str | None) -> str | None:
         if value is not None:
-            _ruled(lambda: userdata.check_size(value.encode()))
+            ruled(lambda: userdata.check_size(value.encode()))
         return value
 
     @field_validator("user_data_file")
@@ -321,6 +376,9 @@ class Instance(Part):
             publish=self.publish,
             ssh_keys=self.ssh_keys,
             hold=self.hold,
+            group=self.group,
+            placement=self.placement.request(),
+            level=self.level,
         )
 
 
@@ -368,6 +426,10 @@ def part_at(path: tuple[str | int, ...]) -> type[Part] | None:
             return Cloud
         case (str(section), _):
             return SECTIONS.get(section)
+        case ("providers", _, "price"):
+            return ProviderPrice
+        case ("instances", _, "placement"):
+            return InstancePlacement
     return None
 
 

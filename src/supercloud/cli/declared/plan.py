@@ -19,21 +19,20 @@ from supercloud.cli.declared.remove import Removal
 from supercloud.cli.declared.steps import Act, Call, Key, Kind, Plan
 from supercloud.cli.declared.there import InstanceThere, There
 from supercloud.cli.declared.wrong import near
-from supercloud.cli.sizes import exact_size, format_size
+from supercloud.cli.sizes import exact_size
+from supercloud.model.levels import Level
 from supercloud.model.names import MIB, Name
+from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.services.northbound import (
-    AddBlanket,
-    CreateVolume,
-    Publish,
-    RunInstance,
-    WantedCloud,
-)
+from supercloud.model.units import format_size
+from supercloud.services.requests import AddBlanket, AddProvider, CreateVolume, Publish, RunInstance
+from supercloud.services.views import WantedCloud
 
 #: Where a start did not come to its end, and no operation is there any more that would bring it there.
 _NOT_STARTED = frozenset(
     {InstanceState.CREATED, InstanceState.PREPARING, InstanceState.STARTING, InstanceState.FAILED}
 )
+_LEVELS = (Act.RAISE, Act.LOWER)
 _MADE_ANEW = "change the file back, or supercloud {} rm {} and apply makes it anew"
 
 
@@ -80,6 +79,20 @@ class _Planner:
                 self._fixed(Kind.PROVIDER, name, "kind", now.kind, wanted.kind)
             elif now.options != wanted.options:
                 self._fixed(Kind.PROVIDER, name, "options", now.options, wanted.options)
+            else:
+                self._terms(now, wanted)
+
+    def _terms(self, now: AddProvider, wanted: AddProvider) -> None:
+        """What a provider says of itself is for all clouds, so that no cloud's file changes it."""
+        for field, there, here in (
+            ("location", now.location, wanted.location),
+            ("price", now.price, wanted.price),
+        ):
+            if here not in {None, there}:
+                why = f"{field} is not what the file says"
+                self._draft.refuse(
+                    Kind.PROVIDER, wanted.name, field, why, f"supercloud provider set {wanted.name}"
+                )
 
     def _cloud_itself(self) -> None:
         wanted, now = self._wanted.cloud, self._now.cloud
@@ -98,6 +111,20 @@ class _Planner:
             if here not in {None, there}:
                 why = f"{field} is {there} and cannot become {here}"
                 self._draft.refuse(Kind.CLOUD, wanted.name, field, why, "change the file back")
+        if wanted.parent not in {None, now.parent}:
+            why = f"it is in {now.parent or 'no other cloud'}, not in {wanted.parent}"
+            self._draft.refuse(
+                Kind.CLOUD, wanted.name, "in", f"{why}, and stays there", "change the file back"
+            )
+        self._quota()
+
+    def _quota(self) -> None:
+        """Before anything is made that takes from it. What the file does not say stays as it is."""
+        name, now, wanted = self._wanted.cloud.name, self._now.cloud.quota, self._declared.quota
+        if wanted is not None and wanted != now:
+            call = Call(method="PUT", path=f"/clouds/{name}/quota", body=asdict(wanted), durable=False)
+            said = f"quota, {_quota(now)} to {_quota(wanted)}"
+            self._cloud = self._draft.step(Act.RESIZE, Kind.CLOUD, name, said, call)
 
     def _networks(self) -> None:
         there = named(self._now.networks)
@@ -107,8 +134,24 @@ class _Planner:
                 needs = {self._cloud, *self._removal.overlapping(ipaddress.IPv4Network(wanted.cidr))}
                 call = _create(Kind.NETWORK, wanted)
                 self._draft.step(Act.CREATE, Kind.NETWORK, name, wanted.cidr, call, needs=needs)
-            elif now.cidr != wanted.cidr:
+                continue
+            if now.cidr != wanted.cidr:
                 self._fixed(Kind.NETWORK, name, "cidr", now.cidr, wanted.cidr)
+            users = [one.name for one in self._now.instances if name in one.networks]
+            self._level(Kind.NETWORK, name, now.level, wanted.level, users)
+
+    def _level(
+        self, kind: Kind, name: Name, now: Level | None, wanted: Level | None, instances: list[Name]
+    ) -> None:
+        """Before anything is placed or moved because of it. What the file does not say stays as it is."""
+        there = now or Level.OPEN
+        if wanted is None or wanted is there:
+            return
+        act = Act.RAISE if wanted.means(there) else Act.LOWER
+        body = {"level": wanted.value, "lower": act is Act.LOWER}
+        call = replace(self._draft.post(kind, name, "level", body), method="PUT", durable=False)
+        said = f"security level, {there} to {wanted}"
+        self._draft.step(act, kind, name, said, call, instances=instances)
 
     # ------------------------------------------------------------ blankets
 
@@ -187,6 +230,7 @@ class _Planner:
         if self._image(wanted.image) != self._image(now.image):
             self._fixed(Kind.VOLUME, name, "image", now.image, wanted.image)
         owner = self._there.volumes[name].instance
+        self._level(Kind.VOLUME, name, now.level, wanted.level, [owner] if owner else [])
         if owner is None and wanted.on not in {None, now.on}:
             hint = f"attach it to an instance there, or change the file back; supercloud volume show {name}"
             why = f"it is for blanket {now.on or 'whichever it is first attached in'}, not {wanted.on}"
@@ -230,7 +274,7 @@ class _Planner:
         if not self._image_is_there(Kind.INSTANCE, wanted.name, wanted.image):
             return
         what = (
-            f"{wanted.image} in {wanted.on or 'the emptiest blanket'}, {_vcpus(wanted.vcpus)}, "
+            f"{wanted.image} in {wanted.on or 'the emptiest blanket that fits'}, {_vcpus(wanted.vcpus)}, "
             f"{format_size(wanted.memory_mib * MIB)} memory"
         )
         user_data = self._declared.user_data.get(wanted.name)
@@ -238,7 +282,8 @@ class _Planner:
         needs = {
             self._cloud,
             *self._place(wanted.on),
-            *(key(Act.CREATE, Kind.NETWORK, one) for one in wanted.networks),
+            *self._domains(wanted),
+            *(key(act, Kind.NETWORK, one) for one in wanted.networks for act in (Act.CREATE, *_LEVELS)),
             *self._removal.publishing({one.at for one in wanted.publish if one.at}),
         }
         call = replace(_create(Kind.INSTANCE, wanted), user_data=user_data)
@@ -258,6 +303,9 @@ class _Planner:
         state = self._there.instances[name]
         if self._draft.comes_to_be(Kind.INSTANCE, name):
             return
+        if (now.group, now.placement) != (wanted.group, wanted.placement):
+            self._place_anew(wanted)
+        self._level(Kind.INSTANCE, name, now.level, wanted.level, [name])
         if state.state in _NOT_STARTED:
             why = f"it is {state.state}" + (f": {state.reason}" if state.reason else "")
             call = self._draft.post(Kind.INSTANCE, name, "start")
@@ -267,6 +315,20 @@ class _Planner:
         if wanted.disk_bytes and now.disk_bytes and state.boot_volume:
             sizes = now.disk_bytes, wanted.disk_bytes
             self._grow(Kind.INSTANCE, name, "disk", sizes, volume=state.boot_volume, owner=name)
+
+    def _place_anew(self, wanted: RunInstance) -> None:
+        """Before it moves, which is then to where it may be from now on."""
+        body = {"group": wanted.group, "placement": asdict(wanted.placement)}
+        call = self._draft.post(Kind.INSTANCE, wanted.name, "placement", body)
+        self._draft.step(
+            Act.PLACE,
+            Kind.INSTANCE,
+            wanted.name,
+            f"where it may be, group {wanted.group or 'none'}",
+            replace(call, method="PUT", durable=False),
+            needs=self._domains(wanted),
+            instances=[wanted.name],
+        )
 
     def _move(self, now: RunInstance, wanted: RunInstance, state: InstanceThere) -> None:
         name = wanted.name
@@ -292,7 +354,7 @@ class _Planner:
                 continue
             there = self._there.volumes.get(volume)
             freed = self._removal.freed(volume)
-            needs = {key(Act.CREATE, Kind.VOLUME, volume), *freed}
+            needs = {*(key(act, Kind.VOLUME, volume) for act in (Act.CREATE, *_LEVELS)), *freed}
             if there is not None and there.instance is not None and not freed:
                 needs.add(self._removal.detach(volume, there.instance))
             call = self._draft.post(Kind.VOLUME, volume, "attach", {"instance": name})
@@ -335,15 +397,25 @@ class _Planner:
         if not made:
             yield from self._removal.blanket_keys()
 
+    def _domains(self, wanted: RunInstance) -> set[Key]:
+        """Those that its placement names."""
+        named_there = {*wanted.placement.domains, *wanted.placement.not_domains}
+        return {key(Act.CREATE, Kind.PROVIDER, one) for one in named_there}
+
     def _image(self, ref: str | None) -> str | None:
         """By its name, however it is named."""
-        return self._there.images.get(ref, ref) if ref else None
+        return self._there.images.get(ref) or self._there.shared_before.get(ref, ref) if ref else None
 
     def _image_is_there(self, kind: Kind, name: Name, ref: str | None) -> bool:
         if ref is None or ref in self._there.images:
             return True
         names = set(self._there.images.values())
-        hint = f"supercloud image import FILE --name {ref}" + (f", or {near(ref, names)}" if names else "")
+        get = (
+            "supercloud trust ls shows what is shared"
+            if "/" in ref
+            else f"supercloud image import FILE --name {ref}"
+        )
+        hint = get + (f", or {near(ref, names)}" if names else "")
         self._draft.refuse(kind, name, "image", f"there is no image {ref}", hint)
         return False
 
@@ -391,6 +463,17 @@ def _said(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quota(quota: Quota) -> str:
+    said = (
+        (quota.vcpus, _vcpus),
+        (quota.memory_mib, lambda mib: f"{exact_size(mib * MIB)} memory"),
+        (quota.disk_bytes, lambda size: f"{exact_size(size)} disk"),
+        (quota.blankets, lambda count: f"{count} blankets"),
+        (quota.domains, lambda count: f"{count} domains"),
+    )
+    return ", ".join(words(limit) for limit, words in said if limit is not None) or "no bound"
 
 
 def _vcpus(count: int) -> str:

@@ -17,7 +17,9 @@ from supercloud.cli.declared.wrong import problems_of
 from supercloud.cli.output import printable
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import Name
-from supercloud.services.northbound import AddProvider, WantedCloud
+from supercloud.model.quota import Quota
+from supercloud.services.requests import AddProvider
+from supercloud.services.views import WantedCloud
 
 _SHOWN = 50
 
@@ -29,6 +31,7 @@ class Declared:
     wanted: WantedCloud
     providers: Mapping[Name, AddProvider]
     user_data: Mapping[Name, str] = field(default_factory=dict, repr=False)
+    quota: Quota | None = None  # None: whatever the cloud has
 
 
 class Document:
@@ -120,6 +123,7 @@ def _declared(model: CloudFile, beside: Mapping[Name, str]) -> Declared:
     user_data = {**within, **beside}
     return Declared(
         user_data=user_data,
+        quota=None if model.cloud.quota is None else model.cloud.quota.request(),
         providers={name: one.request(name) for name, one in model.providers.items()},
         wanted=WantedCloud(
             cloud=model.cloud.request(),

@@ -7,8 +7,9 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from supercloud.cli.declared.models import SECTIONS, published
+from supercloud.cli.declared.models import SECTIONS
 from supercloud.cli.declared.tree import Path, Problem, Tree
+from supercloud.cli.declared.written import published
 from supercloud.cli.declared.wrong import near, quoted
 from supercloud.model.errors import InvalidInput
 from supercloud.services.rules import boot_volume, check_network

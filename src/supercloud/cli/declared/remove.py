@@ -12,7 +12,7 @@ from supercloud.cli.declared.draft import Draft, key, named
 from supercloud.cli.declared.steps import Act, Key, Kind
 from supercloud.model.names import Name
 from supercloud.model.states import InstanceState
-from supercloud.services.northbound import WantedCloud
+from supercloud.services.views import WantedCloud
 
 #: What has to be stopped before it can be removed.
 _LIVE = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING})

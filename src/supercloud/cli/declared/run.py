@@ -154,6 +154,9 @@ class Run:
         if call.method == "DELETE":
             return client.delete(call.path, **call.query) or {}
         body = call.body
+        if call.method == "PUT":
+            replaced: Mapping[str, Any] = client.put(call.path, body or {}, **call.query)
+            return replaced
         if call.user_data is not None:
             body = {**(body or {}), "user_data": self._seal(call.user_data, step.name)}
         answered: Mapping[str, Any] = client.post(call.path, body, **call.query)

@@ -34,6 +34,9 @@ class Act(StrEnum):
     ATTACH = "attach"
     DETACH = "detach"
     MIGRATE = "migrate"
+    PLACE = "place"  # say anew where it may be
+    RAISE = "raise"  # its security level
+    LOWER = "lower"
     START = "start"
     STOP = "stop"
     REMOVE = "remove"
@@ -53,7 +56,7 @@ class Call:
     `user_data` is in clear: it is encrypted, and put into the body, as the request is made.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     body: dict[str, Any] | None = None
     query: dict[str, str] = field(default_factory=dict)
@@ -107,6 +110,10 @@ class Plan:
     @property
     def differs(self) -> bool:
         return bool(self.steps or self.refusals)
+
+    @property
+    def lowered(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.act is Act.LOWER)
 
     @property
     def taken_away(self) -> tuple[Step, ...]:

@@ -10,16 +10,18 @@ from pydantic import TypeAdapter
 
 from supercloud.cli.declared.steps import Kind
 from supercloud.client import Client
-from supercloud.model.errors import NotFound
-from supercloud.model.names import Digest, Id, Name
+from supercloud.model.errors import Denied, NotFound
+from supercloud.model.names import Id, Name
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.services.northbound import (
-    AddProvider,
+from supercloud.model.trust import TrustKind, TrustState
+from supercloud.services.requests import AddProvider
+from supercloud.services.views import (
     BlanketView,
     ImageView,
     InstanceView,
     OperationView,
     ProviderView,
+    TrustView,
     VolumeView,
     WantedCloud,
 )
@@ -57,7 +59,8 @@ class UnderWay:
 class There:
     wanted: WantedCloud | None = None  # None: there is no such cloud
     providers: Mapping[Name, AddProvider] = field(default_factory=dict)
-    images: Mapping[Name | Digest, Name] = field(default_factory=dict)  # complete ones, by name and by digest
+    images: Mapping[str, str] = field(default_factory=dict)  # complete or shared ones, by name and by digest
+    shared_before: Mapping[str, str] = field(default_factory=dict)  # what is there may have begun with these
     blankets: Mapping[Name, BlanketThere] = field(default_factory=dict)
     instances: Mapping[Name, InstanceThere] = field(default_factory=dict)
     volumes: Mapping[Name, VolumeThere] = field(default_factory=dict)
@@ -71,11 +74,23 @@ def look(client: Client, cloud: Name) -> There:
     """
     providers = _list(client, ProviderView, "/providers")
     images = [one for one in _list(client, ImageView, "/images") if one.complete]
+    shared, before = _shared(client, cloud)
     there = There(
         providers={
-            one.name: AddProvider(name=one.name, kind=one.kind, options=one.options) for one in providers
+            one.name: AddProvider(
+                name=one.name,
+                kind=one.kind,
+                options=one.options,
+                location=one.location,
+                price=one.price,
+            )
+            for one in providers
         },
-        images={ref: one.name for one in images for ref in (one.name, one.digest)},
+        images={
+            **shared,
+            **{ref: one.name for one in images for ref in (one.name, one.digest)},
+        },
+        shared_before=before,
     )
     wanted = _wanted(client, cloud)
     if wanted is None:
@@ -94,6 +109,7 @@ def look(client: Client, cloud: Name) -> There:
         wanted=wanted,
         providers=there.providers,
         images=there.images,
+        shared_before=before,
         blankets={
             one.name: BlanketThere(state=one.state, joined=one.flavour is not None, reason=one.reason)
             for one in blankets
@@ -113,6 +129,22 @@ def look(client: Client, cloud: Name) -> There:
     )
 
 
+def _shared(client: Client, cloud: Name) -> tuple[dict[str, str], dict[str, str]]:
+    """Images that other clouds share with this one, and did: as the file names them, CLOUD/IMAGE."""
+    try:
+        found = _list(client, TrustView, "/trust", cloud=cloud)
+    except (NotFound, Denied):  # there is no such cloud yet, or a token that does not allow it
+        return {}, {}
+    now: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for one in found:
+        if one.to == cloud and one.kind is TrustKind.SHARE_IMAGE and one.digest is not None:
+            name = f"{one.cloud}/{one.thing}"
+            to = now if one.state is TrustState.ACTIVE else before
+            to |= dict.fromkeys((name, f"{one.cloud_id}/{one.thing}", one.digest), name)
+    return now, before
+
+
 def _wanted(client: Client, cloud: Name) -> WantedCloud | None:
     """None: there is no such cloud."""
     try:
@@ -123,4 +155,4 @@ def _wanted(client: Client, cloud: Name) -> WantedCloud | None:
 
 
 def _list(client: Client, kind: type[Any], path: str, **query: object) -> list[Any]:
-    return TypeAdapter(list[kind]).validate_python(client.get(path, **query))  # type: ignore[valid-type]
+    return TypeAdapter(list[kind]).validate_python(client.all(path, **query))  # type: ignore[valid-type]

@@ -10,19 +10,24 @@ import yaml
 from supercloud.cli.declared.models import VERSION
 from supercloud.cli.declared.tree import scalar
 from supercloud.cli.sizes import exact_size
+from supercloud.model.levels import Level
 from supercloud.model.names import MIB, Name
-from supercloud.services.northbound import (
+from supercloud.model.placement import ANYWHERE, Placement, Price
+from supercloud.model.quota import Quota
+from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
     CreateCloud,
+    CreateNetwork,
     CreateVolume,
     Publish,
     RunInstance,
-    WantedCloud,
 )
+from supercloud.services.views import WantedCloud
 
 #: As a request has them that says no more than it must; what it must say differs from this.
 _BLANKET = AddBlanket(name="", cloud="", provider="")
+_NETWORK = CreateNetwork(name="", cloud="", cidr="")
 _VOLUME = CreateVolume(name="", cloud="", size_bytes=0)
 _INSTANCE = RunInstance(name="", cloud="", image="")
 _WIDE = 1 << 20  # lines are not folded
@@ -30,9 +35,11 @@ _ODD_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 
 def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict[str, Any]:
-    """What the file says, as plain values. Of the providers, those that the blankets are in. User data is
+    """What the file says, as plain values. Of the providers, those that it names. User data is
     not in it: nobody but its instance's blankets can read it."""
     used = {one.provider for one in wanted.blankets}
+    for one in wanted.instances:
+        used |= {*one.placement.domains, *one.placement.not_domains}
     sections = {
         "providers": {
             name: _changed(_provider(one), _provider(AddProvider(name="", kind="")))
@@ -40,7 +47,7 @@ def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict
             if name in used
         },
         "blankets": {one.name: _changed(_blanket(one), _blanket(_BLANKET)) for one in wanted.blankets},
-        "networks": {one.name: {"cidr": one.cidr} for one in wanted.networks},
+        "networks": {one.name: _changed(_network(one), _network(_NETWORK)) for one in wanted.networks},
         "volumes": {one.name: _changed(_volume(one), _volume(_VOLUME)) for one in wanted.volumes},
         "instances": {
             one.name: _changed(_instance(one, wanted.attached.get(one.name, ())), _instance(_INSTANCE, ()))
@@ -76,11 +83,48 @@ def _cloud(cloud: CreateCloud) -> dict[str, Any]:
         "rightLength": _number(cloud.right_length_s),
         "rightMargin": _number(cloud.right_margin_s),
         "rightGrace": _number(cloud.right_grace_s),
+        "in": cloud.parent,
+        "quota": _quota(cloud.quota),
     }
 
 
+def _quota(quota: Quota) -> dict[str, Any]:
+    """Empty: it has no bounds."""
+    said = {
+        "vcpus": quota.vcpus,
+        "memory": None if quota.memory_mib is None else exact_size(quota.memory_mib * MIB),
+        "disk": None if quota.disk_bytes is None else exact_size(quota.disk_bytes),
+        "blankets": quota.blankets,
+        "domains": quota.domains,
+    }
+    return {name: limit for name, limit in said.items() if limit is not None}
+
+
 def _provider(provider: AddProvider) -> dict[str, Any]:
-    return {"kind": provider.kind, "options": dict(provider.options)}
+    price = provider.price
+    return {
+        "kind": provider.kind,
+        "options": dict(provider.options),
+        "location": provider.location,
+        "price": None if price is None else _changed(_price(price), _price(Price(currency=""))),
+    }
+
+
+def _price(price: Price) -> dict[str, Any]:
+    return {"currency": price.currency, "vcpuHour": price.vcpu_hour, "gibHour": price.gib_hour}
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    level = placement.confidentiality
+    return {
+        "domains": list(placement.domains),
+        "notDomains": list(placement.not_domains),
+        "locations": list(placement.locations),
+        "maxCost": None if placement.max_cost is None else str(placement.max_cost),
+        "confidentiality": None if level is None else level.value,
+        "apartFrom": list(placement.apart_from),
+        "apartBy": placement.apart_by.value,
+    }
 
 
 def _blanket(blanket: AddBlanket) -> dict[str, Any]:
@@ -94,8 +138,22 @@ def _blanket(blanket: AddBlanket) -> dict[str, Any]:
     }
 
 
+def _network(network: CreateNetwork) -> dict[str, Any]:
+    return {"cidr": network.cidr, "level": _level(network.level)}
+
+
 def _volume(volume: CreateVolume) -> dict[str, Any]:
-    return {"size": exact_size(volume.size_bytes), "image": volume.image, "blanket": volume.on}
+    return {
+        "size": exact_size(volume.size_bytes),
+        "image": volume.image,
+        "blanket": volume.on,
+        "level": _level(volume.level),
+    }
+
+
+def _level(level: Level | None) -> str | None:
+    """The lowest one is that of what is made without any."""
+    return None if level in {None, Level.OPEN} else level.value
 
 
 def _instance(instance: RunInstance, volumes: tuple[Name, ...]) -> dict[str, Any]:
@@ -110,6 +168,9 @@ def _instance(instance: RunInstance, volumes: tuple[Name, ...]) -> dict[str, Any
         "volumes": list(volumes),
         "sshKeys": list(instance.ssh_keys),
         "hold": instance.hold,
+        "level": _level(instance.level),
+        "group": instance.group,
+        "placement": _changed(_placement(instance.placement), _placement(ANYWHERE)),
     }
 
 

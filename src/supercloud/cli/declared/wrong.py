@@ -12,7 +12,7 @@ from supercloud.cli.declared.models import keys_of, part_at
 from supercloud.cli.declared.tree import Path, Problem, Tree
 from supercloud.cli.output import printable
 from supercloud.model import names
-from supercloud.services import northbound
+from supercloud.services import requests
 
 _NAME = "use up to 63 lower-case letters, digits and inner hyphens"
 #: What a pattern of the API's means, for who does not read patterns.
@@ -22,11 +22,11 @@ _FORMS: dict[str, tuple[str, str]] = {
         (names.Name, ("is not a name", _NAME)),
         (names.Cidr, ("is not a network", "write it as 10.20.0.0/24")),
         (names.Text, ("has a NUL in it", "leave it out")),
-        (northbound.Ref, ("is not the name of an image", "use its name, or its digest as sha256:…")),
-        (northbound.CpuModel, ("is not a CPU model", "name one as QEMU does, e.g. EPYC-v2")),
-        (northbound.PlatformKind, ("is not a kind of platform", "write qemu or simulated")),
-        (northbound.OptionName, ("is not an option", "use lower-case letters, digits and _")),
-        (northbound.SshKey, ("is more than one line", "write each key as a line of its own")),
+        (requests.ImageRef, ("is not the name of an image", "use its name, or its digest as sha256:…")),
+        (requests.CpuModel, ("is not a CPU model", "name one as QEMU does, e.g. EPYC-v2")),
+        (requests.PlatformKind, ("is not a kind of platform", "write qemu or simulated")),
+        (requests.OptionName, ("is not an option", "use lower-case letters, digits and _")),
+        (requests.SshKey, ("is more than one line", "write each key as a line of its own")),
     )
 }
 _TYPES = {

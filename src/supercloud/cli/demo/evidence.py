@@ -41,6 +41,6 @@ def keep_evidence(
         found["load"] = [asdict(line) for line in load()[-3:]]
     for kind in _LISTS:
         with suppress(SupercloudError):
-            found[kind] = client().get(f"/{kind}")[-_LAST:]
+            found[kind] = client().all(f"/{kind}")[-_LAST:]
     with suppress(OSError):
         write_private(path, json.dumps(found).encode())

@@ -17,13 +17,14 @@ _MARK = "demo-client "
 class Seen:
     """One line of the client: counts since its start; the gap is since its previous line."""
 
+    start: float  # by the guest's wall clock, as `at`
     sent: int
     answered: int
     lost: int
     wrong: int
     connections: int
     max_gap_ms: int
-    at: float  # the guest's wall clock
+    at: float
 
 
 def console_log(client: Client, instance: str) -> str:
@@ -39,7 +40,7 @@ def console_log(client: Client, instance: str) -> str:
 
 
 def seen(log: str) -> list[Seen]:
-    """The client's lines in a console log; a line that was cut is left out."""
+    """The client's lines in a console log, since it was started last; a line that was cut is left out."""
     found = []
     for line in log.splitlines():
         _, mark, text = line.partition(_MARK)
@@ -48,4 +49,4 @@ def seen(log: str) -> list[Seen]:
                 found.append(Seen(**json.loads(text)))
             except (ValueError, TypeError):
                 continue
-    return found
+    return [line for line in found if line.start == found[-1].start]

@@ -31,10 +31,19 @@ ENDING = (
     f"cloud rm {CLOUD}",
     "down",
 )
-_CLIENT_DATA = "#!/bin/sh\nexec /usr/local/bin/demo-client {address}\n"
+#: Whatever a demo of before left so is started again.
+_ENDED = frozenset({"stopped", "failed", "fenced"})
+#: A service, because a seed's script runs at the first boot only.
+_CLIENT_DATA = r"""#!/bin/sh
+printf '[Service]\nExecStart=/usr/local/bin/demo-client {address}\n[Install]\nWantedBy=multi-user.target\n' \
+    >/etc/systemd/system/demo-client.service
+systemctl enable demo-client
+sync
+systemctl start --no-block demo-client
+"""
 #: Deadlines, generous for a machine that emulates everything twice.
-_BOOT_S = 600.0
-_MIGRATE_S = 300.0
+_BOOT_S = 1200.0
+_MIGRATE_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +176,8 @@ class Demo:
         self, client: Client, name: str, on: str, user_data: str | None, publish: list[dict[str, int]]
     ) -> Any:
         with suppress(NotFound):
-            client.get(f"/instances/{name}", cloud=CLOUD)
-            return None
+            there = client.get(f"/instances/{name}", cloud=CLOUD)["state"]
+            return client.post(f"/instances/{name}/start", {}, cloud=CLOUD) if there in _ENDED else None
         from supercloud.keystore.userdata import seal_user_data
 
         keys = self._place.keystore_socket

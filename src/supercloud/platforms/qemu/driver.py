@@ -17,6 +17,7 @@ from pydantic import Field
 
 from supercloud.model.errors import Conflict, Failed, InvalidInput, NotFound, SupercloudError, Unavailable
 from supercloud.model.names import Digest, Endpoint, Id, Name
+from supercloud.model.placement import Confidentiality
 from supercloud.platforms.host import Host, ThisHost, require_room
 from supercloud.platforms.qemu import accelerator, command, power, process
 from supercloud.platforms.qemu.accelerator import Choice, Proof
@@ -31,7 +32,6 @@ from supercloud.ports.platform import (
     BlanketFiles,
     BlanketImages,
     BlanketMachine,
-    Confidentiality,
     Declaration,
     Flavour,
     Machine,

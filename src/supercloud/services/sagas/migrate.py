@@ -16,6 +16,7 @@ import structlog
 
 from supercloud.model.errors import (
     Conflict,
+    DataLost,
     Failed,
     NotFound,
     Refused,
@@ -51,6 +52,7 @@ _FORWARDS_S = 4 * 3600.0
 _INSIST_S = 600.0
 _AGAIN_S = 1.0
 _MEMORY_LOST = "memory lost: its migration's target failed"
+_VOLUME_LOST = "its migration's target failed and lost its volume: it goes on as it was before the migration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +113,12 @@ async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict
     if moved.verdict is Verdict.ABORTED:
         await saga.step("undo", lambda: _undo(world, trip, moved.reason), type(None))
         raise Failed(f"it goes on where it was: {moved.reason or 'cancelled'}")
-    memory_lost = await _go_on(saga, world, trip, moved)
+    at, memory_lost = await _go_on(saga, world, trip, moved)
     await saga.progress("cleaning up", done=0.95)
     await saga.step("clean up", lambda: _clean_up(world, trip), type(None))
     return {
         "from": source,
-        "to": source if moved.verdict is Verdict.COLD_STARTED else target,
+        "to": at,
         "total_s": asyncio.get_running_loop().time() - began if moved.switch_ms is not None else None,
         "downtime_ms": moved.downtime_ms,
         "switch_ms": moved.switch_ms,
@@ -270,28 +272,42 @@ async def _round_trip_ms(world: World, trip: Trip) -> float | None:
 # ---------------------------------------------------------------- after it
 
 
-async def _go_on(saga: Saga, world: World, trip: Trip, moved: Moved) -> bool:
-    """See that it runs where its right is now. Whether its memory was lost on the way."""
+async def _go_on(saga: Saga, world: World, trip: Trip, moved: Moved) -> tuple[Id, bool]:
+    """See that it runs. Where it does, and whether its memory was lost on the way."""
     if moved.verdict is Verdict.COLD_STARTED:
         await saga.progress("starting again at the source", done=0.9)
         await saga.step("cold start", lambda: _cold_start(world, trip), type(None))
-        return True
+        return trip.source, True
     if not moved.resumed:
         await saga.progress("going on at the target", done=0.9)
         lost = await saga.step(
             "resume", lambda: _insist(world, trip, lambda: _resume(world, trip), at=trip.target), bool
         )
         if lost:
-            await saga.progress("starting again at the target", done=0.9)
-            await saga.step("end at target", lambda: _insist_there(world, trip, _end_at_target), type(None))
-            await saga.step("boot at target", lambda: _insist_there(world, trip, _boot_at_target), type(None))
-            return True
+            return await _start_again(saga, world, trip), True
     await saga.step("arrive", lambda: _arrive(world, trip), type(None))
-    return False
+    return trip.target, False
+
+
+async def _start_again(saga: Saga, world: World, trip: Trip) -> Id:
+    """From the target's volume, or, where the target lost that, too, from the source's, which was kept
+    because nobody has acknowledged running. Where it runs."""
+    await saga.progress("starting again at the target", done=0.9)
+    await saga.step("end at target", lambda: _insist_there(world, trip, _end_at_target), type(None))
+    if await saga.step("look at target", lambda: _insist_there(world, trip, _has_volumes), bool):
+        await saga.step("boot at target", lambda: _insist_there(world, trip, _boot_at_target), type(None))
+        return trip.target
+    await saga.progress("starting again at the source", done=0.9)
+    await saga.step(
+        "boot at source",
+        lambda: _insist(world, trip, lambda: _boot(world, trip, None, at=trip.source, why=_VOLUME_LOST)),
+        type(None),
+    )
+    return trip.source
 
 
 async def _resume(world: World, trip: Trip) -> bool:
-    """Whether the process that was committed to is gone. Its volume is not, and has all that was synced."""
+    """Whether the process that was committed to is gone."""
     facts = await world.instance(trip.instance)
     right = await _right(world, trip)
     try:
@@ -320,7 +336,7 @@ async def _arrive(world: World, trip: Trip) -> None:
 async def _end_at_target(world: World, trip: Trip) -> None:
     """Prove that nothing runs there any more.
 
-    It is the target's volume that is booted from then, never the source's: the target may have run before it
+    It is the target's volume that is booted from then, while there is one: the target may have run before it
     ended, whether or not anybody heard of it.
     """
     await world.agent(trip.target).instances.stop(StopInstance(instance=trip.instance, mode=StopMode.DESTROY))
@@ -329,10 +345,21 @@ async def _end_at_target(world: World, trip: Trip) -> None:
         await world.rights.surrender(trip.instance, by=trip.target, epoch=record.epoch)
 
 
+async def _has_volumes(world: World, trip: Trip) -> bool:
+    """Whether what was migrated is at the target still; then it is open."""
+    facts = await world.instance(trip.instance)
+    try:
+        await disks.ready(world, facts, blanket=trip.target, operation=trip.operation)
+    except DataLost as error:
+        _log.warning("migration.volume_lost", operation=trip.operation, why=error.message)
+        return False
+    return True
+
+
 async def arrive_late(world: World, trip: Trip) -> None:
     """The rest of a migration that was committed and whose operation ended, now that the target answers.
 
-    If its process is gone, the instance is stopped there.
+    If its process is gone, the instance is stopped, where its volume is.
 
     Raises:
         Unavailable: the target does not answer any more.
@@ -340,8 +367,11 @@ async def arrive_late(world: World, trip: Trip) -> None:
     """
     if await _resume(world, trip):
         await _end_at_target(world, trip)
-        await world.promote_copies(trip.operation)
-        await world.set_state(trip.instance, InstanceState.STOPPED, blanket=trip.target, reason=_MEMORY_LOST)
+        at, why = trip.source, _VOLUME_LOST
+        if await _has_volumes(world, trip):
+            await world.promote_copies(trip.operation)
+            at, why = trip.target, _MEMORY_LOST
+        await world.set_state(trip.instance, InstanceState.STOPPED, blanket=at, reason=why)
         await world.locate(trip.instance)
     else:
         await _arrive(world, trip)
@@ -364,8 +394,8 @@ async def _boot_at_target(world: World, trip: Trip) -> None:
     await _boot(world, trip, None, at=trip.target)
 
 
-async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id) -> None:
-    """Under `right` or a new one. Its memory is lost, and that is said."""
+async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id, why: str = _MEMORY_LOST) -> None:
+    """Under `right` or a new one. What is lost is said."""
     right = right or await world.rights.issue(trip.instance, to=at, operation=trip.operation)
     facts = await world.instance(trip.instance)
     await disks.ready(world, facts, blanket=at)
@@ -373,8 +403,8 @@ async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id) -> 
     await world.agent(at).instances.start(
         StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
     )
-    await world.set_state(trip.instance, InstanceState.STARTING, reason=_MEMORY_LOST)
-    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=_MEMORY_LOST)
+    await world.set_state(trip.instance, InstanceState.STARTING, reason=why)
+    await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=why)
     await world.locate(trip.instance)
 
 
@@ -396,8 +426,8 @@ async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, 
             await asyncio.sleep(_AGAIN_S)
 
 
-async def _insist_there(world: World, trip: Trip, act: Callable[[World, Trip], Awaitable[None]]) -> None:
-    await _insist(world, trip, lambda: act(world, trip), at=trip.target)
+async def _insist_there(world: World, trip: Trip, act: Callable[[World, Trip], Awaitable[T]]) -> T:
+    return await _insist(world, trip, lambda: act(world, trip), at=trip.target)
 
 
 async def _undo(world: World, trip: Trip, why: str) -> None:

@@ -85,8 +85,10 @@ class _Watch:
 
     def _source_is(self, source: Source) -> None:
         """Of a copy that was not complete before the source ended, its end says that it may be by now."""
-        if source is Source.GONE and self.source is not Source.GONE and self.target is not Target.COMPLETE:
-            self.target = Target.UNKNOWN
+        if source is Source.GONE and self.source is not Source.GONE:
+            _log.info("migration.source_gone", operation=self._ref.operation)
+            if self.target is not Target.COMPLETE:
+                self.target = Target.UNKNOWN
         self.source = source
 
     async def ask_target(self) -> None:
@@ -104,6 +106,8 @@ class _Watch:
             self.target = Target.UNKNOWN if stale and report.target is not Target.COMPLETE else report.target
             if report.target in (Target.INCOMING, Target.COMPLETE):
                 self._target_was_there = True
+            if report.target is Target.COMPLETE:
+                _log.info("migration.target_complete", operation=self._ref.operation)
             if self.target is Target.LOST:
                 self.lost_for_good = was_there
                 self.reason = self.reason or f"the target's copy is gone: {report.reason}"

@@ -7,18 +7,17 @@ from typing import Protocol
 
 from supercloud.model.names import Digest, Id, Ipv4, SizeBytes
 from supercloud.model.states import InstanceState
-from supercloud.ports.agent import Agent, InstanceSpec, MeshReport, UserData
+from supercloud.ports.agent import Agent, InstanceSpec, MeshReport, SealedKey, UserData
 from supercloud.ports.keystore import KeyStore
 from supercloud.ports.rights import RightsStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskFacts:
-    """A volume of an instance with its current copy; `copy` is None before it was first made."""
+    """A volume of an instance, and the image that it is over."""
 
     volume: Id
     size_bytes: SizeBytes
-    copy: Id | None
     base: Digest | None
     image_bytes: SizeBytes  # of the encrypted base image file; 0 without one
 
@@ -34,9 +33,12 @@ class InstanceFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyFacts:
+    """`made`: its blanket has made it. Until then it may be made; from then on it is there, or lost."""
+
     volume: Id
     copy: Id
     blanket: Id
+    made: bool = False
 
 
 class World(Protocol):
@@ -74,16 +76,21 @@ class World(Protocol):
 
     # copies of volumes
 
-    async def first_copy(self, volume: Id, *, blanket: Id) -> Id:
+    async def first_copy(self, volume: Id, *, blanket: Id) -> CopyFacts:
         """The volume's current copy; one at `blanket` is recorded if there is none yet.
 
         Raises:
             Conflict: the volume's data is in another blanket.
+            DataLost: it had data, and nobody has them any more.
         """
         ...
 
-    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> Id:
+    async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> CopyFacts:
         """The operation's own copy at `blanket`, which is not the volume yet."""
+        ...
+
+    async def note_made(self, copy: Id) -> None:
+        """Its blanket has made it: nothing may be made in its place any more."""
         ...
 
     async def promote_copies(self, operation: Id) -> None:
@@ -96,6 +103,14 @@ class World(Protocol):
 
     async def drop_copy(self, copy: Id) -> None:
         """Forget it; its data and its key are gone by now."""
+        ...
+
+    async def image_key(self, *, cloud: Id, digest: Digest, blanket: Id) -> SealedKey:
+        """
+        Raises:
+            Refused: the image is another cloud's, and not shared with this one.
+            NotFound, Denied: the key store's word.
+        """
         ...
 
     # keys of a cloud's mesh

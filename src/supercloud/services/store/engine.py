@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import copy
 import fcntl
+import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.util.concurrency import in_greenlet
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, Unavailable
-from supercloud.services.caller import Caller
+from supercloud.services.caller import Caller, Terms
 from supercloud.services.store import schema
+from supercloud.services.store.changes import Change, FollowedSession, changes_of
+from supercloud.wire.codec import to_json
 
 #: Where a session has its caller.
 CALLER = "caller"
+#: Of PostgreSQL's notifications: one for each change, told as its transaction commits.
+CHANNEL = "supercloud_changes"
+_NOTIFICATION_BYTES = 7900  # PostgreSQL takes less than 8000
 _BUSY_MS = 15_000
 #: Of each SQLite connection. The kernel caches the file anyway, and there are several connections.
 _CACHE_KIB = 256
@@ -34,6 +42,9 @@ class Store:
         self.engine = engine
         self.caller: Caller | None = None
         self.sqlite = engine.dialect.name == "sqlite"
+        #: Told of each transaction's changes after its commit, in that order; on SQLite only, where nobody
+        #: else can commit anything. On PostgreSQL the database tells: see services.feed.
+        self.committed: list[Callable[[tuple[Change, ...]], None]] = []
         self._lock = lock
         self._writing = engine.execution_options(writes=True)
         # One writer at a time is SQLite's own rule; waiting here is fairer than its busy handler.
@@ -89,6 +100,10 @@ class Store:
             yield session
 
     @property
+    def _terms(self) -> tuple[Terms, ...]:
+        return () if self.caller is None else self.caller.terms
+
+    @property
     def _info(self) -> dict[str, Any]:
         return {CALLER: self.caller}
 
@@ -98,15 +113,34 @@ class Store:
 
         Raises:
             Conflict: a uniqueness or reference that the tables hold was violated.
+            PreconditionFailed: the caller's terms do not hold.
             Unavailable, Exhausted: the database.
         """
-        async with (
-            _translated(),
-            _held(self._turn),
-            AsyncSession(self._writing, expire_on_commit=False, info=self._info) as session,
-            session.begin(),
-        ):
-            yield session
+        async with _translated(), _held(self._turn):
+            async with self._session() as session, session.begin():
+                for term in self._terms:
+                    await term.before(session)
+                yield session
+                changes = await changes_of(session)
+                for term in self._terms:
+                    await term.after(session)
+                if not self.sqlite:
+                    await _tell(session, changes)
+            for listener in self.committed:
+                listener(changes)
+
+    def _session(self) -> AsyncSession:
+        return AsyncSession(
+            self._writing, expire_on_commit=False, info=self._info, sync_session_class=FollowedSession
+        )
+
+
+async def _tell(session: AsyncSession, changes: tuple[Change, ...]) -> None:
+    for change in changes:
+        said = json.dumps(to_json(Change, change))
+        if len(said) > _NOTIFICATION_BYTES:  # json.dumps makes ASCII
+            said = json.dumps(to_json(Change, replace(change, data=None)))
+        await session.execute(select(func.pg_notify(CHANNEL, said)))
 
 
 @asynccontextmanager
@@ -192,6 +226,13 @@ def _prepare(engine: AsyncEngine) -> None:
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def invalidate(connection: Any, _record: Any, _error: object) -> None:
+        """Whoever was cancelled in the middle: its connection is closed, but SQLite keeps its transaction,
+        and everybody else out, for as long as anything refers to a cursor."""
+        if in_greenlet():
+            connection.run_async(lambda raw: raw.rollback())
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from supercloud.ports.clock import StoreTime
 from supercloud.services.store.tables import Meta, Right
-from supercloud.services.store.time import Timekeeper
+from supercloud.services.store.time import RESTORES, Timekeeper
 
 _INCARNATION = "incarnation"
 _QUARANTINE = "quarantined_until"
@@ -27,9 +29,14 @@ async def look(session: AsyncSession, clock: Timekeeper) -> Moment | None:
     """None: this is another incarnation than the one remembered, which `begin` has to write down first."""
     time = await clock.read(session)
     known = await _remembered(session)
-    if known.get(_INCARNATION) != time.incarnation:
+    if known.get(_INCARNATION) != _present(time, known):
         return None
     return Moment(time.now_s, float(known[_QUARANTINE]))
+
+
+def _present(time: StoreTime, known: Mapping[str, str]) -> str:
+    """The machine's or server's, and how often this state was restored."""
+    return f"{time.incarnation}/{known.get(RESTORES, '0')}"
 
 
 async def begin(session: AsyncSession, clock: Timekeeper) -> None:
@@ -42,13 +49,13 @@ async def begin(session: AsyncSession, clock: Timekeeper) -> None:
         await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     known = await _remembered(session)  # another controller may have been first
     time = await clock.read(session)
-    if known.get(_INCARNATION) != time.incarnation:
-        await _begin(session, time.incarnation, time.now_s, quarantine=_INCARNATION in known)
+    if known.get(_INCARNATION) != (present := _present(time, known)):
+        await _begin(session, present, time.now_s, quarantine=_INCARNATION in known)
 
 
 async def _remembered(session: AsyncSession) -> dict[str, str]:
     found = await session.execute(
-        select(Meta.key, Meta.value).where(Meta.key.in_((_INCARNATION, _QUARANTINE)))
+        select(Meta.key, Meta.value).where(Meta.key.in_((_INCARNATION, _QUARANTINE, RESTORES)))
     )
     return {row.key: row.value for row in found}
 

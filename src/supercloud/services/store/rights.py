@@ -35,6 +35,8 @@ from supercloud.services.store.tables import MigrationRow, Right
 from supercloud.services.store.time import Timekeeper, timekeeper
 
 _COMMIT_S = 2.0
+#: What one blanket asks for at once.
+Heartbeat = tuple[Id, Sequence[Renewal]]
 _FIELDS = ("epoch", "holder", "expires_at", "nonce", "last_request", "last_consumed", "hold")
 
 
@@ -86,7 +88,7 @@ class SqlRights:
 
     async def now(self, session: AsyncSession) -> float:
         """Now on the store's clock, to show what is left of rights."""
-        return (await self._clock.read(session)).now_s
+        return await self._clock.now_s(session)
 
     async def quarantine_left_s(self) -> float:
         async with self._turn() as turn:
@@ -114,10 +116,21 @@ class SqlRights:
             return _move(turn, row, to=to, operation=operation)
 
     async def renew(self, *, by: Id, renewals: Sequence[Renewal]) -> list[RenewalAnswer]:
-        async with self._turn(Right.instance.in_({asked.instance for asked in renewals})) as turn:
-            answers = [_renew(turn, turn.rows.get(asked.instance), asked, by=by) for asked in renewals]
+        return (await self.renew_all([(by, renewals)]))[0]
+
+    async def renew_all(self, asked: Sequence[Heartbeat]) -> list[list[RenewalAnswer]]:
+        """Several heartbeats, one after another in one transaction."""
+        instances = {one.instance for _, renewals in asked for one in renewals}
+        async with self._turn(Right.instance.in_(instances)) as turn:
+            answers = [
+                [_renew(turn, turn.rows.get(one.instance), one, by=by) for one in renewals]
+                for by, renewals in asked
+            ]
             migrating = await _migrating(turn.session, turn.rows)
-            return [_not_decided(one) if one.instance in migrating else one for one in answers]
+            return [
+                [_not_decided(one) if one.instance in migrating else one for one in of_one]
+                for of_one in answers
+            ]
 
     async def surrender(self, instance: Id, *, by: Id, epoch: Epoch) -> None:
         async with self._turn(Right.instance == instance) as turn:
@@ -203,7 +216,7 @@ class SqlRights:
         begun = turn.now
         while turn.extended:
             async with self._store.read() as session:
-                now = (await self._clock.read(session)).now_s
+                now = await self._clock.now_s(session)
             if now - begun <= _COMMIT_S:
                 return
             begun = now

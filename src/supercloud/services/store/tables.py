@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+    true,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -75,15 +86,43 @@ class Provider(Base):
     kind: Mapped[str]
     options: Mapped[dict[str, Any]]
     declaration: Mapped[dict[str, Any]]
+    #: The provider's principal; None: the operators'.
+    owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"), index=True)
+    #: An operator has let it run VMs; until then its declaration has no flavour.
+    accepted: Mapped[bool] = mapped_column(server_default=true(), default=True)
+    capacity: Mapped[dict[str, Any] | None]  # model.domains.Capacity
+    takes: Mapped[list[str] | None]  # model.orders.Reaction: the orders that it takes
+    #: What is said of it: model.placement.Location, and Price.
+    location: Mapped[str | None]
+    price: Mapped[dict[str, Any] | None]
+    draining_since: Mapped[float | None]  # nothing new comes there, and what is there moves away
+    created_at: Mapped[float]
+
+
+class Maintenance(Base):
+    """A window in which a domain may be down."""
+
+    __tablename__ = "maintenance"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    provider: Mapped[str] = mapped_column(ForeignKey("providers.id", ondelete="CASCADE"), index=True)
+    begins_at: Mapped[float]
+    ends_at: Mapped[float]
+    drain_ahead_s: Mapped[float | None]  # so long before it begins what runs there moves away
+    reason: Mapped[str] = mapped_column(default="")
+    state: Mapped[str]  # model.domains.WindowState
+    drains: Mapped[bool] = mapped_column(default=False)  # it closed the domain, and will open it again
     created_at: Mapped[float]
 
 
 class Cloud(Base):
     __tablename__ = "clouds"
-    __table_args__ = (UniqueConstraint("owner", "name"),)
+    __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_clouds_name_id", "name", "id"))
     id: Mapped[str] = mapped_column(primary_key=True)
     #: None: it was made before there were principals, or by the control plane itself: operators have it.
     owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
+    #: The cloud that it is in, of whose quota its own is a slice.
+    parent: Mapped[str | None] = mapped_column(ForeignKey("clouds.id"), index=True)
+    quota: Mapped[dict[str, Any] | None]  # model.quota.Quota
     name: Mapped[str]
     cpu_model: Mapped[str]
     length_s: Mapped[float]
@@ -120,14 +159,16 @@ class PeerLink(Base):
     __tablename__ = "peer_links"
     __table_args__ = (UniqueConstraint("cloud", "port"),)
     low: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True)
-    high: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True)
+    high: Mapped[str] = mapped_column(
+        ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
     cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
     port: Mapped[int]
 
 
 class Image(Base):
     __tablename__ = "images"
-    __table_args__ = (UniqueConstraint("owner", "name"),)
+    __table_args__ = (UniqueConstraint("owner", "name"), Index("ix_images_name_id", "name", "id"))
     id: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))  # as of a cloud
     name: Mapped[str]
@@ -135,6 +176,8 @@ class Image(Base):
     size_bytes: Mapped[int]
     virtual_bytes: Mapped[int]
     complete: Mapped[bool] = mapped_column(default=False)
+    #: Of a backup: the cloud whose alone its key is. No foreign key: the key outlives the cloud.
+    key_of: Mapped[str | None]
     created_at: Mapped[float]
 
 
@@ -147,6 +190,7 @@ class Network(Base):
     vni: Mapped[int] = mapped_column(unique=True)
     cidr: Mapped[str]
     gateway: Mapped[str]
+    level: Mapped[str] = mapped_column(server_default="open", default="open")  # model.levels.Level
     created_at: Mapped[float]
 
 
@@ -158,7 +202,7 @@ class Instance(Base):
     name: Mapped[str]
     state: Mapped[str]
     #: Where it is, or was last; its volumes' current copies are there.
-    blanket: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"))
+    blanket: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"), index=True)
     image: Mapped[str] = mapped_column(ForeignKey("images.id"))
     vcpus: Mapped[int]
     memory_mib: Mapped[int]
@@ -167,6 +211,10 @@ class Instance(Base):
     user_data_digest: Mapped[str | None] = mapped_column(unique=True, index=True)
     ssh_keys: Mapped[list[str]]
     hold: Mapped[bool] = mapped_column(default=False)
+    group: Mapped[str | None]  # what moves together
+    placement: Mapped[dict[str, Any] | None]  # model.placement.Placement
+    placed: Mapped[dict[str, Any] | None]  # why it is, or is about to be, where: by blanket
+    level: Mapped[str] = mapped_column(server_default="open", default="open")
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
 
@@ -178,7 +226,7 @@ class NicRow(Base):
     __table_args__ = (UniqueConstraint("network", "ip"), UniqueConstraint("network", "mac"))
     instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True)
     network: Mapped[str] = mapped_column(ForeignKey("networks.id"), primary_key=True)
-    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"), index=True)
     position: Mapped[int]
     mac: Mapped[str]
     ip: Mapped[str]
@@ -192,15 +240,20 @@ class Volume(Base):
     name: Mapped[str]
     size_bytes: Mapped[int]
     image: Mapped[str | None] = mapped_column(ForeignKey("images.id"))
-    instance: Mapped[str | None] = mapped_column(ForeignKey("instances.id"))
+    instance: Mapped[str | None] = mapped_column(ForeignKey("instances.id"), index=True)
     position: Mapped[int] = mapped_column(default=0)  # among its instance's disks; 0 boots
     wanted_on: Mapped[str | None] = mapped_column(ForeignKey("blankets.id", ondelete="SET NULL"))
     snapshots: Mapped[list[str]]
+    level: Mapped[str] = mapped_column(server_default="open", default="open")  # 0 has its instance's
     created_at: Mapped[float]
+    lost: Mapped[str | None]  # why nobody has its data any more
 
 
 class VolumeCopy(Base):
-    """One blanket's copy of a volume, with a key of its own. `current`: the copy that is the volume."""
+    """One blanket's copy of a volume, with a key of its own.
+
+    `current`: the copy that is the volume. `made`: its blanket has made it, so it is there or lost.
+    """
 
     __tablename__ = "volume_copies"
     __table_args__ = (
@@ -213,18 +266,19 @@ class VolumeCopy(Base):
         ),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
-    volume: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="CASCADE"))
+    volume: Mapped[str] = mapped_column(ForeignKey("volumes.id", ondelete="CASCADE"), index=True)
     cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
-    blanket: Mapped[str] = mapped_column(ForeignKey("blankets.id"))
+    blanket: Mapped[str] = mapped_column(ForeignKey("blankets.id"), index=True)
     operation: Mapped[str | None]  # the migration that it was made for
     current: Mapped[bool]
+    made: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Published(Base):
     __tablename__ = "published"
     at: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
-    instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"))
+    instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"), index=True)
     port: Mapped[int]
 
 
@@ -235,7 +289,7 @@ class Right(Base):
     instance: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str]
     epoch: Mapped[int] = mapped_column(default=0)
-    holder: Mapped[str | None]
+    holder: Mapped[str | None] = mapped_column(index=True)
     expires_at: Mapped[float] = mapped_column(default=0.0)
     nonce: Mapped[str | None]
     last_request: Mapped[str | None]
@@ -283,12 +337,14 @@ class Operation(Base):
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
+        Index("ix_operations_created_at_id", "created_at", "id"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str | None]
     kind: Mapped[str]
     object: Mapped[str] = mapped_column(index=True)
     object_name: Mapped[str]
+    parent: Mapped[str | None] = mapped_column(index=True)  # the operation that it is a part of
     intent: Mapped[dict[str, Any]]
     #: Two open operations never share one: asking again joins, and one object is not pulled two ways.
     join_key: Mapped[str]
@@ -302,11 +358,43 @@ class Operation(Base):
     ended_at: Mapped[float | None]
 
 
+class Trust(Base):
+    """model.trust.Relation. `root`: the first of those that it descends from, or itself; `origin`: its cloud.
+
+    Whoever changes anything of what descends from a root has the root's row locked.
+    """
+
+    __tablename__ = "trust_relations"
+    __table_args__ = (Index("ix_trust_relations_created_at_id", "created_at", "id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"), index=True)
+    to: Mapped[str] = mapped_column(ForeignKey("clouds.id"), index=True)
+    #: What it is about: of kind share-image.
+    image: Mapped[str | None] = mapped_column(ForeignKey("images.id"), index=True)
+    #: The same of kind connect, and the trusted cloud's, whose instances may begin connections to it. Of the
+    #: other kinds it is about the cloud where it began.
+    network: Mapped[str | None] = mapped_column(ForeignKey("networks.id"), index=True)
+    to_network: Mapped[str | None] = mapped_column(ForeignKey("networks.id"), index=True)
+    reactions: Mapped[list[str] | None]  # of kind order-reactions: model.orders.Reaction
+    parent: Mapped[str | None] = mapped_column(ForeignKey("trust_relations.id", ondelete="CASCADE"))
+    root: Mapped[str] = mapped_column(index=True)
+    origin: Mapped[str] = mapped_column(ForeignKey("clouds.id"), index=True)
+    depth: Mapped[int]
+    delegable: Mapped[bool]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    revoked_at: Mapped[float | None]
+
+
 class EventRow(Base):
     """What agents reported, once each."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_blanket_seq", "blanket", "seq"),)
+    __table_args__ = (
+        Index("ix_events_blanket_seq", "blanket", "seq"),
+        Index("ix_events_received_at_id", "received_at", "id"),
+    )
     blanket: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str]
@@ -315,3 +403,22 @@ class EventRow(Base):
     at: Mapped[float]
     data: Mapped[dict[str, Any]]
     received_at: Mapped[float]
+
+
+class Answer(Base):
+    """How a request was answered that said by a key of its own that it might come again.
+
+    `made`: what its transactions made so far; `status` is None until it is answered by the control plane that
+    took it, in its `run`.
+    """
+
+    __tablename__ = "answers"
+    principal: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    run: Mapped[str]
+    begun_at: Mapped[float] = mapped_column(index=True)
+    made: Mapped[list[str] | None]
+    status: Mapped[int | None]
+    media_type: Mapped[str | None]
+    body: Mapped[str | None]

@@ -23,7 +23,12 @@ RESTORES = "restore_generation"
 
 class Timekeeper(Protocol):
     async def read(self, session: AsyncSession) -> StoreTime:
-        """Now, as of this call: not as of the transaction's start."""
+        """Now, as of this call: not as of the transaction's start. How often the state was restored is no
+        part of this incarnation: `store.incarnation` adds it."""
+        ...
+
+    async def now_s(self, session: AsyncSession) -> float:
+        """The same moment alone. Where the clock is this machine's own, no database is asked."""
         ...
 
 
@@ -40,8 +45,10 @@ class HostTime:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     async def read(self, session: AsyncSession) -> StoreTime:
-        generation = await restores(session)
-        return StoreTime(f"{self._boot}/{generation}", time.clock_gettime(time.CLOCK_BOOTTIME))
+        return StoreTime(self._boot, await self.now_s(session))
+
+    async def now_s(self, session: AsyncSession) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ServerTime:
@@ -53,10 +60,23 @@ class ServerTime:
         " extract(epoch FROM pg_postmaster_start_time())::text,"
         " extract(epoch FROM clock_timestamp())::float8"
     )
+    _NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
     async def read(self, session: AsyncSession) -> StoreTime:
         incarnation, now_s = (await session.execute(self._QUERY)).one()
-        return StoreTime(f"{incarnation}/{await restores(session)}", now_s)
+        return StoreTime(incarnation, now_s)
+
+    async def now_s(self, session: AsyncSession) -> float:
+        return float(await session.scalar(self._NOW) or 0.0)
+
+
+async def wall(session: AsyncSession) -> float:
+    """Seconds since the epoch by the store's clock, now: the same for every controller. It may be set, and is
+    for what lasts days and outlives reboots, never for run rights."""
+    if session.get_bind().dialect.name == "sqlite":
+        return time.time()
+    found = await session.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
+    return float(found)
 
 
 def timekeeper(store: Store) -> Timekeeper:

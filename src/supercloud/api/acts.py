@@ -1,0 +1,74 @@
+"""Privileged acts on user data over HTTP: asked for by providers, seen and refused by users."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, status
+
+from supercloud.api.guard import ActDecide, ActRead, DomainAsk, DomainRead
+from supercloud.api.pages import TIMED, Paged
+from supercloud.api.things import InCloud
+from supercloud.model.acts import ActState
+from supercloud.model.names import Id
+from supercloud.services.requests import Ref
+from supercloud.services.security_views import ActView, AskAct, AskedActView
+
+_Act = Annotated[Id, Path()]
+
+
+def router() -> APIRouter:
+    """For users. Who says nothing has granted nothing: an act expires."""
+    router = APIRouter(prefix="/acts", tags=["acts"])
+
+    @router.get("")
+    async def ls(
+        control: ActRead, paging: Paged, cloud: InCloud = None, state: ActState | None = None
+    ) -> list[ActView]:
+        """The newest first."""
+        return paging.answer(await control.acts(cloud=cloud, page=paging.page(TIMED, state=state)))
+
+    @router.get("/{act}")
+    async def show(control: ActRead, act: _Act) -> ActView:
+        return await control.act(act)
+
+    @router.post("/{act}/refuse")
+    async def refuse(control: ActDecide, act: _Act) -> ActView:
+        return await control.refuse_act(act)
+
+    @router.post("/{act}/grant")
+    async def grant(control: ActDecide, act: _Act) -> ActView:
+        """Not built yet: always refused (409, code `refused`), since no consent can be signed."""
+        return await control.grant_act(act)
+
+    return router
+
+
+def southbound() -> APIRouter:
+    """For providers: they ask, and see what became of it."""
+    router = APIRouter(prefix="/acts", tags=["acts"])
+
+    @router.post("", status_code=status.HTTP_201_CREATED)
+    async def ask(control: DomainAsk, request: AskAct) -> AskedActView:
+        """For one exact act on a machine, as a statement for its user to sign. No signature is taken yet."""
+        return await control.ask_act(request)
+
+    @router.get("")
+    async def ls(
+        control: DomainRead,
+        paging: Paged,
+        domain: Annotated[Ref | None, Query()] = None,
+        state: ActState | None = None,
+    ) -> list[AskedActView]:
+        """The newest first."""
+        return paging.answer(await control.asked_acts(domain=domain, page=paging.page(TIMED, state=state)))
+
+    @router.get("/{act}")
+    async def show(control: DomainRead, act: _Act) -> AskedActView:
+        return await control.asked_act(act)
+
+    @router.post("/{act}/withdraw")
+    async def withdraw(control: DomainAsk, act: _Act) -> AskedActView:
+        return await control.withdraw_act(act)
+
+    return router

@@ -1,0 +1,48 @@
+"""How states look: five tones, each with a mark of its own, so that none is told by its colour alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from supercloud.model.domains import WindowState
+from supercloud.model.states import BlanketState, InstanceState, OperationState
+from supercloud.model.trust import TrustState
+
+
+class Tone(StrEnum):
+    GOOD = "good"
+    BUSY = "busy"
+    WARN = "warn"
+    BAD = "bad"
+    OFF = "off"
+
+
+_I, _B, _O = InstanceState, BlanketState, OperationState
+#: By life cycle: a running instance is well, a running operation is busy. What is not here is off.
+_TONES: Mapping[type[StrEnum], Mapping[str, Tone]] = {
+    _I: {
+        _I.RUNNING: Tone.GOOD,
+        **dict.fromkeys((_I.CREATED, _I.PREPARING, _I.STARTING, _I.MIGRATING, _I.STOPPING), Tone.BUSY),
+        _I.PAUSED: Tone.WARN,
+        **dict.fromkeys((_I.FENCED, _I.FAILED), Tone.BAD),
+    },
+    _B: {
+        _B.READY: Tone.GOOD,
+        **dict.fromkeys((_B.CREATED, _B.BOOTING), Tone.BUSY),
+        _B.UNREACHABLE: Tone.WARN,
+        **dict.fromkeys((_B.REVOKED, _B.FAILED), Tone.BAD),
+    },
+    _O: {
+        _O.SUCCEEDED: Tone.GOOD,
+        **dict.fromkeys((_O.PENDING, _O.RUNNING, _O.CANCELLING), Tone.BUSY),
+        _O.FAILED: Tone.BAD,
+    },
+    TrustState: {TrustState.ACTIVE: Tone.GOOD},
+    WindowState: {WindowState.PLANNED: Tone.BUSY, WindowState.CLOSED: Tone.WARN},
+}
+
+
+def tone_of(state: StrEnum) -> Tone:
+    """Of a state of one of the life cycles above."""
+    return _TONES.get(type(state), {}).get(state, Tone.OFF)

@@ -1,0 +1,39 @@
+"""A control plane on SQLite that browsers come to, and a clock for their sessions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from api_rig import Served, served
+from control_rig import World, furnish
+from web_rig import Clock
+
+from supercloud.services.sessions import Sessions
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'supercloud.db'}"
+
+
+@pytest.fixture
+async def api(world: World, tmp_path: Path, clock: Clock) -> AsyncIterator[Served]:
+    """Without anything in it."""
+    async with served(world, tmp_path / "h", Sessions(now=clock)) as made:
+        yield made
+
+
+@pytest.fixture
+async def cloud(api: Served, world: World) -> Served:
+    """With a running instance."""
+    await furnish(api.bench, world.keys)
+    await api.bench.blanket("north")
+    await api.bench.run()
+    return api
