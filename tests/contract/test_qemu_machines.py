@@ -109,7 +109,7 @@ async def test_process_is_found_though_its_pid_was_never_noted(folder: Path) -> 
     pid = process_of(folder, spec.id).pid
     known = record.read(home)
     assert known is not None
-    record.write(home, replace(known, pid=None, created_at=None))  # killed between spawn and note
+    record.write(home, replace(known, pid=None))  # killed between spawn and note
     after = opened(folder)
     assert (await after.create(spec)).state is MachineState.RUNNING
     assert process_of(folder, spec.id).pid == pid

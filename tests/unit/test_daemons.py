@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import psutil
@@ -33,3 +34,33 @@ def test_what_does_not_end_when_it_is_asked_is_ended(tmp_path: Path) -> None:
     running = daemon.process()
     assert running is not None and daemon.stop(timeout_s=0.3)
     assert not psutil.pid_exists(running.pid) or running.status() == psutil.STATUS_ZOMBIE
+
+
+def test_it_is_found_again_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = Daemon("one", tmp_path, [*_RUN, "import time; time.sleep(60)"])
+    daemon.start(lambda: True, timeout_s=10)
+    try:
+        booted = psutil.boot_time()
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+        running = daemon.process()
+        assert running is not None and running.create_time() > booted + 3600
+    finally:
+        assert daemon.stop(timeout_s=10)
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_not_ended(tmp_path: Path) -> None:
+    other = Daemon("other", tmp_path, [*_RUN, "import time; time.sleep(60)"])
+    other.start(lambda: True, timeout_s=10)
+    try:
+        running = other.process()
+        assert running is not None
+        daemon = Daemon("one", tmp_path, [*_RUN, "import time; time.sleep(61)"])
+        command = [
+            *json.loads((tmp_path / "other.pid").read_text())["command"][:-1],
+            "import time; time.sleep(61)",
+        ]
+        (tmp_path / "one.pid").write_text(json.dumps({"pid": running.pid, "command": command}))
+        assert daemon.process() is None and not daemon.stop()
+        assert running.is_running()
+    finally:
+        assert other.stop(timeout_s=10)

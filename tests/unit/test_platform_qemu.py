@@ -9,13 +9,14 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from supercloud.model.errors import Exhausted, Failed, InvalidInput
 from supercloud.model.names import GIB, MIB, new_id
 from supercloud.platforms import open_platform
 from supercloud.platforms.host import require_room
-from supercloud.platforms.qemu import accelerator, command, record
+from supercloud.platforms.qemu import accelerator, command, process, record
 from supercloud.platforms.qemu.accelerator import Proof
 from supercloud.platforms.qemu.addresses import PortRange
 from supercloud.platforms.qemu.home import Home
@@ -100,7 +101,7 @@ def made_record(**changed: object) -> Record:
 
 
 def test_record_survives_a_round_trip_and_only_its_owner_reads_it(tmp_path: Path) -> None:
-    known = made_record(pid=4, created_at=1234.56, started=True)
+    known = made_record(pid=4, started=True)
     record.write(tmp_path, known)
     assert record.read(tmp_path) == known
     assert [oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == ["0o600"]
@@ -130,8 +131,27 @@ def test_first_boot_data_is_no_part_of_a_machines_identity() -> None:
 
 
 def test_pid_of_another_process_is_not_ours(tmp_path: Path) -> None:
-    known = made_record(pid=os.getpid(), created_at=1.0, started=True)
+    known = made_record(pid=os.getpid(), started=True)
     assert Home(tmp_path).process(known) is None
+
+
+async def test_a_process_is_who_runs_what_where_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    pid = process.spawn(["sleep", "60"], directory=here, log=tmp_path / "log")
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    found = process.Process.find(pid, "sleep", here)
+    assert found is not None and process.search("sleep", here) == pid
+    with found:
+        assert process.Process.find(pid, "sleep", there) is None and process.search("sleep", there) is None
+        assert process.Process.find(pid, "cat", here) is None and process.search("cat", here) is None
+        found.kill()
+        assert await found.wait(10)
+    assert process.Process.find(pid, "sleep", here) is None and process.search("sleep", here) is None
 
 
 def test_long_console_log_is_cut_and_its_end_kept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The programs that `supercloud up` starts on this machine: detached, found again, ended by pid.
 
-A pid alone may belong to somebody else by now, so a record holds the process's creation time as well.
+A pid alone may belong to somebody else by now, so a record holds the command as well. The time of creation
+would not do: it moves when the clock is set.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -24,12 +24,6 @@ _LOOK_EVERY_S = 0.1
 #: glibc gives each thread its own heap, up to eight for each processor, and rarely gives one back. Threads
 #: here wait for files and databases; with two heaps a control plane of 150 instances has 9 MB less resident.
 _ARENAS = "2"
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    pid: int
-    created_at: float
 
 
 class Daemon:
@@ -44,12 +38,12 @@ class Daemon:
     def process(self) -> psutil.Process | None:
         """The running process, or None."""
         try:
-            record = _Record(**json.loads(self._record.read_text()))
-            process = psutil.Process(record.pid)
-            same = abs(process.create_time() - record.created_at) < 1
-        except (OSError, ValueError, TypeError, psutil.Error):
+            record = json.loads(self._record.read_text())
+            process = psutil.Process(record["pid"])
+            same = process.cmdline() == record["command"]  # a zombie has none
+        except (OSError, ValueError, TypeError, KeyError, psutil.Error):
             return None
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same else None
 
     def start(
         self, ready: Callable[[], bool], *, timeout_s: float, waiting: Callable[[], None] = lambda: None
@@ -65,7 +59,7 @@ class Daemon:
         if running is None:
             child = self._spawn()
             running = psutil.Process(child.pid)
-            self._record.write_text(json.dumps(asdict(_Record(child.pid, running.create_time()))))
+            self._record.write_text(json.dumps({"pid": child.pid, "command": self._argv}))
         else:
             child = None
         deadline = time.monotonic() + timeout_s

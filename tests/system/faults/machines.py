@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from supercloud.images.blanket import BuiltImages
 from supercloud.model.names import Id
-from supercloud.platforms.qemu.command import CONSOLE_LOG, OBSERVER_SOCKET
+from supercloud.platforms.qemu.command import BINARY, CONSOLE_LOG, OBSERVER_SOCKET
 from supercloud.platforms.qemu.driver import QemuPlatform
 from supercloud.platforms.qemu.process import Process
 from supercloud.platforms.qemu.record import read
@@ -38,8 +38,7 @@ class Machine:
         """Its QEMU, as a power cut would."""
         record = read(self._home)
         assert record is not None and record.pid is not None, f"machine {self.id} does not run"
-        assert record.created_at is not None
-        qemu = Process.find(record.pid, record.created_at)
+        qemu = Process.find(record.pid, BINARY, self._home)
         assert qemu is not None, f"machine {self.id} has no process"
         with qemu:
             qemu.kill()

@@ -15,7 +15,7 @@ from pathlib import Path
 from asyncinotify import Inotify, Mask
 
 from supercloud.model.errors import Unavailable
-from supercloud.platforms.qemu.command import CONSOLE, CONSOLE_LOG
+from supercloud.platforms.qemu.command import BINARY, CONSOLE, CONSOLE_LOG
 from supercloud.platforms.qemu.process import Process
 
 _CHUNK = 64 << 10
@@ -23,7 +23,7 @@ _TAIL = 64 << 10
 _WRITE_S = 10.0
 
 
-async def follow(directory: Path, pid: int, created_at: float) -> AsyncIterator[bytes]:
+async def follow(directory: Path, pid: int) -> AsyncIterator[bytes]:
     """The last of what the machine wrote, then what it writes until its process ends."""
     with (
         (directory / CONSOLE_LOG).open("rb") as log,
@@ -31,7 +31,7 @@ async def follow(directory: Path, pid: int, created_at: float) -> AsyncIterator[
         contextlib.ExitStack() as stack,
     ):
         inotify.add_watch(directory / CONSOLE_LOG, Mask.MODIFY)
-        running = Process.find(pid, created_at)
+        running = Process.find(pid, BINARY, directory)
         ended = asyncio.create_task(_ended(stack.enter_context(running) if running else None))
         changed = asyncio.create_task(inotify.get())
         try:

@@ -151,11 +151,11 @@ class QemuPlatform:
     # --- abilities ------------------------------------------------------------------------------------
 
     async def console(self, machine: Id) -> AsyncIterator[bytes]:
-        home, pid, created_at = self._live(machine)
-        return follow(home.path, pid, created_at)
+        home, pid = self._live(machine)
+        return follow(home.path, pid)
 
     async def console_write(self, machine: Id, data: bytes) -> None:
-        home, _, _ = self._live(machine)
+        home, _ = self._live(machine)
         await type_in(home.path, data)
 
     async def freeze(self, machine: Id) -> None:
@@ -239,7 +239,7 @@ class QemuPlatform:
                 return _machine(known, MachineState.RUNNING)
 
     async def _boot_once(self, home: Home, known: Record, files: BlanketFiles, proof: Proof) -> Record:
-        known = replace(known, pid=None, created_at=None, started=True)
+        known = replace(known, pid=None, started=True)
         home.write(known)  # before the process: if we die in between, the next of us looks for it
         try:
             home.console_ports()
@@ -248,10 +248,10 @@ class QemuPlatform:
                 argv = command.machine(
                     spec, files, proof.how, port=known.port, qmp_fd=listener, sandbox=self._options.sandbox
                 )
-                pid, created_at = process.spawn(
+                pid = process.spawn(
                     argv, directory=home.path, log=home.path / command.QEMU_LOG, pass_fds=[listener]
                 )
-            known = replace(known, pid=pid, created_at=created_at)
+            known = replace(known, pid=pid)
             home.write(known)
             async with session(home.path, timeout_s=_START_S) as monitor:
                 await monitor.status()
@@ -264,7 +264,7 @@ class QemuPlatform:
 
     async def _ask(self, machine: Id, what: Callable[[Monitor], Coroutine[Any, Any, object]]) -> None:
         async with self._lock(machine):
-            home, _, _ = self._live(machine)
+            home, _ = self._live(machine)
             async with session(home.path) as monitor:
                 await what(monitor)
 
@@ -331,13 +331,13 @@ class QemuPlatform:
     def _lock(self, machine: Id) -> asyncio.Lock:
         return self._locks.setdefault(checked_id(machine), asyncio.Lock())
 
-    def _live(self, machine: Id) -> tuple[Home, int, float]:
+    def _live(self, machine: Id) -> tuple[Home, int]:
         """A machine that runs, and its process."""
         home, known = self._found(machine)
         with self._running(home, known) as running:
             if running is None:
                 raise Conflict(f"machine {machine} does not run")
-            return home, running.pid, running.created_at
+            return home, running.pid
 
 
 def _machine(known: Record, state: MachineState, reason: str = "") -> Machine:

@@ -93,15 +93,14 @@ class Home:
         """The QEMU of this machine, if one runs. The caller closes it."""
         if not known.started:
             return None
-        pid, created_at = known.pid, known.created_at
-        if pid is None or created_at is None:
+        pid = known.pid
+        if pid is None:
             # We were killed between starting it and noting its pid.
-            found = process.search(BINARY, self.path)
-            if found is None:
+            pid = process.search(BINARY, self.path)
+            if pid is None:
                 return None
-            pid, created_at = found
-            self.write(replace(known, pid=pid, created_at=created_at))
-        return process.Process.find(pid, created_at)
+            self.write(replace(known, pid=pid))
+        return process.Process.find(pid, BINARY, self.path)
 
     async def end(self, known: Record) -> Record:
         """Kill its QEMU, if one runs, and note that none does.
@@ -119,7 +118,7 @@ class Home:
 
     def ended(self, known: Record) -> Record:
         """Note that no QEMU runs it."""
-        changed = replace(known, pid=None, created_at=None, started=False)
+        changed = replace(known, pid=None, started=False)
         self.write(changed)
         return changed
 

@@ -1,7 +1,8 @@
-"""One process that outlives us: started detached, found again by pid and creation time, awaited by pidfd.
+"""One process that outlives us: started detached, found by pid, program and directory, awaited by pidfd.
 
-A pid may be somebody else's by the time it is used. A pidfd is opened first and the creation time compared
-after: from then on whatever is signalled or awaited is that very process.
+A pid may be somebody else's by the time it is used. A pidfd is opened first, and what the process runs and
+where compared after: from then on whatever is signalled or awaited is that very process. Its creation time
+would not do: the kernel counts it from the boot, and what it is on the wall moves when the clock is set.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import psutil
 
 #: A program with none of our environment, which may hold secrets.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-_CLOCK_TICK_S = 0.02  # creation times are counted in ticks of 10 ms
 #: Children of this process; kept until they are collected, lest they stay as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -28,24 +28,21 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 class Process:
     """A running process. Use as a context manager: it holds a file descriptor."""
 
-    def __init__(self, pid: int, created_at: float, pidfd: int) -> None:
+    def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
-        self.created_at = created_at
         self._pidfd = pidfd
 
     @classmethod
-    def find(cls, pid: int, created_at: float) -> Process | None:
-        """The process with this pid if it is the one created then and still runs; else None."""
+    def find(cls, pid: int, binary: str, directory: Path) -> Process | None:
+        """The process with this pid if it runs `binary` in the working directory `directory`; else None."""
         collect()
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return None
         try:
-            process = psutil.Process(pid)
-            same = abs(process.create_time() - created_at) < _CLOCK_TICK_S
-            if same and process.status() != psutil.STATUS_ZOMBIE:
-                return cls(pid, created_at, pidfd)
+            if _runs(psutil.Process(pid), binary, directory):
+                return cls(pid, pidfd)
         except psutil.Error:
             pass
         os.close(pidfd)
@@ -86,10 +83,8 @@ class Process:
         return True
 
 
-def spawn(
-    argv: Sequence[str], *, directory: Path, log: Path, pass_fds: Sequence[int] = ()
-) -> tuple[int, float]:
-    """Start a program in a session of its own, so that it outlives us. Returns its pid and creation time.
+def spawn(argv: Sequence[str], *, directory: Path, log: Path, pass_fds: Sequence[int] = ()) -> int:
+    """Start a program in a session of its own, so that it outlives us. Returns its pid.
 
     It takes a few milliseconds and is not asynchronous on purpose: no cancellation can come between the
     start of the process and the knowledge of its pid.
@@ -110,7 +105,7 @@ def spawn(
     finally:
         os.close(output)
     _children[child.pid] = child
-    return child.pid, psutil.Process(child.pid).create_time()
+    return child.pid
 
 
 def collect() -> None:
@@ -120,17 +115,18 @@ def collect() -> None:
             _children.pop(pid, None)
 
 
-def search(binary: str, directory: Path) -> tuple[int, float] | None:
-    """Pid and creation time of a process that runs `binary` in the working directory `directory`."""
+def search(binary: str, directory: Path) -> int | None:
+    """Pid of a process that runs `binary` in the working directory `directory`."""
     collect()
-    wanted = str(directory.resolve())
-    for process in psutil.process_iter(["name", "cwd", "cmdline", "create_time", "status"]):
-        info = process.info
-        command = info["cmdline"] or [""]
-        if (
-            info["cwd"] == wanted
-            and Path(command[0]).name == binary
-            and info["status"] != psutil.STATUS_ZOMBIE
-        ):
-            return process.pid, info["create_time"]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if _runs(process, binary, directory):
+                return process.pid
     return None
+
+
+def _runs(process: psutil.Process, binary: str, directory: Path) -> bool:
+    """Not a zombie, which has neither. Raises psutil.Error: it is gone, or somebody else's."""
+    with process.oneshot():
+        command = process.cmdline() or [""]
+        return Path(command[0]).name == binary and process.cwd() == str(directory.resolve())

@@ -30,7 +30,6 @@ class Record:
     #: UDP port on the host's loopback; stays the same over restarts so that peers find the blanket again.
     port: Port
     pid: int | None = None
-    created_at: float | None = None  # of the process, in seconds since 1970
     #: Set from before a process is started until it ended in order: where no pid is noted, look for one.
     started: bool = False
 
