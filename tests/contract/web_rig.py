@@ -43,6 +43,16 @@ FILLED = {
     "begins_at": "2031-05-01T12:00",
     "ends_at": "2031-05-01T13:00",
     "drain_ahead_min": "30",
+    "blanket": "north",
+    "reaction": "restart:device",
+    "takes": "restart:device",
+    "status": "200",
+    "operation": "dump",
+    "machine": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+    "arguments": "sha256:" + "e" * 64,
+    "purpose": "a crash",
+    "not_before": "2031-05-01T12:00",
+    "expires_at": "2031-05-01T13:00",
 }
 _LINKS = re.compile(r'(?:href|hx-get|action)="(/web/?[^"#]*)"')
 

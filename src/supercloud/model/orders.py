@@ -275,6 +275,45 @@ class Command:
         }
 
 
+def command_of(
+    reaction: Reaction,
+    *,
+    net: str | None = None,
+    protocol: Protocol | None = None,
+    source: str | None = None,
+    to: str | None = None,
+    duration_s: float | None = None,
+) -> dict[str, Any]:
+    """A `Command` as a request says it, of the words that people use: `net` of an ipv4_net, the next three of
+    an ipv4_connection, whose ends are ADDRESS[:PORT].
+
+    Raises:
+        InvalidInput: one is missing, too much, or no end.
+    """
+    if (net is None) == (reaction.target == "ipv4_net"):
+        raise InvalidInput(f"{reaction} {'needs' if net is None else 'takes no'} net")
+    connection = _said({"protocol": protocol, **_end("src", source), **_end("dst", to)})
+    if connection and reaction.target != "ipv4_connection":
+        raise InvalidInput(f"{reaction} is about no connection", hint="leave its protocol and its ends out")
+    targets: Mapping[str, Any] = {"device": {}, "ipv4_net": net, "ipv4_connection": connection}
+    return {
+        "action": reaction.action,
+        "target": {reaction.target: targets[reaction.target]},
+        "args": {} if duration_s is None else {"duration": int(duration_s * 1000)},
+    }
+
+
+def _end(which: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    address, colon, port = text.partition(":")
+    if not colon:
+        return {f"{which}_addr": address}
+    if not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise InvalidInput(f"{text!r} is not ADDRESS[:PORT]")
+    return {f"{which}_addr": address, f"{which}_port": int(port)}
+
+
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: str(one) if isinstance(one, StrEnum) else one for name, one in given.items() if one is not None

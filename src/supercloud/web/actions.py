@@ -16,6 +16,7 @@ from supercloud.web.ask import Ask
 from supercloud.web.deed import Action, fixed
 from supercloud.web.domains import DOMAIN_ACTIONS
 from supercloud.web.forms import Field, Form, checked, chosen, counted, named, size, ticked, written
+from supercloud.web.security import SECURITY_ACTIONS
 
 _P, _I = Permission, InstanceState
 
@@ -151,7 +152,9 @@ _ACTIONS = (
         loses="It ends now, with all that was made from it. What runs goes on; nothing begins any more."),
 )  # fmt: skip
 #: By the path of the kind of thing, and name.
-ACTIONS: Mapping[tuple[str, str], Action] = {(one.of, one.name): one for one in (*_ACTIONS, *DOMAIN_ACTIONS)}
+ACTIONS: Mapping[tuple[str, str], Action] = {
+    (one.of, one.name): one for one in (*_ACTIONS, *SECURITY_ACTIONS, *DOMAIN_ACTIONS)
+}
 
 
 def offered(ask: Ask, collection: str, view: Any) -> list[Action]:

@@ -29,6 +29,11 @@ from supercloud.web import cells
 from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
 from supercloud.web.deed import Action, Making, fixed
+from supercloud.web.domain_security import (
+    DOMAIN_SECURITY_ACTIONS,
+    DOMAIN_SECURITY_KINDS,
+    DOMAIN_SECURITY_MAKINGS,
+)
 from supercloud.web.forms import Field, Form, counted, lines, maybe, moment, number, request_of, written
 from supercloud.web.gate import DOMAIN_EVENTS
 from supercloud.web.grid import Grid, domain_grid_of, standing
@@ -72,6 +77,7 @@ def _domain_facts(view: DomainView) -> Facts:
         ("Price", cells.price(view.price)),
         *cells.shares("rented", view.rented, view.capacity),
         ("Abilities", cells.many(view.abilities)),
+        ("Takes orders", cells.many(view.takes)),
         ("Options", cells.code(options)),
         ("Registered", cells.moment(view.created_at)),
     ]
@@ -253,6 +259,7 @@ DOMAIN_KINDS = (
         in_cloud=False,
         stream=DOMAIN_EVENTS,
     ),
+    *DOMAIN_SECURITY_KINDS,
 )
 
 
@@ -393,8 +400,10 @@ DOMAIN_ACTIONS = (
     Action("drains", "cancel", "Cancel", _WRITE,
         lambda control, ref, _: control.southbound().cancel_drain(ref),
         when=lambda view: view.ended_at is None, grave=True),
+    *DOMAIN_SECURITY_ACTIONS,
 )  # fmt: skip
 
 DOMAIN_MAKINGS = (
     Making("domains", "Register a domain", "Register", _WRITE, _register, _register_fields, in_cloud=False),
+    *DOMAIN_SECURITY_MAKINGS,
 )

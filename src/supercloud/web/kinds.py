@@ -14,6 +14,7 @@ from supercloud.web import shown
 from supercloud.web.ask import Ask
 from supercloud.web.domains import DOMAIN_KINDS
 from supercloud.web.kind import Beside, Kind, Section
+from supercloud.web.security import SECURITY_KINDS
 
 _OPERATION_COLUMNS = ("Operation", "About", "State", "Phase", "Began", "Ended")
 #: Of a history, and of what is under way.
@@ -199,4 +200,4 @@ _KINDS = (
     ),
 )
 #: By path, in the order in which they are offered.
-KINDS: Mapping[str, Kind] = {one.path: one for one in (*_KINDS, *DOMAIN_KINDS)}
+KINDS: Mapping[str, Kind] = {one.path: one for one in (*_KINDS, *SECURITY_KINDS, *DOMAIN_KINDS)}

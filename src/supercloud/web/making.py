@@ -38,6 +38,7 @@ from supercloud.web.forms import (
     ticked,
     written,
 )
+from supercloud.web.security import SECURITY_MAKINGS
 
 _P = Permission
 _DAY_S = 86400
@@ -227,4 +228,4 @@ _MAKINGS = (
     Making("trust", "Grant trust", "Grant", _P.TRUST_WRITE, _grant, _TRUST),
 )
 #: By the path of the kind of thing.
-MAKINGS: Mapping[str, Making] = {each.of: each for each in (*_MAKINGS, *DOMAIN_MAKINGS)}
+MAKINGS: Mapping[str, Making] = {each.of: each for each in (*_MAKINGS, *SECURITY_MAKINGS, *DOMAIN_MAKINGS)}

@@ -62,6 +62,7 @@ def provider_facts(view: Any) -> Facts:
         ("Price", cells.price(view.price)),
         ("Blankets", cells.number(view.blankets)),
         ("Abilities", cells.many(view.abilities)),
+        ("Takes orders", cells.many(view.takes)),
         ("Options", cells.code(options)),
         ("Why", cells.text(view.reason)),
         *(("May be down", _window(one)) for one in view.maintenance),

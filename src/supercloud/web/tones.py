@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
+from supercloud.model.acts import ActState
 from supercloud.model.domains import WindowState
+from supercloud.model.findings import Severity
+from supercloud.model.orders import OrderState
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.model.trust import TrustState
 
@@ -39,6 +42,16 @@ _TONES: Mapping[type[StrEnum], Mapping[str, Tone]] = {
         _O.FAILED: Tone.BAD,
     },
     TrustState: {TrustState.ACTIVE: Tone.GOOD},
+    Severity: {
+        **dict.fromkeys((Severity.FATAL, Severity.CRITICAL, Severity.HIGH), Tone.BAD),
+        **dict.fromkeys((Severity.MEDIUM, Severity.LOW), Tone.WARN),
+    },
+    OrderState: {
+        OrderState.DONE: Tone.GOOD,
+        **dict.fromkeys((OrderState.ASKED, OrderState.TAKEN), Tone.BUSY),
+        **dict.fromkeys((OrderState.FAILED, OrderState.REFUSED, OrderState.EXPIRED), Tone.BAD),
+    },
+    ActState: {ActState.ASKED: Tone.WARN},
     WindowState: {WindowState.PLANNED: Tone.BUSY, WindowState.CLOSED: Tone.WARN},
 }
 

@@ -101,7 +101,9 @@ async def test_what_is_taken_away_is_asked_for_again_by_its_name(cloud: Served) 
 def test_nothing_is_removed_without_being_asked_for_again() -> None:
     removing = [one for one in ACTIONS.values() if one.name in {"remove", "revoke"}]
     assert all(one.loses for one in removing)
-    assert {one.of for one in removing} == set(KINDS) - {"operations", "drains", "windows"}
+    ended_otherwise = {"operations", "drains", "windows"} | {"findings", "orders", "acts"}
+    of_providers = {"commands", "delivered", "asked"}
+    assert {one.of for one in removing} == set(KINDS) - ended_otherwise - of_providers
     assert ACTIONS["windows", "cancel"].loses
 
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import pytest
 from api_rig import Served, Signing
 from control_rig import World
-from test_southbound import Marks, blanket, furnish_bare, populate
+from provider_rig import security
+from test_southbound import SOUTH, Marks, blanket, furnish_bare, populate, provider_client
 from web_rig import FILLED, Browser, crawled, event, links, signed_in
 
 from supercloud.model.domains import Capacity
@@ -21,7 +22,7 @@ from supercloud.services.requests import AddPrincipal, CreateCloud, MintToken
 from supercloud.services.southbound import DomainTerms, DrainView
 from supercloud.trust.keys import IdentityKey
 from supercloud.web.actions import ACTIONS
-from supercloud.web.domains import DOMAIN_ACTIONS, DOMAIN_KINDS
+from supercloud.web.domains import DOMAIN_ACTIONS, DOMAIN_KINDS, DOMAIN_MAKINGS
 from supercloud.web.gate import DOMAIN_EVENTS
 from supercloud.web.kinds import KINDS
 from supercloud.web.levels import LEVELLED
@@ -135,7 +136,7 @@ async def test_a_provider_sees_its_own_domains_and_nothing_of_users(api: Served)
             ours = kind in DOMAIN_KINDS
             assert (await one.get(f"/web/{kind.path}")).status_code == (200 if ours else 403), kind.path
         for making in MAKINGS.values():
-            status = 200 if making.of == "domains" else 403
+            status = 200 if making in DOMAIN_MAKINGS else 403
             assert (await one.get(f"/web/new/{making.of}")).status_code == status, making.of
         for action in ACTIONS.values():
             if action not in DOMAIN_ACTIONS:
@@ -160,13 +161,16 @@ async def test_no_word_of_a_user_is_in_any_page_of_a_provider(api: Served, world
     await furnish_bare(api)
     key = IdentityKey.new().name
     await api.bench.control.add_principal(AddPrincipal(name=marks["user"], key=key))
-    async with _provider(api) as one:
+    signing = await _signing(api, "acme")
+    async with signed_in(api, signing) as one:
         path = await _registered(api, one)
         async with one.http.stream("GET", DOMAIN_EVENTS) as stream:
             told = stream.aiter_lines()
             assert await event(told, said) == "ready"
             hidden = await populate(api, world, marks)
             assert await event(told, said) == "change"
+        async with provider_client(api, signing) as asking:
+            await security(api, asking, SOUTH, marks["cloud"], marks["first"])
         at = time.time() + 90_000
         window = {"begins_at": _utc(at), "ends_at": _utc(at + 60)}
         assert (await one.post(f"{path}/plan", window)).status_code == 303

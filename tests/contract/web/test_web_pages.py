@@ -8,6 +8,7 @@ import time
 import pytest
 from api_rig import Served
 from control_rig import World, furnish, share_with, transferring
+from provider_rig import told_about
 from sqlalchemy import update
 from web_rig import HOSTILE, crawled, links, signed_in, well_formed
 
@@ -36,6 +37,7 @@ async def test_every_page_of_a_full_one_with_whatever_is_said_in_it(cloud: Serve
     bench = cloud.bench
     await bench.control.add_principal(AddPrincipal(name="dave", key=IdentityKey.new().name))
     await share_with(bench, "dave")
+    await told_about(bench.control, "north", (await bench.control.blanket("north")).id)
     at = time.time() + 9000
     south = bench.control.southbound()
     await south.plan_window(PlanWindow(domain="p", begins_at=at, ends_at=at + 60, drain_ahead_s=60))

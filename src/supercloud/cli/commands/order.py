@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -10,8 +10,7 @@ from supercloud.cli.output import Format, print_rows, print_thing
 from supercloud.cli.session import Cloud, Name, Output, ReactionName, connect, said
 from supercloud.cli.session import show as print_one
 from supercloud.cli.times import seconds
-from supercloud.model.errors import InvalidInput
-from supercloud.model.orders import MEANINGS, OrderState, Protocol, Reaction
+from supercloud.model.orders import MEANINGS, OrderState, Protocol, Reaction, command_of
 
 app = App(name="order", help="What only a provider can do to a machine of yours.")
 _COLUMNS = ("id", "state", "reaction", "domain", "blanket", "created_at", "deadline", "reason")
@@ -46,18 +45,18 @@ def place(
         order: What to do.
     """
     reaction = Reaction(order)
-    target: dict[str, Any] = {"device": {}}
-    if reaction.target == "ipv4_net":
-        target = {"ipv4_net": net}
-    elif reaction.target == "ipv4_connection":
-        target = {"ipv4_connection": _connection(protocol, source, to)}
-    if (net is None) == (reaction.target == "ipv4_net"):
-        raise InvalidInput(f"{reaction} {'needs' if net is None else 'takes no'} --net")
-    args = {} if lasts is None else {"duration": int(seconds(lasts) * 1000)}
+    command = command_of(
+        reaction,
+        net=net,
+        protocol=protocol,
+        source=source,
+        to=to,
+        duration_s=None if lasts is None else seconds(lasts),
+    )
     body = {
         "blanket": blanket,
         "cloud": cloud,
-        "command": {"action": reaction.action, "target": target, "args": args},
+        "command": command,
         "lasts_s": seconds(within),
     }
     made = connect().post("/orders", body)
@@ -120,22 +119,3 @@ def cancel(order: Name, /, *, output: Output = Format.TABLE) -> None:
     if output is Format.JSON:
         print_thing(ended, output)
     said(f"order {order} is {ended['state']}", output)
-
-
-def _connection(protocol: Protocol | None, source: str | None, to: str | None) -> dict[str, Any]:
-    """As OpenC2 has it.
-
-    Raises:
-        InvalidInput.
-    """
-    found: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
-    for end, text in (("src", source), ("dst", to)):
-        if text is None:
-            continue
-        address, colon, port = text.partition(":")
-        found[f"{end}_addr"] = address
-        if colon:
-            if not (port.isascii() and port.isdigit() and len(port) <= 5):
-                raise InvalidInput(f"{text!r} is not ADDRESS[:PORT]")
-            found[f"{end}_port"] = int(port)
-    return found
