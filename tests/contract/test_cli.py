@@ -19,7 +19,7 @@ from control_rig import World, furnish, lost
 from cyclopts import App
 
 from supercloud.cli.main import build
-from supercloud.cli.output import TimeLeft
+from supercloud.cli.output import TimeLeft, progress
 from supercloud.model.names import MIB
 from supercloud.services.requests import RegisterImage
 
@@ -146,6 +146,21 @@ def test_time_left_is_told_as_well_as_it_can_be() -> None:
     assert TimeLeft(25)(10, None) == TimeLeft(25)(10, 0.001) == "15 s left"
     assert TimeLeft(25)(30, None) == "usually takes 25 s"
     assert TimeLeft(None)(30, None) == "" and TimeLeft(None)(1, 0.0) == ""
+
+
+def test_a_line_that_says_nothing_new_is_said_seldom(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0, *range(0, 130, 2), 131, 132])
+    monkeypatch.setattr("supercloud.cli.output.time.monotonic", lambda: float(next(clock)))
+    with progress("create blanket n1") as bar:
+        for _ in range(0, 130, 2):
+            bar("booting", 0.2)
+        bar("booting", 0.5)
+        bar("ready", None)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:3] == ["create blanket n1: booting 20%"] * 3, "once a minute"
+    assert len(said) == 5 and "50%" in said[3] and said[4].startswith("create blanket n1: ready")
 
 
 # ---------------------------------------------------------------- a life

@@ -201,21 +201,25 @@ class TimeLeft:
 
 
 class _Lines:
-    """One for each phase, and every few seconds within one."""
+    """One for each phase, every few seconds within one, and seldom one that says nothing new."""
 
-    _EVERY_S = 5.0
+    _EVERY_S, _SAME_S = 5.0, 60.0
 
     def __init__(self, title: str, usual_s: float | None) -> None:
         self._title = title
         self._left = TimeLeft(usual_s)
         self._phase: str | None = None
+        self._line = ""
         self._began = self._said = time.monotonic()
 
     def __call__(self, phase: str, done: float | None) -> None:
         now = time.monotonic()
         if phase == self._phase and now - self._said < self._EVERY_S:
             return
-        self._phase, self._said = phase, now
         left = self._left(now - self._began, done)
         share = f" {done:.0%}" if done is not None else ""
-        sys.stderr.write(f"{self._title}{': ' if phase else ''}{phase}{share}{', ' if left else ''}{left}\n")
+        line = f"{self._title}{': ' if phase else ''}{phase}{share}{', ' if left else ''}{left}\n"
+        if line == self._line and now - self._said < self._SAME_S:
+            return
+        self._phase, self._said, self._line = phase, now, line
+        sys.stderr.write(line)
