@@ -72,6 +72,13 @@ class Cell:
         return _expected(self.kind, self.side, self.moment)
 
     @property
+    def may_lose_disk(self) -> bool:
+        """Whether the last copy may be one that a restored store never heard of, or that went with
+        all that its blanket wrote since a snapshot."""
+        rolled_back = self.kind is Kind.BLANKET_ROLLED_BACK and self.side is Side.TARGET
+        return self.moment is Moment.AFTER and (rolled_back or self.kind is Kind.STORE_RESTORED)
+
+    @property
     def copies(self) -> int:
         """At most so many may run at once.
 

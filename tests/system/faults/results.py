@@ -26,6 +26,10 @@ A source that is rolled back to when it ran, after another took over, runs for t
 looks at the clocks; nobody accepts what it sends. That is the residual window of the threat model, and there
 alone 2 copies are not counted as wrong.
 
+A target that is rolled back once the source's copy is destroyed has lost the disk with all else that it wrote
+since: the instance runs nowhere, and says why. So has a store that is restored from before the migration no
+word of where the disk is.
+
 The results are in `faults.json`; `make faults` goes on where it ended, and
 `python -m tests.system.faults --help` says what can be chosen.
 """

@@ -13,7 +13,7 @@ from typing import Any
 from supercloud.cli.demo.witness import Witness
 from supercloud.model.errors import SupercloudError, Unavailable
 
-from .cells import Cell, End, Kind, Moment, Side
+from .cells import Cell, End, Moment, Side
 from .guest import Disk, Told, compare
 from .strikes import STRIKES, Scene
 from .system import Late, System
@@ -25,6 +25,8 @@ _STABLE = 3
 _LOOK_S = 2.0
 _AFTER = frozenset({"going on at the target", "starting again at the source", "cleaning up"})
 _NOWHERE = frozenset({"stopped", "fenced", "failed"})
+#: How a start fails where a blanket has none of an instance's disk.
+_LOST = "its data are not where they were"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +191,9 @@ def _after_a_start(noted: _Run) -> Disk | None:
         ended = system.finished(system.act("start"), timeout_s=_ENDS_S)
         if ended == "succeeded":
             return _disk(noted)
-        if noted.cell.kind is Kind.STORE_RESTORED and noted.cell.moment is Moment.AFTER:
-            system.forget_subject()  # its disk is a copy that the restored store never heard of
+        if noted.cell.may_lose_disk and _LOST in ended:
+            noted.reason = noted.reason or ended
+            system.forget_subject()
             return None
         if time.monotonic() > deadline:
             raise Late(f"it cannot be started again: {ended}")
