@@ -103,6 +103,12 @@ def _cut(scene: Scene) -> None:
     _outlast(scene)
 
 
+def _snapshot(scene: Scene) -> None:
+    """Until the right is renewed, whoever is rolled back to it knows all that the store does."""
+    scene.machine.snapshot(scene.snapshot)
+    scene.system.until_renewed()
+
+
 def _roll_back(scene: Scene) -> None:
     """Frozen first, so that the machine goes on from the snapshot and its keeper has not looked yet."""
     scene.machine.freeze()
@@ -128,7 +134,7 @@ STRIKES: dict[Kind, Strike] = {
     ),
     Kind.BLANKET_FROZEN: Strike(blow=_frozen, heal=lambda scene: scene.machine.thaw()),
     Kind.BLANKET_ROLLED_BACK: Strike(
-        prepare=lambda scene: scene.machine.snapshot(scene.snapshot),
+        prepare=_snapshot,
         blow=_roll_back,
         heal=lambda scene: scene.machine.thaw(),
     ),

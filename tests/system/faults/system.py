@@ -23,7 +23,7 @@ SUBJECT = "subject"
 _ENDED = frozenset({"stopped", "fenced", "failed", "created"})
 T = TypeVar("T")
 _LOOK_S = 1.0
-_RESET_S = 120.0
+_RESET_S, _RENEWED_S = 120.0, 120.0
 _CONNECT_S = 600.0
 _BOOT_S = 900.0
 
@@ -130,6 +130,20 @@ class System:
             if time.monotonic() > deadline:
                 raise Late(f"the watchdog of {name} did not reset it in {_RESET_S:.0f} s")
             time.sleep(_LOOK_S)  # a blanket's connection has no event
+
+    def until_renewed(self) -> None:
+        """Until the subject's right is renewed, if it has one.
+
+        Raises:
+            Late.
+        """
+        deadline = time.monotonic() + _RENEWED_S
+        before = None
+        while (left := self.subject()["right_left_s"]) is not None and (before is None or left <= before):
+            if time.monotonic() > deadline:
+                raise Late(f"its right was not renewed in {_RENEWED_S:.0f} s")
+            before = left
+            time.sleep(_LOOK_S)  # a renewal is no event to whoever watches
 
     # ------------------------------------------------------------ in order
 
