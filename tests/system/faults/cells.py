@@ -72,6 +72,13 @@ class Cell:
         return _expected(self.kind, self.side, self.moment)
 
     @property
+    def was_stopped(self) -> bool:
+        """Whether that it runs nowhere is what was asked for, or what a restored store knows of it."""
+        return self.moment is Moment.STOP or (
+            self.moment is Moment.START and self.kind is Kind.STORE_RESTORED
+        )
+
+    @property
     def may_lose_disk(self) -> bool:
         """Whether the last copy may be one that a restored store never heard of, or that went with
         all that its blanket wrote since a snapshot."""
@@ -124,8 +131,9 @@ def _of_start(kind: Kind) -> frozenset[End]:
 
 def _of_stop(kind: Kind) -> frozenset[End]:
     """Of a blanket that cannot be reached it is not known whether it heard; the operation fails then and says
-    so, and what did not hear runs on."""
-    return frozenset({End.NONE, End.SOURCE} if kind is Kind.LINK_CUT else {End.NONE})
+    so, and what did not hear runs on. A restored store has forgotten that it asked."""
+    unsure = kind in (Kind.LINK_CUT, Kind.STORE_RESTORED)
+    return frozenset({End.NONE, End.SOURCE} if unsure else {End.NONE})
 
 
 def _of_rotation(kind: Kind) -> frozenset[End]:

@@ -216,7 +216,7 @@ def _judged(cell: Cell, noted: _Run, end: End, disk: Disk | None, copies: int) -
         wrong.append("the observer saw no copy at all")
     if disk is not None and not disk.whole:
         wrong.append(f"synced data are lost: {disk.said}")
-    if end is End.NONE and cell.moment is not Moment.STOP and not noted.reason:
+    if end is End.NONE and not cell.was_stopped and not noted.reason:
         wrong.append("it runs nowhere, and no reason is given")
     return wrong
 
