@@ -386,7 +386,8 @@ class _Overlay(_Part):
     async def apply(self, request: a.Mesh) -> a.MeshReport:
         if self.double.before_mesh is not None:
             await self.double.before_mesh()
-        self.double.mesh = request
+        if self.double.mesh is None or request.generation >= self.double.mesh.generation:
+            self.double.mesh = request
         return await self.report()
 
     async def locate(self, request: a.Location) -> None:

@@ -599,6 +599,12 @@ async def test_peers_enter_the_mesh_by_their_own_word_only(world: World) -> None
         await north.overlay.apply(Mesh(address="100.64.0.1", generation=3, peers=(good,)))
         assert world.north.overlay.mesh.peers == ()  # an older word of the peer's is void
 
+        # Rolled back, it knows nothing of its last word: its next one is beyond that, for the same key too.
+        late = Mesh(address="100.64.0.2", generation=1, announced=newer.generation + 7)
+        again = (await south.overlay.apply(late)).announcement
+        assert again is not None and again.generation == newer.generation + 8 and again.key == newer.key
+        assert (await south.overlay.report()).announcement == again, "said once"
+
 
 async def test_another_clouds_blankets_enter_as_that_clouds_only(world: World) -> None:
     async with both(world) as (north, south):

@@ -20,9 +20,11 @@ pytestmark = pytest.mark.contract
 
 @dataclass
 class Overlay:
-    """`free`: whether a mesh that came in is answered."""
+    """`free`: whether a mesh that came in is answered. `generation`: of the last that it took, as ours do:
+    none that is older."""
 
     key: str
+    generation: int = 0
     heard: list[str] = field(default_factory=list)
     alive: tuple[str, ...] = ()
     free: asyncio.Event = field(default_factory=asyncio.Event)
@@ -31,8 +33,10 @@ class Overlay:
     async def apply(self, mesh: Mesh) -> MeshReport:
         self.came_in.set()
         await self.free.wait()
-        self.heard.append("mesh")
-        return MeshReport(generation=mesh.generation, key=self.key, alive=self.alive)
+        if mesh.generation >= self.generation:
+            self.generation = mesh.generation
+            self.heard.append("mesh")
+        return MeshReport(generation=self.generation, key=self.key, alive=self.alive)
 
     async def locate(self, location: Location) -> None:
         self.heard.append(f"{location.name} at {location.epoch}")
@@ -159,3 +163,26 @@ async def test_whom_only_its_peers_hear_holds_up_a_rotation(bench: Bench) -> Non
     bench.agents.overlays[bench.south] = Overlay("key 2")
     bench.agents.overlays[bench.south].free.set()
     assert await bench.meshes.spread(bench.cloud, patient=True) == ()
+
+
+async def test_a_restored_store_goes_on_after_what_blankets_have_heard(bench: Bench) -> None:
+    """Else they would take nothing from it until it has changed as often as before."""
+    ahead, farther = bench.agents.overlays[bench.north], Overlay("key 2", generation=90)
+    ahead.generation = 40
+    bench.agents.overlays[bench.south] = farther
+    for overlay in (ahead, farther):
+        overlay.free.set()
+    assert await bench.meshes.spread(bench.cloud, patient=False) == ()
+    assert "mesh" in ahead.heard and "mesh" in farther.heard and farther.generation > 90
+    ahead.heard.clear()
+    await bench.meshes.spread(bench.cloud, patient=False)
+    assert ahead.heard == ["mesh"] and ahead.generation == farther.generation, "and then as ever"
+
+
+async def test_no_blanket_drives_the_count_to_its_end(bench: Bench, store: Store) -> None:
+    liar = bench.agents.overlays[bench.north]
+    liar.generation = 1 << 62
+    liar.free.set()
+    await bench.meshes.apply(bench.north)
+    async with store.read() as session:
+        assert (await session.get_one(tables.Cloud, bench.cloud)).mesh_generation < 100

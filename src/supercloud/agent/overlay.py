@@ -59,7 +59,8 @@ class AgentOverlay:
             await self._journal.write(_GENERATIONS, seen)
         if await self._journal.read(MESH_ADDRESS) != request.address:
             await self._journal.write(MESH_ADDRESS, request.address)
-        return await self._vouched(await self._overlay.apply(replace(request, peers=peers, abroad=abroad)))
+        report = await self._overlay.apply(replace(request, peers=peers, abroad=abroad))
+        return await self._vouched(report, announced=request.announced)
 
     async def _accepted(self, peers: tuple[_P, ...], seen: dict[Id, int]) -> tuple[_P, ...]:
         anchors = Anchors(self._passport.authority_pem)
@@ -99,12 +100,13 @@ class AgentOverlay:
     async def report(self) -> MeshReport:
         return await self._vouched(await self._overlay.report())
 
-    async def _vouched(self, report: MeshReport) -> MeshReport:
-        """The driver's report under our signature, with a generation that grows with each change of keys."""
+    async def _vouched(self, report: MeshReport, *, announced: int = 0) -> MeshReport:
+        """The driver's report under our signature, with a generation that grows with each change of keys, and
+        beyond what was `announced`, if we know nothing of that any more."""
         last = await self._journal.read(_ANNOUNCED) or {"generation": 0, "keys": None}
         keys = [report.key, report.next_key]
-        if last["keys"] != keys:
-            last = {"generation": last["generation"] + 1, "keys": keys}
+        if last["keys"] != keys or last["generation"] < announced:
+            last = {"generation": max(last["generation"], announced) + 1, "keys": keys}
             await self._journal.write(_ANNOUNCED, last)
         said = announce(
             identity=self._passport.keys.identity,

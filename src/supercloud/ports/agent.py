@@ -20,6 +20,7 @@ from supercloud.model.names import (
     Digest,
     Endpoint,
     Epoch,
+    Generation,
     Id,
     Ipv4,
     Mac,
@@ -425,11 +426,14 @@ class Mesh:
     networks: tuple[Network, ...] = ()
     locations: tuple[Location, ...] = ()
     abroad: Abroad = Abroad()
+    #: Generation of this blanket's own last announcement that the store has heard. If it knows of none so
+    #: late, it was rolled back since, and its peers refuse what it says until it says more.
+    announced: Generation = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshReport:
-    generation: int
+    generation: int  # of the mesh that it has; later than what it was told: the store was restored since
     key: WireguardKey  # the key this blanket uses now
     next_key: WireguardKey | None = None
     #: Peers, another cloud's as well, with a handshake in the last three minutes.

@@ -29,6 +29,8 @@ from supercloud.wire.codec import from_json, to_json
 
 _log = structlog.get_logger(__name__)
 _FIRST_VXLAN_PORT, _LAST_VXLAN_PORT = 20_000, 59_999
+#: No mesh has a generation so late, whatever a blanket says: see model.names.Generation.
+_LATEST = 1 << 52
 
 
 async def changed(session: AsyncSession, cloud: Id) -> None:
@@ -80,6 +82,7 @@ async def wanted(session: AsyncSession, blanket: Id) -> Mesh:
         networks=await _networks(session, own.cloud),
         locations=tuple(await locations(session, own.cloud)),
         abroad=(await passages.abroad(session, own.cloud, own.id)).get(own.id, Abroad()),
+        announced=from_json(Announcement, own.announcement).generation if own.announcement else 0,
     )
 
 
@@ -279,13 +282,33 @@ class Meshes:
         Raises: what the agent answers; Unavailable.
         """
         async with self._turn(blanket):
-            # Before it is read: what is revoked from now on has to be told after this.
-            self._abroad.pop(blanket, None)
-            async with self._store.read() as session:
-                mesh = await wanted(session, blanket)
-            report = await self._agents.agent(blanket).overlay.apply(mesh)
+            mesh, report = await self._apply(blanket)
+            if mesh.generation < report.generation < _LATEST:  # it takes nothing older than what it has
+                await self._overtake(blanket, report.generation)
+                mesh, report = await self._apply(blanket)
             self._abroad[blanket] = _lasting(mesh.abroad)
             return report, *await self.heard(blanket, report)
+
+    async def _apply(self, blanket: Id) -> tuple[Mesh, MeshReport]:
+        # Before it is read: what is revoked from now on has to be told after this.
+        self._abroad.pop(blanket, None)
+        async with self._store.read() as session:
+            mesh = await wanted(session, blanket)
+        return mesh, await self._agents.agent(blanket).overlay.apply(mesh)
+
+    async def _overtake(self, blanket: Id, generation: int) -> None:
+        """A store that was restored from before goes on after what a blanket has heard meanwhile."""
+        async with self._store.write() as session:
+            row = await session.get(tables.Blanket, blanket)
+            if row is None:
+                raise NotFound(f"there is no blanket {blanket}")
+            _log.warning("mesh.overtaken", blanket=blanket, cloud=row.cloud, generation=generation)
+            await session.execute(
+                update(tables.Cloud)
+                .where(tables.Cloud.id == row.cloud, tables.Cloud.mesh_generation < generation)
+                .values(mesh_generation=generation + 1)
+                .execution_options(synchronize_session=False, **{UNSEEN: True})
+            )
 
     async def heard(self, blanket: Id, report: MeshReport) -> tuple[bool, Id]:
         """Remember the keys that a blanket reports; whether they are new, and its cloud."""
