@@ -19,7 +19,7 @@ from supercloud.blanket.libvirt.ending import ending
 from supercloud.blanket.libvirt.hypervisor import find, get, job, state_of
 from supercloud.blanket.libvirt.jobs import JobEvents
 from supercloud.blanket.places import Places
-from supercloud.model.errors import SupercloudError
+from supercloud.model.errors import OutcomeUnknown, SupercloudError
 from supercloud.model.names import Id
 from supercloud.ports.agent import InstanceSpec, Progress, RunState
 from supercloud.ports.hypervisor import DomainEvent, Route, TransferStatus
@@ -94,6 +94,8 @@ class Migrating:
         async with ending(instance, monitor, lambda: self._ended(instance, outgoing)):
             try:
                 await self._connection.call(migrate, executor=self._senders)
+            except OutcomeUnknown:  # libvirt says it alike of its own connection and of that to the target
+                outgoing.failed = "libvirtd went away here, or was not reached at the target"
             except SupercloudError as error:
                 outgoing.failed = error.message
         with contextlib.suppress(SupercloudError):  # it is looked up again anyway
