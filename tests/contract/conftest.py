@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
-import asyncpg
 import httpx
+import psycopg
 import pytest
 from api_rig import HOST, Named, Served, served
 from control_rig import Bench, World, furnish
 from keystore_rig import Faces, Process
+from psycopg.sql import SQL, Identifier
 
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.keystore.memory import memory_keystore
-from supercloud.services.store.engine import Store
+from supercloud.services.durable import DurableRuntime
+from supercloud.services.store.engine import Store, normal_url
 
 
 def _tool(name: str) -> str:
@@ -70,18 +75,74 @@ def postgresql_server() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty database."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database with all tables in it."""
+    made: str = request.getfixturevalue(f"{request.param}_url")
+    return made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """One without any."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'supercloud.db'}"
-    server: str = request.getfixturevalue("postgresql_server")
+        return _sqlite(tmp_path)
+    return _created(request.getfixturevalue("postgresql_server"), "template0")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    for file in sqlite_template.iterdir():
+        shutil.copy(file, tmp_path)
+    return _sqlite(tmp_path)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str, postgresql_template: str) -> str:
+    return _created(postgresql_server, postgresql_template)
+
+
+# To make the tables takes half a second, which a thousand tests would spend each: made once, they are copied.
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    _make_tables(_sqlite(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: str) -> str:
+    url = _created(postgresql_server, "template0")
+    _make_tables(url)
+    return normal_url(url).database or ""
+
+
+def _sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'supercloud.db'}"
+
+
+def _created(server: str, template: str) -> str:
+    """A new database like `template`; its URL."""
     name = f"t{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(server)
-    try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await connection.close()
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template))
+        )
     return server.replace("/postgres?", f"/{name}?")
+
+
+def _make_tables(url: str) -> None:
+    """In a thread, since a test's event loop may be running in this one."""
+
+    async def make() -> None:
+        await (await Store.open(url)).close()
+        durable = DurableRuntime(MagicMock(), url)
+        await durable.launch()
+        await durable.close()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(asyncio.run, make()).result()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ async def test_the_migrations_make_exactly_the_tables(store: Store) -> None:
         assert await connection.run_sync(_differences) == []
 
 
-async def test_each_revision_follows_one_other_and_is_reached_from_the_first(database_url: str) -> None:
+async def test_each_revision_follows_one_other_and_is_reached_from_the_first(empty_database_url: str) -> None:
     folder = Path(schema.__file__).with_name("migrations")
     config = Config()
     config.set_main_option("script_location", str(folder))
@@ -43,7 +43,7 @@ async def test_each_revision_follows_one_other_and_is_reached_from_the_first(dat
     assert len(revisions) == len(list((folder / "versions").glob("*.py")))
     assert schema.newest() == revisions[-1]
     for revision in revisions:
-        store = await Store.open(database_url, migrate=False)
+        store = await Store.open(empty_database_url, migrate=False)
         try:
             await schema.upgrade(store.engine, revision)
             async with store.read() as session:
@@ -52,9 +52,9 @@ async def test_each_revision_follows_one_other_and_is_reached_from_the_first(dat
             await store.close()
 
 
-async def test_user_data_in_clear_is_not_kept(database_url: str, tmp_path: Path) -> None:
+async def test_user_data_in_clear_is_not_kept(empty_database_url: str, tmp_path: Path) -> None:
     """A state of before it was a secret opens, and has it no more: not even in pages that are free."""
-    store = await Store.open(database_url, migrate=False)
+    store = await Store.open(empty_database_url, migrate=False)
     try:
         await schema.upgrade(store.engine, "0001")
         async with store.write() as session:
@@ -63,7 +63,7 @@ async def test_user_data_in_clear_is_not_kept(database_url: str, tmp_path: Path)
             await session.execute(text(_INSTANCE), {"secret": "swordfish " * 2000})
     finally:
         await store.close()
-    store = await Store.open(database_url)
+    store = await Store.open(empty_database_url)
     try:
         async with store.read() as session:
             (row,) = await session.scalars(select(Instance))

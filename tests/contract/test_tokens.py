@@ -283,9 +283,11 @@ async def test_the_operators_token_is_kept_while_it_counts(api: Served, tmp_path
     assert tokens.peek(file.read_text().strip()).holder == other.name, "the former key was lost"
 
 
-async def test_what_was_there_before_principals_is_the_operators(database_url: str, tmp_path: Path) -> None:
+async def test_what_was_there_before_principals_is_the_operators(
+    empty_database_url: str, tmp_path: Path
+) -> None:
     """Upgraded with rows that refer to what is changed, on both databases."""
-    store = await Store.open(database_url, migrate=False)
+    store = await Store.open(empty_database_url, migrate=False)
     try:
         await schema.upgrade(store.engine, "0001")
         async with store.write() as session:
