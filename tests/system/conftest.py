@@ -54,6 +54,11 @@ class Estate:
         return {**os.environ, "SUPERCLOUD_HOME": str(self.place.home)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is done on the demo's system comes last, so that its VMs are in nobody's way before."""
+    items.sort(key=lambda item: "estate" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def estate() -> Iterator[Estate]:
     """With $SUPERCLOUD_HOME set: what is up there, used and left. That is for trying one test by hand."""
