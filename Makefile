@@ -41,7 +41,7 @@ check: packages $(STAMP) ## Formatting, lint, types, direction of imports
 	$(BIN)/lint-imports
 
 unit: packages $(STAMP) $(FRONT_END) ## The tests that need no VM
-	$(BIN)/pytest -m "not system" -n 2 --durations=25
+	$(BIN)/pytest -m "not system" -n 3 --durations=25
 
 system: setup ## The tests on real QEMU, libvirt, kernels and guests
 	$(BIN)/pytest -m system --durations=15
