@@ -33,6 +33,7 @@ from supercloud.platforms.simulated import SimulatedHost, SimulatedPlatform
 from supercloud.ports import agent as a
 from supercloud.ports.controller import Hello, RenewRights, Surrender
 from supercloud.ports.platform import BlanketMachine, Flavour, Machine
+from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, TakeDisk
 from supercloud.trust.announce import announce
 from supercloud.trust.sealing import image_purpose, open_sealed, user_data_purpose, volume_purpose
 from supercloud.trust.userdata import decrypt
@@ -104,6 +105,7 @@ class Double:
         self.overlay = _Overlay(self)
         self.migration = _Migration(self)
         self.streams = _Streams(self)
+        self.tools = _Tools(self)
         self.bundles = _Bundles(self)
         self.states: dict[str, a.RunState] = {}
         self.specs: dict[str, a.InstanceSpec] = {}  # of what was started here
@@ -117,6 +119,7 @@ class Double:
         self.seeds: dict[str, bytes | None] = {}  # instance -> its user data in clear
         self.attached: dict[str, set[str]] = {}  # instance -> volumes plugged in while it ran
         self.images: dict[str, bytes] = {}
+        self.foreign: dict[str, ForeignVm] = {}  # what tools made here
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
         self.received: list[str] = []  # operations that landed a migration here
         self.version = __version__
@@ -234,6 +237,7 @@ class Double:
             disk_free_bytes=1 << 40,
             bundle=await self.upgrade.running(),
             closes_networks=self.closes_networks,
+            takes_tools=True,
         )
         return replace(usual, **self.differs)
 
@@ -325,20 +329,24 @@ class _Volumes(_Part):
                 await asyncio.sleep(0.02)
             assert self.opened(request.key, volume_purpose(volume, request.copy))
             key = self.opened(request.into_key, volume_purpose(volume, into))
-            if not self.file(into).exists():
-                self.file(into).write_bytes(secrets.token_bytes(300_000))
-            copy = replace(double.copies[request.copy], copy=into)
-            double.copies.setdefault(into, copy)
-            digest = "sha256:" + hashlib.sha256(self.file(into).read_bytes()).hexdigest()
-            double.site.image_keys[digest] = key
-            return a.MadeImage(
-                digest=digest,
-                size_bytes=self.file(into).stat().st_size,
-                virtual_bytes=copy.size_bytes,
-                signature=double.vouches(volume, into, digest),
-            )
+            return self.made(replace(double.copies[request.copy], copy=into), key)
 
         return make
+
+    def made(self, copy: a.VolumeReport, key: bytes) -> a.MadeImage:
+        """The copy as an image, of whatever bytes."""
+        file, double = self.file(copy.copy), self.double
+        if not file.exists():
+            file.write_bytes(secrets.token_bytes(300_000))
+        double.copies.setdefault(copy.copy, copy)
+        digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+        double.site.image_keys[digest] = key
+        return a.MadeImage(
+            digest=digest,
+            size_bytes=file.stat().st_size,
+            virtual_bytes=copy.size_bytes,
+            signature=double.vouches(copy.volume, copy.copy, digest),
+        )
 
     async def send(self, request: a.SendCopy) -> None:
         whole, cut = self.file(request.copy), self.file(f"{request.copy}-cut")
@@ -502,12 +510,15 @@ class _Bundles(_Part):
 class _Streams(_Part):
     async def open(self, request: a.OpenStream) -> None:
         """Every port of every instance is an echo."""
+        await self.echo(request.stream)
+
+    async def echo(self, stream: str) -> None:
         ready = asyncio.Event()
         if self.double.before_stream is not None:
-            await self.double.before_stream(request.stream)
+            await self.double.before_stream(stream)
 
         async def echo() -> None:
-            async with self.double.dialer.stream(request.stream) as wire:
+            async with self.double.dialer.stream(stream) as wire:
                 ready.set()
                 with contextlib.suppress(Exception):
                     async for frame in wire:
@@ -515,3 +526,43 @@ class _Streams(_Part):
 
         self.double.echoes = asyncio.create_task(echo())  # type: ignore[attr-defined]
         await ready.wait()
+
+
+class _Tools(_Part):
+    """libvirt is an echo, too."""
+
+    opened = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def connect(self, request: ConnectTools) -> None:
+        assert self.opened, "libvirt knows root alone"
+        await self.double.streams.echo(request.stream)
+
+    async def list(self) -> list[ForeignVm]:
+        return list(self.double.foreign.values())
+
+    async def take(self, request: TakeDisk) -> a.BackupReport:
+        return await self.double.backups.look(request.into, self._making(request))
+
+    def _making(self, request: TakeDisk) -> Making:
+        async def make(watch: Callable[[float], None]) -> a.MadeImage:
+            watch(0.5)
+            while self.double.site.hold_backups:  # noqa: ASYNC110 - what a test sets has no event
+                await asyncio.sleep(0.02)
+            vm, volumes = self.double.foreign[request.vm], self.double.volumes
+            copy = a.VolumeReport(
+                volume=request.volume, copy=request.into, size_bytes=vm.disk_bytes, allocated_bytes=0
+            )
+            return volumes.made(
+                copy, volumes.opened(request.into_key, volume_purpose(request.volume, request.into))
+            )
+
+        return make
+
+    async def forget(self, request: ForeignRef) -> None:
+        vm = self.double.foreign.get(request.vm)
+        if vm is not None and vm.state is a.RunState.RUNNING:
+            raise Conflict(f"{vm.name} runs")
+        self.double.foreign.pop(request.vm, None)

@@ -28,8 +28,10 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 
 from supercloud.api import guard
 from supercloud.client.http import CONTROLLER_NAME
-from supercloud.model.names import MIB
+from supercloud.model.names import MIB, new_id
 from supercloud.model.permissions import APART, UNDIVIDED, Permission
+from supercloud.ports.agent import RunState
+from supercloud.ports.tools import ForeignVm
 from supercloud.services.northbound import Northbound
 from supercloud.services.requests import AddBlanket, AddPrincipal, CreateCloud, CreateVolume, MintToken
 from supercloud.services.security_views import PlaceOrder
@@ -71,6 +73,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "Snapshot": {"snapshot": "s"},
     "BackUp": {"image": "debian"},
     "Migrate": {"to": "n1"},
+    "AdoptVm": {"vm": "old", "blanket": "n1", "cloud": "c", "name": "adopted"},
     "MoveGroup": {"cloud": "c", "group": "g"},
     "PlaceInstance": {"group": "g"},
     "ProviderTerms": {},
@@ -217,7 +220,10 @@ async def _assembled(api: Served, world: World) -> Cast:
         await control.add_principal(request)
     alice = await control.principal("alice")
     await furnish(api.bench, world.keys)
-    await api.bench.blanket("n1")
+    made = ForeignVm(
+        id=new_id(), name="old", state=RunState.RUNNING, vcpus=1, memory_mib=64, obstacle="it runs"
+    )
+    (await api.bench.blanket("n1")).foreign[made.id] = made  # which therefore stays what it is
     await api.bench.run(on="n1", group="g")
     await control.create_volume(CreateVolume(name="data", cloud="c", size_bytes=MIB))
     async with api.bench.parts.store.write() as session:
@@ -372,7 +378,9 @@ def _leaked(who: str, operation: Operation, said: str, hers: list[Any]) -> list[
 
 
 async def test_streams_are_for_who_may_have_them(cast: Cast) -> None:
-    for path in ("/v1/instances/web/streams/console", "/v1/blankets/n1/console"):
+    await cast.api.bench.control.let_tools_in("n1")
+    paths = ("/v1/instances/web/streams/console", "/v1/blankets/n1/console", "/v1/blankets/n1/tools")
+    for path in paths:
         assert await _stream(cast, None, path) == 403
         for who in ("thief", "expired", "revoked"):
             assert await _stream(cast, cast.signing[who], path) == 403, who

@@ -39,6 +39,7 @@ principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
 cloud create|cloud ls|cloud show|cloud rm|cloud rotate-keys|cloud quota
 trust grant|trust ls|trust show|trust revoke|trust approve|trust graph
+blanket connect|blanket vms|vm adopt
 blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanket console|blanket upgrade
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm|network set-level
@@ -54,7 +55,7 @@ apply|diff|export|schema|web
     .split("|")
 )
 #: These take over the terminal, or say what has one form only.
-_NO_JSON = {"blanket console", "vm console", "vm ssh", "vm logs", "schema"}
+_NO_JSON = {"blanket console", "blanket connect", "vm console", "vm ssh", "vm logs", "schema"}
 
 
 @pytest.fixture

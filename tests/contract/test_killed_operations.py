@@ -32,12 +32,14 @@ from supercloud.keystore.server import listening
 from supercloud.keystore.store import OwnedKeyStore
 from supercloud.keystore.userdata import keep_user_data
 from supercloud.model.errors import NotFound
-from supercloud.model.names import MIB
+from supercloud.model.names import MIB, new_id
 from supercloud.ports.agent import RunState, StopMode, UserData
 from supercloud.ports.platform import Platform
+from supercloud.ports.tools import ForeignVm
 from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
+    AdoptVm,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
@@ -204,8 +206,9 @@ class Life:
 @pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
     life = await _it_begins(victim)
-    for act in (_its_volume, _moved, _its_blanket, _keys_rotated, _backed_up, _stopped_and_started, _removed):
+    for act in (_its_volume, _moved, _its_blanket, _keys_rotated, _backed_up, _adopted, _stopped_and_started):
         await act(life)
+    await _removed(life)
 
 
 async def _it_begins(victim: Victim) -> Life:
@@ -293,6 +296,27 @@ async def _backed_up(life: Life) -> None:
     assert seen["images"]["saved"]["complete"] and seen["copies"] == copies and len(south.copies) == 2
     assert len(victim.site.image_keys) == 1, "it was made once"
     await victim.ask(("remove_image", {"ref": "saved"}))
+
+
+async def _adopted(life: Life) -> None:
+    """What tools made in a blanket, though the agent is asked again and again."""
+    victim, north = life.victim, life.north
+    vm = ForeignVm(
+        id=new_id(), name="old", state=RunState.DEFINED, vcpus=1, memory_mib=64, disk_bytes=16 * MIB
+    )
+    north.foreign[vm.id] = vm
+    before = len(victim.site.image_keys)
+    seen = await victim.killed(
+        "adopt_vm", request=AdoptVm(vm="old", blanket="north", cloud="c", name="old", on="north")
+    )
+    instance, image = seen["instances"]["old"], seen["images"]["old"]
+    assert _succeeded(seen, "blanket.adopt")["instance"] == instance["id"]
+    assert (instance["state"], instance["epoch"], instance["image"]) == ("running", 1, "old")
+    assert victim.site.running(instance["id"]) == ["north"] and not north.foreign
+    assert image["complete"] and len(victim.site.image_keys) == before + 1, "it was made once"
+    assert set(seen["volumes"]) & {"old-root", "old-adopted"} == {"old-root"} and len(north.copies) == 1
+    await victim.ask(("remove_instance", {"ref": "old", "force": True}))
+    await victim.ask(("remove_image", {"ref": "old"}))
 
 
 async def _stopped_and_started(life: Life) -> None:

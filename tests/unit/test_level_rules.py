@@ -31,6 +31,7 @@ BEST = {
     Fact.ACCELERATOR: "kvm",
     Fact.FLAVOUR: "kvm",
     Fact.SHELL: levels.ABSENT,
+    Fact.TOOLS: levels.ABSENT,
     Fact.FILTER: levels.PRESENT,
     Fact.COMPANY: levels.ABSENT,
     Fact.RIGHT: levels.STRICT,
@@ -146,6 +147,7 @@ def test_every_level_can_be_had_where_everything_is_given_and_each_adds_somethin
     [
         (Fact.FLAVOUR, "xen", Level.OPEN, "the blanket's flavour is xen, not kvm or tcg"),
         (Fact.SHELL, levels.PRESENT, Level.BASELINE, "debug shell on the blanket's console is present"),
+        (Fact.TOOLS, levels.PRESENT, Level.BASELINE, "access of libvirt tools to the blanket is present"),
         (Fact.FLAVOUR, "tcg", Level.HARDENED, "the blanket's flavour is tcg, not kvm"),
         (Fact.ACCELERATOR, "tcg", Level.HARDENED, "the platform's accelerator is tcg, not kvm"),
         (Fact.RIGHT, levels.HOLD, Level.HARDENED, "the mode of its run right is hold, not strict"),

@@ -195,6 +195,49 @@ def test_what_must_not_reach_a_disk_is_below_run_which_is_memory_in_a_blanket() 
     assert "swapon" not in boot + init
 
 
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+async def test_what_tools_made_is_taken_whole_and_encrypted(disk: Disk, form: str) -> None:
+    """With what is below it; the file itself stays as it is."""
+    below, top = disk.folder / "below.raw", disk.folder / f"old.{form}"
+    below.write_bytes(repeated(b"below").ljust(SIZE, b"\0"))
+    if form == "raw":
+        shutil.copy(below, top)
+    else:
+        disk.qemu("qemu-img", "create", "-q", "-f", form, "-b", str(below), "-F", "raw", str(top))
+    disk.qemu("qemu-io", "-f", form, "-c", f"write -P 7 {CLUSTER} {CLUSTER}", str(top))
+    before, into, key = top.read_bytes(), new_id(), passphrase()
+    taken = {"volume": disk.volume, "into": into, "into_key": key}
+    report = await disk.volumes.capture(top, form, watch=disk.heard.append, **taken)  # type: ignore[arg-type]
+    assert (report.copy, report.size_bytes, disk.heard[-1]) == (into, SIZE, 1.0)
+    assert disk.read(into, key) == (repeated(b"below") + b"\7" * CLUSTER).ljust(SIZE, b"\0")
+    path = disk.places.copy(disk.volume, into)
+    assert repeated(b"below")[:10] not in path.read_bytes() and disk.holding(key) == set()
+    assert top.read_bytes() == before and path.name in disk.left()
+
+
+async def test_what_runs_is_not_taken(disk: Disk) -> None:
+    top = disk.folder / "old.qcow2"
+    disk.qemu("qemu-img", "create", "-q", "-f", "qcow2", str(top), str(SIZE))
+    pipe = asyncio.subprocess.PIPE
+    holder = await asyncio.create_subprocess_exec("qemu-io", str(top), stdin=pipe, stdout=pipe, stderr=pipe)
+    assert holder.stdin and holder.stdout
+    try:
+        holder.stdin.write(b"write 0 512\n")
+        await holder.stdout.readline()
+        with pytest.raises(Failed, match="lock"):
+            await disk.volumes.capture(
+                top,
+                "qcow2",
+                volume=disk.volume,
+                into=new_id(),
+                into_key=passphrase(),
+                watch=disk.heard.append,
+            )
+    finally:
+        await holder.communicate()
+    assert not disk.left()
+
+
 async def test_what_is_in_use_is_read_by_who_uses_it(disk: Disk) -> None:
     into, key = new_id(), passphrase()
 

@@ -16,6 +16,7 @@ from supercloud.blanket.keyring import Keyring
 from supercloud.blanket.libvirt.connection import Connection
 from supercloud.blanket.libvirt.driver import LibvirtHypervisor
 from supercloud.blanket.libvirt.secrets import LibvirtSecrets
+from supercloud.blanket.libvirt.tools import LibvirtTools
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.blanket.places import Places
 from supercloud.blanket.volumes import LuksVolumes
@@ -44,6 +45,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
                 data=places.data,
                 cpu_models=hypervisor.cpu_models,
                 bundles=MountedBundles(data=places.data, run=places.run, keeper=SOCKET),
+                tools=LibvirtTools(connection, volumes.capture),
             )
     finally:
         await overlay.close()

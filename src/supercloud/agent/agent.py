@@ -26,6 +26,7 @@ from supercloud.agent.opener import Opener
 from supercloud.agent.overlay import AgentOverlay
 from supercloud.agent.report import disk_free_bytes, memory_mib
 from supercloud.agent.streams import StreamDialer, Streams
+from supercloud.agent.tools import AgentTools
 from supercloud.agent.upgrade import AgentUpgrade
 from supercloud.agent.volumes import AgentVolumes
 from supercloud.keeper.link import KeeperPort
@@ -44,6 +45,7 @@ from supercloud.ports.hypervisor import (
     Volumes,
 )
 from supercloud.ports.keystore import JoinAnswer
+from supercloud.ports.tools import Tools
 from supercloud.wire.proxies import agent_handlers
 from supercloud.wire.rpc import Transport
 
@@ -73,6 +75,7 @@ class Drivers:
     data: Path  # whose file system holds the volumes
     cpu_models: Callable[[], Awaitable[tuple[str, ...]]]
     bundles: Bundles | None = None  # None: these programs cannot be upgraded in place
+    tools: Tools | None = None  # None: no place for the user's own libvirt tools
 
 
 class BlanketAgent:
@@ -147,6 +150,13 @@ class BlanketAgent:
             dialer=dialer,
             journal=journal,
         )
+        self.tools = AgentTools(
+            tools=drivers.tools,
+            streams=self.streams,
+            volumes=drivers.volumes,
+            backups=self._backups,
+            opener=opener,
+        )
 
     async def report(self) -> BlanketReport:
         total_mib, free_mib = memory_mib()
@@ -161,6 +171,7 @@ class BlanketAgent:
             disk_free_bytes=disk_free_bytes(self._drivers.data),
             bundle=await self.upgrade.running(),
             closes_networks=True,
+            takes_tools=self.tools.there,
         )
 
     async def _greeting(self) -> Hello:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class StreamDialer(Protocol):
 
 
 Pump = Callable[[Wire], Awaitable[None]]
+Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Streams:
@@ -61,17 +63,30 @@ class Streams:
 
     async def open(self, request: OpenStream) -> None:
         """See the port."""
-        if request.stream in self._open:
+        await self._begin(request.stream, request.kind.value, partial(self._far_end, request))
+
+    async def carry(self, stream: Nonce, kind: str, end: AbstractAsyncContextManager[Pair]) -> None:
+        """Another connection than an instance's, under the same bound."""
+
+        async def far_end(stack: AsyncExitStack) -> Pump:
+            return _pumped(*await stack.enter_async_context(end))
+
+        await self._begin(stream, kind, far_end)
+
+    async def _begin(
+        self, stream: Nonce, kind: str, far_end: Callable[[AsyncExitStack], Awaitable[Pump]]
+    ) -> None:
+        if stream in self._open:
             return
         if len(self._open) >= _AT_ONCE:
             raise Exhausted(f"{_AT_ONCE} streams are open in this blanket")
         async with AsyncExitStack() as stack:
-            pump = await self._far_end(request, stack)
-            wire = await stack.enter_async_context(self._dialer.stream(request.stream))
+            pump = await far_end(stack)
+            wire = await stack.enter_async_context(self._dialer.stream(stream))
             kept = stack.pop_all()
-        task = asyncio.create_task(_run(request, pump, wire, kept))
-        self._open[request.stream] = task
-        task.add_done_callback(lambda _: self._open.pop(request.stream, None))
+        task = asyncio.create_task(_run(kind, pump, wire, kept))
+        self._open[stream] = task
+        task.add_done_callback(lambda _: self._open.pop(stream, None))
 
     async def close(self) -> None:
         """End all of them."""
@@ -93,12 +108,7 @@ class Streams:
                     raise InvalidInput("a TCP stream needs a port")
                 reader, writer = await self._dial_instance(request.instance, request.port)
                 stack.callback(writer.close)
-
-                async def put(data: bytes) -> None:
-                    writer.write(data)
-                    await writer.drain()
-
-                return lambda wire: _both(_from_reader(reader, wire), _to_writer(wire, put))
+                return _pumped(reader, writer)
 
     async def _dial_instance(
         self, instance: Id, port: Port
@@ -120,12 +130,20 @@ class Streams:
             raise Unavailable(f"instance {instance} takes no connection on port {port}: {error}") from error
 
 
-async def _run(request: OpenStream, pump: Pump, wire: Wire, kept: AsyncExitStack) -> None:
+async def _run(kind: str, pump: Pump, wire: Wire, kept: AsyncExitStack) -> None:
     async with kept:
         try:
             await pump(wire)
         except (ConnectionClosed, OSError, SupercloudError) as error:
-            _log.info("agent.stream_ended", kind=request.kind.value, reason=str(error))
+            _log.info("agent.stream_ended", kind=kind, reason=str(error))
+
+
+def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Pump:
+    async def put(data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    return lambda wire: _both(_from_reader(reader, wire), _to_writer(wire, put))
 
 
 async def _both(*directions: Awaitable[None]) -> None:

@@ -1,4 +1,4 @@
-"""Streams of bytes over WebSockets: an instance's console, log or TCP port, and a blanket's console."""
+"""Streams of bytes over WebSockets: an instance's console, log or TCP port, a blanket's console, tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from supercloud.api.guard import BlanketConsole, VmConsole
+from supercloud.api.guard import BlanketConsole, BlanketTools, VmConsole
 from supercloud.api.things import InCloud, RefPath
 from supercloud.model.names import Port
 from supercloud.ports.agent import StreamKind
@@ -36,6 +36,11 @@ def router() -> APIRouter:
         control: BlanketConsole, socket: WebSocket, ref: RefPath, cloud: InCloud = None
     ) -> None:
         stream = await control.blanket_console(ref, cloud=cloud)
+        await pump(socket, stream)
+
+    @found.websocket("/blankets/{ref}/tools")
+    async def tools(control: BlanketTools, socket: WebSocket, ref: RefPath, cloud: InCloud = None) -> None:
+        stream = await control.tools_stream(ref, cloud=cloud)
         await pump(socket, stream)
 
     return found

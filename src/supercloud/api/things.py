@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response, status
 
 from supercloud.api.guard import (
     BlanketRead,
+    BlanketTools,
     BlanketWrite,
     CloudCreate,
     CloudExport,
@@ -34,6 +35,7 @@ from supercloud.ports.agent import StopMode
 from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
+    AdoptVm,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
@@ -47,6 +49,7 @@ from supercloud.services.requests import (
 from supercloud.services.views import (
     BlanketView,
     CloudView,
+    ForeignVmsView,
     ImageView,
     InstanceView,
     NetworkView,
@@ -235,6 +238,16 @@ def _blankets() -> APIRouter:
     async def upgrade(control: BlanketWrite, ref: RefPath, cloud: InCloud = None) -> OperationView:
         return await control.upgrade_blanket(ref, cloud=cloud)
 
+    @router.post("/{ref}/tools", status_code=_NO_CONTENT)
+    async def tools(control: BlanketTools, ref: RefPath, cloud: InCloud = None) -> Response:
+        """Let libvirt tools in; a WebSocket to the same path is a connection of theirs."""
+        await control.let_tools_in(ref, cloud=cloud)
+        return Response(status_code=_NO_CONTENT)
+
+    @router.get("/{ref}/vms")
+    async def vms(control: BlanketRead, ref: RefPath, cloud: InCloud = None) -> ForeignVmsView:
+        return await control.foreign_vms(ref, cloud=cloud)
+
     return router
 
 
@@ -366,6 +379,10 @@ def _instances() -> APIRouter:
     ) -> list[InstanceView]:
         page = paging.page(TEXTS, name=name, state=state)
         return paging.answer(await control.instances(cloud=cloud, page=page))
+
+    @router.post("/adopt", status_code=_ACCEPTED)
+    async def adopt(control: VmRun, request: AdoptVm) -> OperationView:
+        return await control.adopt_vm(request)
 
     @router.post("/move", status_code=_ACCEPTED)
     async def move(control: VmMigrate, request: MoveGroup) -> OperationView:

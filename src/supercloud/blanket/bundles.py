@@ -12,12 +12,12 @@ import contextlib
 import hashlib
 from pathlib import Path
 
+from supercloud.blanket.commands import run
 from supercloud.model.errors import Failed
 from supercloud.model.names import Digest
 
 _MOUNTED = Path("/opt/supercloud")
 _TRIED = "import supercloud.agent.__main__, supercloud.keeper.main, supercloud.observer.inside"
-_TRY_S = 120.0
 #: How long the new agent may take until the control plane welcomes it; less than a right's length.
 _WELCOME_S = 45
 #: new image's mount, where it belongs, the keeper's socket, the mark, seconds
@@ -63,12 +63,12 @@ class MountedBundles:
     async def try_out(self, digest: Digest) -> None:
         await self._forget_next()
         self._next.mkdir(parents=True, exist_ok=True)
-        await _run("modprobe", "loop")
-        await _run(
+        await run("modprobe", "loop")
+        await run(
             "mount", "-t", "squashfs", "-o", "loop,ro,nosuid,nodev", str(self.path(digest)), str(self._next)
         )
         try:
-            await _run("env", f"PYTHONPATH={self._next / 'site'}", "python3", "-c", _TRIED)
+            await run("env", f"PYTHONPATH={self._next / 'site'}", "python3", "-c", _TRIED)
         except BaseException:
             await self._forget_next()
             raise
@@ -96,7 +96,7 @@ class MountedBundles:
 
     async def _forget_next(self) -> None:
         while self._next.is_mount():
-            await _run("umount", str(self._next))
+            await run("umount", str(self._next))
 
 
 def _sources() -> dict[str, str]:
@@ -123,25 +123,3 @@ def _is_mounted(path: Path) -> bool:
             if path.samefile(backing.read_text().strip()):
                 return True
     return False
-
-
-async def _run(*argv: str) -> None:
-    """Raises: Failed, with the last line of what it said."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(_TRY_S):
-            said, _ = await child.communicate()
-    except TimeoutError as error:
-        raise Failed(f"{argv[0]} did not end in {_TRY_S:.0f} s") from error
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode != 0:
-        lines = said.decode(errors="replace").strip().splitlines()
-        raise Failed(f"{argv[0]}: {lines[-1] if lines else f'status {child.returncode}'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,8 @@ from supercloud.ports.agent import Disk, InstanceSpec, Nic
 from supercloud.ports.hypervisor import VolumeSource
 from supercloud.ports.platform import Flavour
 
+_OURS = "sc-"
+_OUR_NAME: Final = re.compile(_OURS + r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SPEC = "urn:supercloud:instance:1"
 _MTU = 1370  # WireGuard's 1420 less VXLAN's 50
@@ -38,7 +41,14 @@ Sources = Callable[[Id], VolumeSource]
 
 
 def domain_name(instance: Id) -> str:
-    return f"sc-{instance}"
+    """By this name tools' rules tell what is ours (images/recipe/blanket/tools/tools.rules)."""
+    return f"{_OURS}{instance}"
+
+
+def instance_of(name: str) -> Id | None:
+    """Whose domain is called so, if it is ours. Tools can rename what is theirs to look nearly like it."""
+    found = _OUR_NAME.fullmatch(name)
+    return found[1] if found else None
 
 
 def tap_name(instance: Id, index: int = 0) -> str:

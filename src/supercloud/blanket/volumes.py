@@ -220,6 +220,25 @@ class LuksVolumes:
                         await _convert(_chain(source, below), part, [*opens, *opens_base, *seals], watch)
         return await self._report(target)
 
+    async def capture(
+        self, path: Path, form: str, *, volume: Id, into: Id, into_key: bytes, watch: Watch
+    ) -> VolumeReport:
+        """A copy, fit to be an image, of a disk that is none of ours, flattened. There already: fine.
+
+        QEMU's own locks keep it from being run meanwhile. `form`: "raw" or "qcow2", which is never guessed.
+
+        Raises:
+            Exhausted: no room. Failed: with qemu-img's words.
+        """
+        target = self._places.copy(volume, into)
+        if not target.exists():
+            source = "json:" + json.dumps({"driver": form, "file": {"driver": "file", "filename": str(path)}})
+            said = json.loads(await _qemu_img("info", "--output=json", source))
+            _need_room(target.parent, int(said["virtual-size"]), path)
+            with _whole_or_not(target) as part, self._loose(into_key, f"{into}-into", "into") as seals:
+                await _convert(source, part, seals, watch)
+        return await self._report(target)
+
     async def _fill(
         self,
         part: Path,

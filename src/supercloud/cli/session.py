@@ -18,10 +18,14 @@ from supercloud.model.orders import Reaction
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
+def is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
 def _check_name(_: Any, value: Any) -> None:
     """Here already, so that an odd name becomes part of no path and no other program's arguments."""
     for one in [value] if isinstance(value, str) else value or ():
-        if not _NAME.fullmatch(one):
+        if not is_name(one):
             raise ValueError(f"{one!r} is not a name: up to 63 lower-case letters, digits and inner hyphens")
 
 

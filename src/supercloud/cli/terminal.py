@@ -35,10 +35,10 @@ def _opened(client: Client, path: str, **query: object) -> Iterator[ClientConnec
     except (OSError, InvalidHandshake) as error:
         raise Unavailable(f"no stream: {error}", hint="supercloud status") from error
     except ConnectionClosed as closed:
-        _raise_refused(closed.rcvd)
+        raise_refused(closed.rcvd)
 
 
-def _raise_refused(received: Close | None) -> None:
+def raise_refused(received: Close | None) -> None:
     if received is not None and received.code == _REFUSED:
         code, _, message = received.reason.partition(": ")
         raise error_from(code, message)
@@ -60,7 +60,7 @@ def _print_until_end(
             sys.stdout.buffer.flush()
     except ConnectionClosed as closed:
         if ended is None:
-            _raise_refused(closed.rcvd)
+            raise_refused(closed.rcvd)
     finally:
         if ended is not None:
             with suppress(OSError):  # whoever waited has left by the detach key
@@ -118,7 +118,7 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
         reader.join()
     finally:
         os.close(wake)
-    _raise_refused(connection.protocol.close_rcvd)
+    raise_refused(connection.protocol.close_rcvd)
 
 
 def ssh(

@@ -51,6 +51,7 @@ class Fact(StrEnum):
     ACCELERATOR = "the platform's accelerator"
     FLAVOUR = "the blanket's flavour"
     SHELL = "the debug shell on the blanket's console"
+    TOOLS = "access of libvirt tools to the blanket"
     FILTER = "the blanket's filter of ways out"
     COMPANY = "company in the blanket"
     RIGHT = "the mode of its run right"
@@ -130,7 +131,7 @@ def _takes(fact: Fact, *values: str) -> dict[Fact, frozenset[str]]:
 #: Flavours whose blankets run our own drivers of volumes, overlay and run rights.
 _OUR_BLANKETS = _takes(Fact.FLAVOUR, "kvm", "tcg")
 _ALL = frozenset(Thing)
-NO_WAY_OUT = "no-way-out"
+NO_WAY_OUT, NO_TOOLS = "no-way-out", "no-tools"
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -178,6 +179,13 @@ RULES: tuple[Rule, ...] = (
         since=Level.BASELINE,
         of=_ALL,
         by=(Mechanism(name="a blanket made without a debug shell", takes=_takes(Fact.SHELL, ABSENT)),),
+    ),
+    Rule(
+        name=NO_TOOLS,
+        says="no tools but supercloud's own were let in to the blanket",
+        since=Level.BASELINE,
+        of=_ALL,
+        by=(Mechanism(name="a blanket that no tools were let in to", takes=_takes(Fact.TOOLS, ABSENT)),),
     ),
     Rule(
         name="apart-in-blanket",

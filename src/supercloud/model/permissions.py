@@ -26,6 +26,7 @@ class Permission(StrEnum):
     BLANKET_READ = "blanket:read"
     BLANKET_WRITE = "blanket:write"
     BLANKET_CONSOLE = "blanket:console"
+    BLANKET_TOOLS = "blanket:tools"  # let libvirt tools of one's own in, which are as good as root there
     NETWORK_READ = "network:read"
     NETWORK_WRITE = "network:write"
     VOLUME_READ = "volume:read"

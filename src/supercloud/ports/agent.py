@@ -582,7 +582,7 @@ class Bundle:
 
 
 class UpgradeAgent(Protocol):
-    """The one group that an agent may lack: one that was built to stay as it is, or is older than this."""
+    """A group that an agent may lack: one that was built to stay as it is, or is older than this."""
 
     async def place(self, request: Bundle) -> None:
         """Fetch it, and see that its programs start here. Nothing runs on it yet."""
@@ -609,6 +609,7 @@ class BlanketReport:
     disk_free_bytes: int
     bundle: Digest | None = None  # the code that it runs; None where that is not known
     closes_networks: bool = False  # whether it heeds `Network.outward`, which older agents do not
+    takes_tools: bool = False  # whether it and its image have a place for tools (ports.tools)
 
 
 class Agent(Protocol):

@@ -204,6 +204,7 @@ class Blankets:
             instances=instances,
             gives=given(facts_of(row, provider, report)),
             reason=row.reason,
+            tools=row.tools,
         )
 
 

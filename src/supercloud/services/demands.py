@@ -55,14 +55,16 @@ def facts_of(row: Blanket, provider: Provider, report: BlanketReport | None = No
     flavour = Flavour(row.wanted["flavour"]) if report is None else report.flavour
     shell = levels.PRESENT if row.wanted.get("debug_shell", False) else levels.ABSENT
     known = {} if report is None else {Fact.FILTER: _presence(report.closes_networks)}
-    return {**_platform(declared), Fact.FLAVOUR: flavour.value, Fact.SHELL: shell, **known}
+    own = {Fact.SHELL: shell, Fact.TOOLS: _presence(row.tools)}
+    return {**_platform(declared), Fact.FLAVOUR: flavour.value, **own, **known}
 
 
 def facts_of_new(provider: Provider) -> Facts:
     """Of the best blanket that could be added there: of the first flavour, with this version's agent."""
     declared = declaration(provider)
     flavours = [one for one in Flavour if one in declared.flavours]
-    found = {**_platform(declared), Fact.SHELL: levels.ABSENT, Fact.FILTER: levels.PRESENT}
+    own = {Fact.SHELL: levels.ABSENT, Fact.TOOLS: levels.ABSENT, Fact.FILTER: levels.PRESENT}
+    found = {**_platform(declared), **own}
     return {**found, Fact.FLAVOUR: flavours[0].value} if flavours else found
 
 

@@ -24,6 +24,7 @@ from supercloud.model.trust import TrustKind
 from supercloud.ports.controller import Event
 from supercloud.ports.durable import Saga
 from supercloud.services.acts import Acts, Askings
+from supercloud.services.adoption import Adopting, Adoptions
 from supercloud.services.blanket_operations import BlanketOperations
 from supercloud.services.blankets import Blankets
 from supercloud.services.caller import Caller
@@ -57,6 +58,7 @@ from supercloud.services.sagas.rotate import rotate
 from supercloud.services.southbound import Southbound
 from supercloud.services.store.changes import Change
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
+from supercloud.services.tools import ToolsAccess
 from supercloud.services.trust import Trusts
 from supercloud.services.upgrades import UpgradeOperations, Upgrades
 from supercloud.services.views import OperationView, StatusView
@@ -75,6 +77,8 @@ class ControlPlane(
     Trusts,
     Blankets,
     Upgrades,
+    ToolsAccess,
+    Adopting,
     Images,
     Networks,
     Volumes,
@@ -204,12 +208,14 @@ class ControlPlane(
         volumes = VolumeOperations(self._parts, self.world)
         instances = InstanceOperations(self._parts, self.world, volumes, self._placement)
         moves = MoveOperations(self._parts)
+        backups = VolumeBackups(self._parts, self.world, volumes, self)
         works = {
             "blanket.add": blankets.add,
             "blanket.start": blankets.start,
             "blanket.stop": blankets.stop,
             "blanket.remove": blankets.remove,
             "blanket.upgrade": UpgradeOperations(self._parts).upgrade,
+            "blanket.adopt": Adoptions(self._parts, self.world, backups, self).adopt,
             "instance.run": instances.start,
             "instance.start": instances.start,
             "instance.stop": instances.stop,
@@ -222,7 +228,7 @@ class ControlPlane(
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,
             "volume.snapshot": volumes.snapshot,
-            "volume.backup": VolumeBackups(self._parts, self.world, volumes, self).back_up,
+            "volume.backup": backups.back_up,
             "volume.remove": volumes.remove,
             "cloud.rotate-keys": self._rotate,
         }

@@ -224,7 +224,7 @@ class Instances:
             size = boot_size(request, image)
             more = Amounts(vcpus=request.vcpus, memory_mib=request.memory_mib, disk_bytes=size)
             await quotas.check(session, cloud, more)
-            choice = await _place(session, self._parts, cloud.id, request)
+            choice = await place(session, self._parts, cloud.id, request)
             if request.user_data is not None and await _user_of(session, request.user_data) is not None:
                 raise Conflict("this user data is another instance's", hint="encrypt it anew for each")
             await _insert(session, request, identity, (cloud, image), choice)
@@ -372,7 +372,7 @@ def boot_size(request: RunInstance, image: Image) -> SizeBytes:
     return check_size(request.disk_bytes or whole, image)
 
 
-async def _place(session: AsyncSession, parts: Parts, cloud: Id, request: RunInstance) -> Choice:
+async def place(session: AsyncSession, parts: Parts, cloud: Id, request: RunInstance) -> Choice:
     """The blanket that is named, or the one that its placement makes it.
 
     Raises:

@@ -33,6 +33,7 @@ from supercloud.services.requests import (
     AddBlanket,
     AddPrincipal,
     AddProvider,
+    AdoptVm,
     CreateCloud,
     CreateNetwork,
     CreateVolume,
@@ -50,6 +51,7 @@ from supercloud.services.security_views import ActView, FindingView, OrderView, 
 from supercloud.services.views import (
     BlanketView,
     CloudView,
+    ForeignVmsView,
     ImageView,
     InstanceView,
     MintedView,
@@ -236,6 +238,20 @@ class Northbound(Protocol):
         ...
 
     async def blanket_console(self, ref: Ref, *, cloud: Ref | None = None) -> Stream: ...
+
+    async def let_tools_in(self, ref: Ref, *, cloud: Ref | None = None) -> None:
+        """Its owner's own libvirt tools, which are as good as root there: from now on it holds no level
+        above `open`."""
+        ...
+
+    async def tools_stream(self, ref: Ref, *, cloud: Ref | None = None) -> Stream:
+        """A connection to its libvirt, as the tools' user."""
+        ...
+
+    async def foreign_vms(self, ref: Ref, *, cloud: Ref | None = None) -> ForeignVmsView: ...
+    async def adopt_vm(self, request: AdoptVm) -> OperationView:
+        """Make an instance of what tools made; what they made is gone by the time that it runs."""
+        ...
 
     async def register_image(self, request: RegisterImage) -> ImageView: ...
     async def upload_image(self, digest: Digest, offset: int, content: AsyncIterator[bytes]) -> ImageView:

@@ -26,6 +26,7 @@ from supercloud.model.quota import UNLIMITED, Quota
 from supercloud.model.trust import LONGEST_S, TrustKind
 from supercloud.ports.agent import UserData
 from supercloud.ports.platform import Flavour
+from supercloud.ports.tools import ForeignName
 
 #: How users name what exists: by its name, its id, or an image by its digest.
 Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9:-]{0,70}$")]
@@ -171,6 +172,25 @@ class RunInstance:
     hold: bool = False  # run on while nobody can be reached: `hold` instead of `strict`
     group: Name | None = None  # what moves together
     placement: Placement = ANYWHERE
+    level: Level | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptVm:
+    """Make an instance of what tools made in `blanket`: of its one disk, its memory and its processors.
+
+    `vm`: its name or its id there. What an instance has besides is as of `RunInstance`; the image that its
+    disk becomes is called `name` as well.
+    """
+
+    vm: ForeignName
+    blanket: Ref
+    cloud: Ref
+    name: Name
+    on: Ref | None = None
+    networks: Annotated[tuple[Ref, ...], Field(max_length=64)] = ()
+    ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
+    hold: bool = False
     level: Level | None = None
 
 

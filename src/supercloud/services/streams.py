@@ -9,8 +9,9 @@ from typing import Protocol
 
 from supercloud.model.errors import NotFound, Unavailable
 from supercloud.model.names import Id, Nonce
-from supercloud.ports.agent import Agent, OpenStream, StreamKind
+from supercloud.ports.agent import OpenStream, StreamKind
 from supercloud.services.agents import Agents
+from supercloud.wire.proxies import RemoteAgent
 
 _DIAL_S = 20.0
 
@@ -72,7 +73,7 @@ class Streams:
             ),
         )
 
-    async def ask(self, blanket: Id, to_dial: Callable[[Agent, Nonce], Awaitable[None]]) -> ByteStream:
+    async def ask(self, blanket: Id, to_dial: Callable[[RemoteAgent, Nonce], Awaitable[None]]) -> ByteStream:
         """What the agent dials back with once it was told to, under the name it was given.
 
         Raises:

@@ -20,6 +20,7 @@ from supercloud.model.placement import Confidentiality, Placement, Price
 from supercloud.model.quota import Amounts, Quota
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.model.trust import TrustKind, TrustState
+from supercloud.ports.agent import RunState
 from supercloud.ports.platform import Flavour
 from supercloud.services.requests import (
     AddBlanket,
@@ -159,6 +160,29 @@ class BlanketView:
     instances: int
     gives: Level | None  # the highest that it can hold, of what is alone there; None: not even the lowest
     reason: str
+    tools: bool = False  # libvirt tools of its owner's own were let in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignVmView:
+    """What libvirt tools made in a blanket: no instance, and under no right of ours."""
+
+    id: Id
+    name: str
+    state: RunState
+    vcpus: int
+    memory_mib: int
+    disk_bytes: int
+    adoptable: bool
+    obstacle: str  # why it is not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignVmsView:
+    blanket: Name
+    cloud: str
+    tools: bool  # whether any were let in
+    vms: tuple[ForeignVmView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,17 +53,17 @@ class VolumeBackups:
         try:
             await saga.progress(_MAKING, done=0.0)
             made = await saga.step("make", lambda: self._make(saga, copy), MadeImage)
-            await saga.step("register", lambda: self._register(copy, name, made), type(None))
+            await saga.step("register", lambda: self.register(copy, name, made), type(None))
             await saga.progress(_STORING, done=0.0)
-            await saga.step("store", lambda: self._store(saga, copy), type(None))
+            await saga.step("store", lambda: self.store(saga, copy), type(None))
         except SupercloudError:
             await saga.progress("cleaning up")
-            await saga.step("undo", lambda: self._undo(copy), type(None))
+            await saga.step("undo", lambda: self.undo(copy), type(None))
             raise
-        await saga.step("tidy", lambda: self._discard(copy), type(None))
+        await saga.step("tidy", lambda: self.discard(copy), type(None))
         return {"volume": volume, "image": copy.copy, "name": name, "digest": made.digest}
 
-    # ------------------------------------------------------------ steps
+    # ------------------------------------------------------------ steps, those without _ of adoptions too
 
     async def _reserve(self, operation: Id, volume: Id) -> CopyFacts:
         """A copy where the volume is. The image will have its id."""
@@ -77,10 +77,10 @@ class VolumeBackups:
         request = await self._request(copy)
         agent = self.world.agent(copy.blanket)
         while True:
-            report = await _insist(lambda: agent.volumes.back_up(request))
+            report = await insist(lambda: agent.volumes.back_up(request))
             if report.image is not None:
                 return report.image
-            await self._going_on(saga, _MAKING, report.done)
+            await self.going_on(saga, _MAKING, report.done)
 
     async def _request(self, copy: CopyFacts) -> BackUpVolume:
         seen = await self.volumes.look(copy.volume)
@@ -101,7 +101,7 @@ class VolumeBackups:
             instance=seen.instance.id if seen.instance is not None else None,
         )
 
-    async def _register(self, copy: CopyFacts, name: Name, made: MadeImage) -> None:
+    async def register(self, copy: CopyFacts, name: Name, made: MadeImage) -> None:
         """Have the key store bind the copy's key to the digest that the blanket has signed."""
         volume = (await self.volumes.look(copy.volume)).row
         if made.size_bytes > made.virtual_bytes + made.virtual_bytes // 512 + _OVERHEAD_BYTES:
@@ -133,7 +133,7 @@ class VolumeBackups:
             signature=made.signature,
         )
 
-    async def _store(self, saga: Saga, copy: CopyFacts) -> None:
+    async def store(self, saga: Saga, copy: CopyFacts) -> None:
         """Fetch the file from where it ends here, again and again while that goes on."""
         loop = asyncio.get_running_loop()
         here, deadline = -1, 0.0
@@ -144,7 +144,7 @@ class VolumeBackups:
                 raise Unavailable(f"the blanket does not send the rest of image {image.name}")
             else:
                 await asyncio.sleep(_AGAIN_S)
-            await self._going_on(saga, _STORING, here / image.size_bytes)
+            await self.going_on(saga, _STORING, here / image.size_bytes)
             try:
                 stream = await self._fetched(copy, here)
             except Unavailable as error:
@@ -174,9 +174,9 @@ class VolumeBackups:
             here += len(data)
             if time.monotonic() - told > _TELL_EVERY_S:
                 told = time.monotonic()
-                await self._going_on(saga, _STORING, here / size_bytes)
+                await self.going_on(saga, _STORING, here / size_bytes)
 
-    async def _going_on(self, saga: Saga, phase: str, done: float) -> None:
+    async def going_on(self, saga: Saga, phase: str, done: float) -> None:
         """
         Raises:
             Failed: somebody wants it given up.
@@ -185,16 +185,16 @@ class VolumeBackups:
         if await self.world.cancel_asked(saga.operation):
             raise Failed("the backup was given up")
 
-    async def _undo(self, copy: CopyFacts) -> None:
+    async def undo(self, copy: CopyFacts) -> None:
         try:
-            await _insist(lambda: self.images.remove_image(copy.copy))
+            await insist(lambda: self.images.remove_image(copy.copy))
         except NotFound:
             pass  # it failed before there was one
         except SupercloudError as error:
             _log.warning("backup.image_stays", image=copy.copy, why=error.message)
-        await self._discard(copy)
+        await self.discard(copy)
 
-    async def _discard(self, copy: CopyFacts) -> None:
+    async def discard(self, copy: CopyFacts) -> None:
         """The blanket's copy, and its key as a copy's. What stays there because the blanket is away is
         unknown once its row is gone, and is removed as an orphan when the blanket is back."""
         ref = VolumeRef(volume=copy.volume, copy=copy.copy)
@@ -206,7 +206,7 @@ class VolumeBackups:
         await self.world.drop_copy(copy.copy)
 
 
-async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
+async def insist(ask: Callable[[], Awaitable[T]]) -> T:
     """
     Raises:
         Unavailable: no answer in all the time that it is insisted.

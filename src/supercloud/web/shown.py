@@ -99,6 +99,7 @@ def blanket_facts(view: Any) -> Facts:
         ("Address in the mesh", cells.code(view.mesh_address)),
         ("Confidentiality", cells.text(view.confidentiality)),
         ("Security level", cells.text(up_to(view.gives))),
+        ("Libvirt tools let in", cells.yes(view.tools)),
         ("Instances", cells.number(view.instances)),
     ]
 

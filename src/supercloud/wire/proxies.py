@@ -23,6 +23,7 @@ from supercloud.ports.agent import (
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
+from supercloud.ports.tools import ToolsAgent
 from supercloud.wire.rpc import Handler
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ _TIMEOUTS_S = {
     "upgrade.place": 900.0,
     "instances.start": 180.0,
     "instances.stop": 300.0,
+    "tools.open": 180.0,
 }
 _USUAL_S = 60.0
 
@@ -44,6 +46,7 @@ _GROUPS: dict[str, type] = {
     "migration": MigrationAgent,
     "streams": StreamsAgent,
     "upgrade": UpgradeAgent,
+    "tools": ToolsAgent,
 }
 
 
@@ -102,6 +105,7 @@ class RemoteAgent:
         self.migration = cast(MigrationAgent, remote(MigrationAgent, "migration", peer))
         self.streams = cast(StreamsAgent, remote(StreamsAgent, "streams", peer))
         self.upgrade = cast(UpgradeAgent, remote(UpgradeAgent, "upgrade", peer))
+        self.tools = cast(ToolsAgent, remote(ToolsAgent, "tools", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)

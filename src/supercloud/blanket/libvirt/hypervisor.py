@@ -12,7 +12,14 @@ from xml.etree.ElementTree import ParseError
 import structlog
 
 from supercloud.blanket import seed
-from supercloud.blanket.domain_xml import Sources, domain, domain_name, spec_of, usable_models
+from supercloud.blanket.domain_xml import (
+    Sources,
+    domain,
+    domain_name,
+    instance_of,
+    spec_of,
+    usable_models,
+)
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
 from supercloud.blanket.places import MONITORS, Places
 from supercloud.model.errors import Conflict, Failed, NotFound
@@ -21,7 +28,6 @@ from supercloud.ports.agent import InstanceSpec, RunState
 from supercloud.ports.hypervisor import DomainEvent
 from supercloud.ports.platform import Flavour
 
-_PREFIX: Final = "sc-"
 #: Events that one slow consumer may leave unread before it is told to look at everything again.
 _UNREAD: Final = 1024
 _log = structlog.get_logger(__name__)
@@ -146,10 +152,8 @@ class Lifecycle:
 
     async def list(self) -> dict[Id, RunState]:
         def look(handle: Handle) -> dict[Id, RunState]:
-            found = [(one.name(), one) for one in handle.listAllDomains()]
-            states = {
-                name.removeprefix(_PREFIX): run_state(one) for name, one in found if name.startswith(_PREFIX)
-            }
+            found = [(instance_of(one.name()), one) for one in handle.listAllDomains()]
+            states = {instance: run_state(one) for instance, one in found if instance is not None}
             return {instance: state for instance, state in states.items() if state is not RunState.ABSENT}
 
         return await self._connection.call(look)
@@ -183,8 +187,8 @@ class Lifecycle:
         handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
         present: set[Id] = set()
         for one in handle.listAllDomains():
-            instance = one.name().removeprefix(_PREFIX)
-            if one.name().startswith(_PREFIX) and (state := run_state(one)) is not RunState.ABSENT:
+            instance = instance_of(one.name())
+            if instance is not None and (state := run_state(one)) is not RunState.ABSENT:
                 present.add(instance)
                 self._post(DomainEvent(instance=instance, state=state, detail="seen"))
         for instance in self._seen - present:
@@ -192,8 +196,8 @@ class Lifecycle:
 
     def _lifecycle(self, _handle: Handle, found: Handle, event: int, detail: int, _opaque: object) -> None:
         told = _EVENTS.get(event)
-        name = found.name()
-        if told is None or not name.startswith(_PREFIX):
+        instance = instance_of(found.name())
+        if told is None or instance is None:
             return
         state, word = told
         libvirt = bindings()
@@ -207,7 +211,6 @@ class Lifecycle:
         }
         text = f"{word}: migrated" if migrated else word
         leaving = migrated and event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED
-        instance = name.removeprefix(_PREFIX)
         self._post(DomainEvent(instance=instance, state=state, detail=text, leaving=leaving))
 
     def _post(self, event: DomainEvent) -> None:

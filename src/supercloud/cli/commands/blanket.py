@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+import sys
+from typing import Annotated
 
-from supercloud.cli.output import Format
+from cyclopts import App, Parameter
+
+from supercloud.cli.output import Format, print_rows, print_thing
 from supercloud.cli.session import Cloud, Name, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
@@ -13,6 +16,7 @@ from supercloud.model.units import GIB, MIB
 from supercloud.ports.platform import Flavour
 
 app = App(name="blanket", help="Hypervisors of your own, on providers' platforms.")
+_VMS = ("name", "state", "vcpus", "memory_mib", "disk_bytes", "adoptable", "obstacle")
 _COLUMNS = ("name", "cloud", "provider", "state", "flavour", "connected", "confidentiality", "instances")
 
 
@@ -167,3 +171,42 @@ def console(name: Name, /, *, cloud: Cloud = None) -> None:
     from supercloud.cli.terminal import attach
 
     attach(connect(), f"/blankets/{name}/console", cloud=cloud)
+
+
+@app.command(name="connect")
+def connect_tools(
+    name: Name, /, *command: Annotated[str, Parameter(allow_leading_hyphen=True)], cloud: Cloud = None
+) -> int:
+    """Its libvirt for tools of your own: virsh, virt-install, virt-manager, Terraform, Ansible.
+
+    Prints an address for them and serves it until Ctrl-C; or runs a command, which finds the address in
+    $LIBVIRT_DEFAULT_URI. Whoever connects is as good as root in that blanket: it holds no security level
+    above `open` from then on, and takes no connection while something of a higher one is in it.
+
+    Example: supercloud blanket connect n1
+
+    Example: supercloud blanket connect n1 -- virsh list --all
+
+    Args:
+        command: Run it, and end with its status.
+    """
+    from supercloud.cli.libvirt import serve
+
+    client = connect()
+    if not client.get(f"/blankets/{name}", cloud=cloud)["tools"]:
+        sys.stderr.write(f"tools are let in to blanket {name}: from now on it holds no level above open\n")
+    client.post(f"/blankets/{name}/tools", cloud=cloud)
+    return serve(client, f"/blankets/{name}/tools", command, cloud=cloud)
+
+
+@app.command
+def vms(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """List what tools of your own made in it: VMs that are no instances (see vm adopt).
+
+    Example: supercloud blanket vms n1
+    """
+    found = connect().get(f"/blankets/{name}/vms", cloud=cloud)
+    if output is Format.JSON:
+        print_thing(found, output)
+    else:
+        print_rows(found["vms"], _VMS, output)

@@ -21,6 +21,7 @@ from supercloud.cli.session import (
     Wait,
     connect,
     finish,
+    is_name,
     said,
 )
 from supercloud.cli.session import ls as print_list
@@ -99,6 +100,59 @@ def run(
     if ended := finish(client, operation, f"instance {name}", output, wait=wait):
         result = ended["result"]
         said(f"instance {name} is running in {result['blanket_name']}: {result['placed']}", output)
+
+
+@app.command
+def adopt(
+    vm: Annotated[str, Parameter(help="its name or its id, as supercloud blanket vms shows them")],
+    /,
+    *,
+    blanket: Name,
+    cloud: Name,
+    name: OptionalName = None,
+    on: OptionalName = None,
+    network: Names = None,
+    ssh_key: Annotated[list[Path] | None, Parameter(help="public key files")] = None,
+    hold: bool = False,
+    level: OptionalLevel = None,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make an instance of a VM that tools of your own made in a blanket (see blanket connect).
+
+    Of its one disk, its memory and its processors; it has to be shut off. Its disk becomes an image, its
+    definition is removed, and the instance is run with the image. The disk's file stays in the blanket.
+
+    Example: supercloud vm adopt old-server --blanket n1 --cloud mine --network web
+
+    Args:
+        blanket: Where it is.
+        cloud: The blanket's.
+        name: What to call the instance and the image; by default as the VM.
+        on: The blanket to run it in; by default, of those where it may be, the one with the fewest instances.
+        network: Its networks, in the order of its interfaces.
+        hold: Run on while nobody can be reached; failing over then needs proof that the old copy is dead.
+    """
+    called = name or vm
+    if not is_name(called):
+        raise InvalidInput(f"{vm!r} is no name for an instance", hint="say another one with --name")
+    client = connect()
+    operation = client.post(
+        "/instances/adopt",
+        {
+            "vm": vm,
+            "blanket": blanket,
+            "cloud": cloud,
+            "name": called,
+            "on": on,
+            "networks": network or [],
+            "ssh_keys": [_read(path).strip() for path in ssh_key or _default_keys()],
+            "hold": hold,
+            "level": level,
+        },
+    )
+    if finish(client, operation, f"adopting {vm}", output, wait=wait):
+        said(f"instance {called} is running", output)
 
 
 def _publish(text: str) -> dict[str, int]:

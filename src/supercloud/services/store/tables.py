@@ -149,6 +149,8 @@ class Blanket(Base):
     boot_id: Mapped[str | None]
     report: Mapped[dict[str, Any] | None]  # ports.agent.BlanketReport, as of its last connection
     revoked: Mapped[bool] = mapped_column(default=False)
+    #: Its owner's own libvirt tools were let in once: whatever they did there stays done.
+    tools: Mapped[bool] = mapped_column(server_default=false(), default=False)
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
 
