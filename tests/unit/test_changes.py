@@ -9,7 +9,9 @@ import pytest
 
 from supercloud.agent import changes
 from supercloud.agent.changes import Changes
+from supercloud.blanket.domain_xml import domain_name
 from supercloud.blanket.libvirt import hypervisor
+from supercloud.model.names import new_id
 from supercloud.ports.hypervisor import DomainEvent
 
 INSTANCE, OTHER = "i", "j"
@@ -95,6 +97,6 @@ def test_only_what_stands_still_to_be_sent_is_leaving(
     told: list[DomainEvent] = []
     one = hypervisor.Lifecycle.__new__(hypervisor.Lifecycle)
     monkeypatch.setattr(one, "_post", told.append, raising=False)
-    found = SimpleNamespace(name=lambda: f"sc-{INSTANCE}")
+    found = SimpleNamespace(name=lambda: domain_name(new_id()))
     one._lifecycle(None, found, event, detail, None)
     assert [said.leaving for said in told] == [leaving]

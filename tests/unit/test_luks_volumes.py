@@ -234,6 +234,7 @@ async def test_what_runs_is_not_taken(disk: Disk) -> None:
                 watch=disk.heard.append,
             )
     finally:
+        holder.stdin.close()  # it ends with its commands
         await holder.communicate()
     assert not disk.left()
 

@@ -89,6 +89,8 @@ async def check_growth(session: AsyncSession, cloud: Cloud, volume: Volume, size
 
 
 async def _used(session: AsyncSession, clouds: tuple[Id, ...]) -> dict[Id, Amounts]:
+    # Before the volumes themselves: one that has grown in between counts twice rather than not at all.
+    growing = await _growing(session, clouds)
     computed = await _by_cloud(
         session, Instance.cloud, clouds, func.sum(Instance.vcpus), func.sum(Instance.memory_mib)
     )
@@ -96,7 +98,6 @@ async def _used(session: AsyncSession, clouds: tuple[Id, ...]) -> dict[Id, Amoun
     blankets = await _by_cloud(
         session, Blanket.cloud, clouds, func.count(), func.count(Blanket.provider.distinct())
     )
-    growing = await _growing(session, clouds)
     return {
         one: Amounts(
             vcpus=computed[one][0],
