@@ -46,7 +46,7 @@ instances:
     networks: [web]
     userData: |
       #cloud-config
-      runcmd: [[systemd-run, python3, -m, http.server, "80", --directory, /srv]]
+      runcmd: [[systemd-run, python3, -m, http.server, "8080", --directory, /srv]]
 END
 
 # The team's cloud, within it: a slice of its quota, and a blanket of its own. Who has the first cloud reaches
@@ -81,9 +81,10 @@ supercloud vm ls
 supercloud trust graph
 cat << END
 
-The team's instance reaches the web server, and nothing else of that cloud. The server's address is the
-10.20.0.x of the list above:
-  supercloud vm ssh job --cloud team -- python3 -m urllib.request http://10.20.0.2/
+The team's instance reaches the web server, and nothing else of that cloud. Log in to it, and ask; the server's
+address is the 10.20.0.x of the list above:
+  supercloud vm ssh job --cloud team
+  python3 -c 'import urllib.request as u; print(u.urlopen("http://10.20.0.2:8080/").status)'
 Move the server to the other domain while it is asked, and look at both in a browser:
   supercloud vm migrate server --cloud mine --to s1
   supercloud web

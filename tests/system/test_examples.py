@@ -88,7 +88,7 @@ def test_two_clouds_are_made_connected_and_cut(example: Example) -> None:
     said = example.script(*given)
     assert "team" in said and "connect" in said
     (server,) = example.cli("vm", "show", "server", "--cloud", "mine")["addresses"]
-    url = f"http://{server}/n/7"
+    url = f"http://{server}:8080/"
     assert example.awaited(url) == "200"
     nested = example.cli("cloud", "show", "team")
     assert nested["parent"] == "mine" and nested["quota"]["blankets"] == 1
