@@ -29,10 +29,11 @@ from supercloud.agent.upgrade import AgentUpgrade
 from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.migration import Source, Target
 from supercloud.model.right import Renewal, RunRight
-from supercloud.platforms.simulated import SimulatedHost, SimulatedPlatform
+from supercloud.platforms.simulated import SimulatedHost, SimulatedOptions, SimulatedPlatform
 from supercloud.ports import agent as a
+from supercloud.ports import machines as m
 from supercloud.ports.controller import Hello, RenewRights, Surrender
-from supercloud.ports.platform import BlanketMachine, Flavour, Machine
+from supercloud.ports.platform import BlanketMachine, Flavour, Machine, MachineState
 from supercloud.trust.announce import announce
 from supercloud.trust.sealing import image_purpose, open_sealed, user_data_purpose, volume_purpose
 from supercloud.trust.userdata import decrypt
@@ -61,7 +62,7 @@ class LivePlatform(SimulatedPlatform):
     """A simulated platform whose machines come alive."""
 
     def __init__(self, site: Site) -> None:
-        super().__init__(SimulatedHost())
+        super().__init__(SimulatedHost(), SimulatedOptions(inner_ports=2))
         self._site = site
 
     async def create(self, machine: BlanketMachine) -> Machine:
@@ -105,6 +106,7 @@ class Double:
         self.migration = _Migration(self)
         self.streams = _Streams(self)
         self.bundles = _Bundles(self)
+        self.machines = _Machines(self)
         self.states: dict[str, a.RunState] = {}
         self.specs: dict[str, a.InstanceSpec] = {}  # of what was started here
         self.rights: dict[str, RunRight] = {}
@@ -141,7 +143,8 @@ class Double:
         self.start()
 
     async def end(self) -> None:
-        """As a machine's end: nothing is said to anybody."""
+        """As a machine's end: nothing is said to anybody. What runs inside it ends with it."""
+        await self.machines.power_off()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -234,6 +237,7 @@ class Double:
             disk_free_bytes=1 << 40,
             bundle=await self.upgrade.running(),
             closes_networks=self.closes_networks,
+            nests=True,
         )
         return replace(usual, **self.differs)
 
@@ -496,6 +500,71 @@ class _Bundles(_Part):
 
     async def confirm(self) -> None:
         self.confirmed += 1
+
+
+class _Machines(_Part):
+    """ports.machines.MachinesAgent: blankets inside this one, which are as alive as it is."""
+
+    def __init__(self, double: Double) -> None:
+        super().__init__(double)
+        self.made: dict[str, m.MakeMachine] = {}
+        self.slots: dict[str, int] = {}
+
+    async def place(self, request: m.MachineImage) -> None:
+        for file in (request.kernel, request.initrd, request.root, request.bundle):
+            await self.double.volumes.place_image(
+                a.PlaceImage(digest=file.digest, size_bytes=file.size_bytes)
+            )
+
+    async def create(self, request: m.MakeMachine) -> m.MachineReport:
+        known, site = self.made.get(request.machine), self.double.site
+        if known is None:
+            assert request.image.root.digest in self.double.images, "it was placed"
+            birth = from_json(Birth, json.loads(base64.b64decode(request.birth)))
+            self.slots[request.machine] = min(set(range(99)) - set(self.slots.values()))
+            self.made[request.machine] = request
+            site.machines[request.machine] = Double(site, birth)
+        elif replace(known, birth="") != replace(request, birth=""):
+            raise Conflict("it exists with another size or image")
+        return await self.start(m.MachineRef(machine=request.machine))
+
+    async def start(self, request: m.MachineRef) -> m.MachineReport:
+        if not self._one(request.machine).up:
+            self._one(request.machine).start()
+        return self._report(request.machine)
+
+    async def stop(self, request: m.StopMachine) -> m.MachineReport:
+        await self._one(request.machine).power_off()
+        return self._report(request.machine)
+
+    async def destroy(self, request: m.MachineRef) -> None:
+        if self.made.pop(request.machine, None) is not None:
+            del self.slots[request.machine]
+            await self.double.site.machines.pop(request.machine).end()
+
+    async def inspect(self, request: m.MachineRef) -> m.MachineReport:
+        return self._report(request.machine)
+
+    async def list(self) -> list[m.MachineReport]:
+        return [self._report(one) for one in self.made]
+
+    async def power_off(self) -> None:
+        for machine in self.made:
+            await self._one(machine).power_off()
+
+    def _one(self, machine: str) -> Double:
+        if machine not in self.made:
+            raise NotFound(f"there is no machine {machine}")
+        return self.double.site.machines[machine]
+
+    def _report(self, machine: str) -> m.MachineReport:
+        up = self._one(machine).up
+        return m.MachineReport(
+            machine=machine,
+            state=MachineState.RUNNING if up else MachineState.STOPPED,
+            memory_mib=self.made[machine].memory_mib,
+            slot=self.slots[machine],
+        )
 
 
 class _Streams(_Part):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from supercloud.platforms.blanket import BlanketPlatform
 from supercloud.ports.keystore import KeyStore
 from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
@@ -57,6 +58,7 @@ async def control_plane(
         meshes=Meshes(store, agents),
         publisher=Publisher(store, streams),
         drivers=drivers,
+        nested=BlanketPlatform,
     )
     runtime = DurableRuntime(operations, database)
     operations.runs_on(runtime.start)

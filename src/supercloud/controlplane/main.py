@@ -40,6 +40,7 @@ from supercloud.ports.platform import Platform
 from supercloud.services import backup
 from supercloud.services.agents import Agents
 from supercloud.services.answers import Answers
+from supercloud.services.blanket_files import OwnBlanketFiles
 from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.services.parts import PlatformDrivers, Settings
 from supercloud.services.sessions import Sessions
@@ -215,6 +216,7 @@ async def _run(options: Options) -> None:
         agents_port=options.agents[1],
         blanket_image=images.current,
         bundle=OwnBundle(bundle_path),
+        blanket_files=OwnBlanketFiles(images.files, images.current),
         database=normal_url(url).get_backend_name(),
     )
     keys = RemoteKeyStore(options.keystore)

@@ -605,6 +605,9 @@ class BlanketReport:
     disk_free_bytes: int
     bundle: Digest | None = None  # the code that it runs; None where that is not known
     closes_networks: bool = False  # whether it heeds `Network.outward`, which older agents do not
+    #: Whether blankets can run inside it (ports.machines), else why not.
+    nests: bool = False
+    nests_not: str = "its agent is older than that"
 
 
 class Agent(Protocol):

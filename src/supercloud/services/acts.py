@@ -188,7 +188,7 @@ async def _machine(session: AsyncSession, machine: Id) -> Blanket:
     query = (
         select(Blanket)
         .join(Provider, Provider.id == Blanket.provider)
-        .where(Blanket.id == machine, owned(session, Provider.owner))
+        .where(Blanket.id == machine, Blanket.parent.is_(None), owned(session, Provider.owner))
     )
     found: Blanket | None = await session.scalar(query)
     if found is None:

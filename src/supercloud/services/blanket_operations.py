@@ -19,7 +19,7 @@ from supercloud.model.names import Id, Name
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
 from supercloud.ports.durable import Saga
 from supercloud.ports.platform import BlanketMachine, MachineState, Platform
-from supercloud.services import acts, inbox, mesh, orders
+from supercloud.services import acts, inbox, mesh, nesting, orders
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
@@ -80,15 +80,19 @@ class BlanketOperations:
         force: bool = intent["force"]
         await saga.progress("stopping its machine")
         await saga.step("stop", lambda: self._stop(blanket, force=force), type(None))
-        await saga.step("give up rights", lambda: self._surrender(blanket), type(None))
+        await saga.step("give up rights", lambda: self._surrender_all(blanket), type(None))
         await saga.step("settle", self.settle, type(None))
         return {"blanket": blanket}
 
     async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
-        """Its machine's end is the proof that none of its instances runs, so their rights are given up."""
+        """Its machine's end is the proof that none of its instances runs, so their rights are given up; and
+        that none runs in the blankets inside it, whether anybody could reach those or not.
+        """
         blanket: Id = intent["blanket"]
         await saga.progress("ending its machine")
         await saga.step("destroy", lambda: self._destroy(blanket), type(None))
+        await saga.progress("forgetting what was inside it")
+        await saga.step("forget inside", lambda: self._forget_inside(blanket), type(None))
         await saga.step("forget", lambda: self._forget(blanket), type(None))
         return {"blanket": blanket}
 
@@ -110,7 +114,7 @@ class BlanketOperations:
         )
         async with self.parts.store.write() as session:
             stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
-            stored.endpoint = machine.wireguard
+            stored.endpoint, stored.inner_endpoints = machine.wireguard, list(machine.inner)
             if stored.state in {BlanketState.CREATED, BlanketState.FAILED}:
                 stored.state = BlanketState.BOOTING
             await mesh.changed(session, stored.cloud)
@@ -126,6 +130,8 @@ class BlanketOperations:
             ) from error
         async with self.parts.store.write() as session:
             stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
+            # Those inside it take theirs from these as they are started again themselves.
+            stored.inner_endpoints = list(machine.inner)
             if stored.endpoint != machine.wireguard:
                 stored.endpoint = machine.wireguard
                 await mesh.changed(session, stored.cloud)
@@ -193,8 +199,18 @@ class BlanketOperations:
         except NotFound:
             return  # this step ran before
         await platform.destroy(blanket)
+        await self._shut_out(blanket)
+
+    async def _shut_out(self, blanket: Id) -> None:
         await self.parts.keys.revoke(blanket=blanket)
         await self.parts.agents.drop(blanket, "the blanket was removed")
+
+    async def _forget_inside(self, blanket: Id) -> None:
+        async with self.parts.store.read() as session:
+            inside = [row.id for row in await nesting.inside_of(session, blanket)]
+        for one in inside:
+            await self._shut_out(one)
+            await self._forget(one)
 
     async def _forget(self, blanket: Id) -> None:
         async with self.parts.store.read() as session:
@@ -231,6 +247,12 @@ class BlanketOperations:
             await mesh.changed(session, row.cloud)
         await self.parts.meshes.spread(row.cloud)
 
+    async def _surrender_all(self, blanket: Id) -> None:
+        async with self.parts.store.read() as session:
+            inside = [row.id for row in await nesting.inside_of(session, blanket)]
+        for one in (*inside, blanket):
+            await self._surrender(one)
+
     async def _surrender(self, blanket: Id) -> None:
         """Of a blanket whose machine has ended."""
         async with self.parts.store.read() as session:
@@ -243,7 +265,7 @@ class BlanketOperations:
             row = await session.get(Blanket, blanket)
         if row is None:
             raise NotFound(f"there is no blanket {blanket}")
-        return row, await platform_of(self.parts, row.provider)
+        return row, await platform_of(self.parts, row)
 
 
 async def _lose_volumes(session: AsyncSession, blanket: Blanket) -> None:

@@ -156,7 +156,9 @@ class _Delivery:
         if said is None or said in {self._domain.id, self._domain.name}:
             return None
         machine = await self._session.scalar(
-            select(Blanket).where(Blanket.id == said, Blanket.provider == self._domain.id)
+            select(Blanket).where(
+                Blanket.id == said, Blanket.provider == self._domain.id, Blanket.parent.is_(None)
+            )
         )
         if machine is None:
             raise NotFound(

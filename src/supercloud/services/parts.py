@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from supercloud.model.names import Digest, Id
 from supercloud.ports.keystore import KeyStore
+from supercloud.ports.machines import NestedDriver
 from supercloud.ports.platform import Platform
 
 if TYPE_CHECKING:
     from supercloud.services.agents import Agents
+    from supercloud.services.blanket_files import OwnBlanketFiles
     from supercloud.services.directory import Directory
     from supercloud.services.feed import Feed
     from supercloud.services.mesh import Meshes
@@ -40,6 +42,8 @@ class Settings:
     cpu_model: str = "Westmere"  # a named baseline that every host of the last decade, and TCG, can give
     #: The code for agents that are upgraded. None: there is none to give.
     bundle: OwnBundle | None = None
+    #: The files of blanket images, for blankets inside blankets. None: there are none to give.
+    blanket_files: OwnBlanketFiles | None = None
     #: A blanket under emulation on a busy machine takes minutes, so that this is generous.
     join_s: float = 900.0
 
@@ -58,3 +62,4 @@ class Parts:
     meshes: Meshes
     publisher: Publisher
     drivers: PlatformDrivers
+    nested: NestedDriver

@@ -31,8 +31,9 @@ from supercloud.model.placement import (
     ranked,
 )
 from supercloud.model.states import InstanceState
-from supercloud.services.declarations import declaration
+from supercloud.services.declarations import declaration_of
 from supercloud.services.demands import demands_of, facts_of
+from supercloud.services.nesting import memory_taken
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import MEMORY_SPARE_MIB
 from supercloud.services.providers import price_of
@@ -152,8 +153,9 @@ async def look(
                 domains=frozenset(providers[blankets[one].provider].name for one in at),
             )
         )
+    inside = await memory_taken(session, tuple(blankets))
     sites = {
-        row.id: _site(parts, row, providers[row.provider], load[row.id], memory[row.id])
+        row.id: _site(parts, row, providers[row.provider], load[row.id], (memory[row.id], inside[row.id]))
         for row in blankets.values()
     }
     return Surroundings(sites, tuple(neighbours))
@@ -172,19 +174,21 @@ async def bound_for(session: AsyncSession, cloud: Id | None) -> defaultdict[Id, 
     return found
 
 
-def _site(parts: Parts, row: Blanket, provider: Provider, instances: int, used_mib: int) -> Site:
+def _site(parts: Parts, row: Blanket, provider: Provider, instances: int, used_mib: tuple[int, int]) -> Site:
+    """`used_mib`: by its instances, and by the blankets inside it."""
     return Site(
         id=row.id,
         name=row.name,
         domain=provider.name,
         location=provider.location,
         price=price_of(provider),
-        confidentiality=declaration(provider).confidentiality,
+        confidentiality=declaration_of(row, provider).confidentiality,
         facts=facts_of(row, provider),
         closed=_closed(parts, row, provider),
         connected=parts.agents.is_connected(row.id),
-        free_mib=None if row.report is None else row.report["memory_mib"] - MEMORY_SPARE_MIB - used_mib,
+        free_mib=None if row.report is None else row.report["memory_mib"] - MEMORY_SPARE_MIB - sum(used_mib),
         instances=instances,
+        holds_blankets=used_mib[1] > 0,
     )
 
 

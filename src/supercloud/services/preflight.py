@@ -7,8 +7,10 @@ import asyncio
 from supercloud.model import levels
 from supercloud.model.errors import Refused, Unavailable
 from supercloud.model.levels import Fact
+from supercloud.model.placement import Confidentiality
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import BlanketReport
+from supercloud.services.declarations import declaration_of
 from supercloud.services.demands import demands_of, facts_of
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import InstanceFacts
@@ -41,8 +43,11 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         cloud = await session.get_one(Cloud, row.cloud)
         owners = [await session.get_one(Provider, one.provider) for one in (source, target)]
         demands = await demands_of(session, row)
-    confidentiality = [one.declaration["confidentiality"] for one in owners]
-    if confidentiality == ["enforced", "procedural"]:
+    enforced = [
+        declaration_of(*one).confidentiality is Confidentiality.ENFORCED
+        for one in zip((source, target), owners, strict=True)
+    ]
+    if enforced == [True, False]:
         raise Refused(f"the platform of {target.name} does not enforce confidentiality, its present one does")
     try:
         here, there = await asyncio.gather(*(parts.agents.agent(one.id).report() for one in (source, target)))

@@ -109,9 +109,13 @@ class CreateCloud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddBlanket:
+    """On a provider's platform, or inside `parent`, a blanket of the cloud's own or of one that it is within:
+    one of the two is said."""
+
     name: Name
     cloud: Ref
-    provider: Ref
+    provider: Ref | None = None
+    parent: Ref | None = None
     flavour: Flavour = Flavour.KVM
     vcpus: Vcpus = 2
     memory_mib: MemoryMib = 2048

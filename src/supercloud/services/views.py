@@ -82,6 +82,8 @@ class ProviderView:
     options: dict[str, str]
     accelerator: str
     nesting: bool
+    nested_levels: int  # so many blankets deep it goes inside a blanket there, and why no deeper
+    nested_reason: str
     confidentiality: Confidentiality
     abilities: tuple[str, ...]
     reason: str
@@ -150,6 +152,9 @@ class BlanketView:
     cloud: str
     cloud_id: Id
     provider: str
+    parent: Name | None  # the blanket that it is in, as far as the caller knows it
+    depth: int  # how many blankets are around it
+    deeper: int  # how many levels of blankets there can be in it
     state: BlanketState
     flavour: Flavour | None  # as its agent reported it
     connected: bool

@@ -23,6 +23,7 @@ from supercloud.ports.agent import (
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
+from supercloud.ports.machines import MachinesAgent
 from supercloud.wire.rpc import Handler
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ _TIMEOUTS_S = {
     "upgrade.place": 900.0,
     "instances.start": 180.0,
     "instances.stop": 300.0,
+    "machines.place": 3600.0,
+    "machines.create": 300.0,
+    "machines.start": 300.0,
+    "machines.stop": 300.0,
+    "machines.destroy": 120.0,
 }
 _USUAL_S = 60.0
 
@@ -44,6 +50,7 @@ _GROUPS: dict[str, type] = {
     "migration": MigrationAgent,
     "streams": StreamsAgent,
     "upgrade": UpgradeAgent,
+    "machines": MachinesAgent,
 }
 
 
@@ -102,6 +109,7 @@ class RemoteAgent:
         self.migration = cast(MigrationAgent, remote(MigrationAgent, "migration", peer))
         self.streams = cast(StreamsAgent, remote(StreamsAgent, "streams", peer))
         self.upgrade = cast(UpgradeAgent, remote(UpgradeAgent, "upgrade", peer))
+        self.machines = cast(MachinesAgent, remote(MachinesAgent, "machines", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)

@@ -170,10 +170,12 @@ class Provider(Part):
 
 
 class Blanket(Part):
-    """A hypervisor of your own, on a provider's platform."""
+    """A hypervisor of your own, on a provider's platform or inside another blanket: one of the two is said."""
 
-    provider: Name
+    provider: Name | None = None
     """The domain whose platform runs it."""
+    parent: Name | None = Field(default=None, alias="in")
+    """The blanket that it is inside of: one of this file, or of a cloud around this one by its id."""
     flavour: Flavour = default_of(AddBlanket, "flavour")
     """Its hypervisor; live migration needs the same one at both ends."""
     vcpus: Vcpus = default_of(AddBlanket, "vcpus")
@@ -190,6 +192,7 @@ class Blanket(Part):
             name=name,
             cloud=cloud,
             provider=self.provider,
+            parent=self.parent,
             flavour=self.flavour,
             vcpus=self.vcpus,
             memory_mib=self.memory,

@@ -31,6 +31,7 @@ def check(tree: Tree) -> Iterator[Problem]:
             if name not in found[into]:
                 what = f"there is no {into[:-1]} {quoted(name, bare=True)} in this file"
                 yield Problem(tree.place(path), what, near(name, found[into]))
+    yield from _on_one(tree, found["blankets"])
     yield from _once(tree, _said(instances, "instances", "volumes"), "volume")
     yield from _once(tree, _ports(instances), "port")
     yield from _boot_volumes(tree, instances, found["volumes"])
@@ -44,6 +45,15 @@ def entries(data: Any, section: str) -> Entries:
     if not isinstance(found, dict):
         return {}
     return {name: one if isinstance(one, dict) else {} for name, one in found.items()}
+
+
+def _on_one(tree: Tree, blankets: Entries) -> Iterator[Problem]:
+    """A blanket's machine is a platform's, or another blanket's."""
+    for name, one in blankets.items():
+        if ("provider" in one) == ("in" in one):
+            said = "says both `provider` and `in`" if "in" in one else "says neither `provider` nor `in`"
+            what = f"blanket {quoted(name, bare=True)} {said}"
+            yield Problem(tree.place(("blankets", name)), what, "say one of them")
 
 
 def _said(there: Entries, section: str, key: str) -> Iterator[tuple[Path, str]]:

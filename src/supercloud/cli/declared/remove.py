@@ -138,7 +138,9 @@ class Removal:
             for one in kept:
                 self._draft.refuse(Kind.VOLUME, one, None, why, hint)
             return
+        nested = [one.name for one in self._now.blankets if one.parent == name]
         needs = {
+            *(key(Act.REMOVE, Kind.BLANKET, one) for one in nested),
             *(key(Act.REMOVE, Kind.VOLUME, one) for one in self._data_in(name)),
             *(key(act, Kind.INSTANCE, one) for one in inside for act in (Act.MIGRATE, Act.REMOVE)),
         }

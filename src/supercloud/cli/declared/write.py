@@ -26,7 +26,7 @@ from supercloud.services.requests import (
 from supercloud.services.views import WantedCloud
 
 #: As a request has them that says no more than it must; what it must say differs from this.
-_BLANKET = AddBlanket(name="", cloud="", provider="")
+_BLANKET = AddBlanket(name="", cloud="")
 _NETWORK = CreateNetwork(name="", cloud="", cidr="")
 _VOLUME = CreateVolume(name="", cloud="", size_bytes=0)
 _INSTANCE = RunInstance(name="", cloud="", image="")
@@ -130,6 +130,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
 def _blanket(blanket: AddBlanket) -> dict[str, Any]:
     return {
         "provider": blanket.provider,
+        "in": blanket.parent,
         "flavour": blanket.flavour.value,
         "vcpus": blanket.vcpus,
         "memory": exact_size(blanket.memory_mib * MIB),

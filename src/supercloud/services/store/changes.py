@@ -293,7 +293,8 @@ _DATA: Mapping[Kind, Callable[[Any], dict[str, Any]]] = {
     Kind.REPORT: lambda row: {"blanket": row.blanket, "at": row.at, "data": row.data},
     Kind.INSTANCE: lambda row: {"blanket": row.blanket},
     Kind.TRUST: _of_trust,
-    Kind.BLANKET: lambda row: {"provider": row.provider},
+    # What is inside a machine is not told to the machine's provider.
+    Kind.BLANKET: lambda row: {"provider": row.provider if row.parent is None else None},
     Kind.MAINTENANCE: lambda row: {"provider": row.provider},
     Kind.FINDING: _of_finding,
     Kind.ORDER: lambda row: {"provider": row.domain, "blanket": row.machine},

@@ -138,12 +138,17 @@ class Blanket(Base):
     __table_args__ = (UniqueConstraint("cloud", "name"), UniqueConstraint("cloud", "mesh_address"))
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    #: The domain that it is in, at whatever depth.
     provider: Mapped[str] = mapped_column(ForeignKey("providers.id"))
+    #: The blanket that it is inside of, whose machine its own is; None: its provider's platform runs it.
+    parent: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"), index=True)
+    depth: Mapped[int] = mapped_column(server_default="0", default=0)  # how many blankets are around it
     name: Mapped[str]
     state: Mapped[str]
     wanted: Mapped[dict[str, Any]]  # flavour, vcpus, memory, disk: what its machine was asked to be
     mesh_address: Mapped[str]
     endpoint: Mapped[str | None]  # of its WireGuard, as other blankets reach it
+    inner_endpoints: Mapped[list[str] | None]  # the same of those inside it: ports.platform.Machine.inner
     keys: Mapped[list[str]]  # WireGuard keys that its peers accept now, newest last
     announcement: Mapped[dict[str, Any] | None]  # its own signed word for them, relayed as it is
     boot_id: Mapped[str | None]
