@@ -16,6 +16,7 @@ from supercloud.model.placement import Confidentiality
 from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import RunState
+from supercloud.ports.platform import Flavour
 from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
@@ -62,7 +63,7 @@ async def test_a_nested_clouds_blanket_runs_in_its_parents(bench: Bench) -> None
     instance = await run(bench, "deep", "inner", "n")
     assert bench.site.running(instance) == ["n"]
     assert double.birth.endpoint == outer.birth.endpoint, "it dials what its parent dials"
-    (row,) = [one for one in (await bench.control.blankets(cloud="c"))]
+    (row,) = await bench.control.blankets(cloud="c")
     assert (row.name, row.parent, row.depth) == ("outer", None, 0)
 
 
@@ -95,7 +96,7 @@ async def test_what_cannot_be_is_refused_with_the_reason(bench: Bench) -> None:
     with pytest.raises(Refused, match="of another cloud, which other is not within"):
         await control.add_blanket(nested("x", "other", "outer"))
     with pytest.raises(Refused, match="flavour tcg"):
-        await control.add_blanket(replace(nested("x", "c", "outer"), flavour="tcg"))  # type: ignore[arg-type]
+        await control.add_blanket(replace(nested("x", "c", "outer"), flavour=Flavour.TCG))
     with pytest.raises(Exhausted, match="2 vCPUs, so that one in it cannot have 3"):
         await control.add_blanket(replace(nested("x", "c", "outer"), vcpus=3))
     with pytest.raises(Exhausted, match="of memory left"):
@@ -192,8 +193,8 @@ async def test_a_parent_goes_once_nothing_is_inside(bench: Bench) -> None:
 async def test_by_force_it_takes_all_along_though_they_cannot_be_reached(bench: Bench) -> None:
     control = bench.control
     outer = await around(bench)
-    await add(bench, nested("n", "inner", "outer"))
-    await add(bench, nested("nn", "inner", "n", memory_mib=256, disk_gib=1))
+    await add(bench, nested("n", "inner", "outer", memory_mib=1024))
+    await add(bench, nested("nn", "inner", "n", memory_mib=64, disk_gib=1))
     await run(bench, "i", "inner", "n")
     await run(bench, "ii", "inner", "nn")
     await outer.end()
@@ -218,7 +219,7 @@ async def test_a_stopped_parent_ends_what_is_inside_and_gives_its_rights_up(benc
     view = await control.instance("i")
     assert view.state is InstanceState.STOPPED
     failed = await bench.done(await control.start_blanket("n"), OperationState.FAILED)
-    assert failed.error and "not connected" in failed.error.message
+    assert failed.error and "not connected" in failed.error["message"]
     await bench.done(await control.start_blanket("outer"))
     await bench.done(await control.start_blanket("n"))
     await bench.done(await control.start_instance("i"))

@@ -158,7 +158,7 @@ class AgentListener:
     async def _file(self, digest: str) -> Path:
         """An image of somebody's, the agents' code, or a part of a blanket image."""
         path = image_file(self._settings.images, digest)
-        for own in (self._settings.bundle, self._settings.blanket_files):
+        for own in (self._settings.blanket_files, self._settings.bundle):
             if own is not None and not path.exists():
                 path = await own.path(digest) or path
         return path

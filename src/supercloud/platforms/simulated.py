@@ -279,13 +279,13 @@ class SimulatedPlatform:
         known.state, known.link_up = MachineState.RUNNING, True
         known.write(known.guest.boot())
 
-    def _free_ports(self, count: int) -> list[int]:
+    def _free_ports(self, count: int) -> tuple[int, ...]:
         taken = {port for one in self._host.machines.values() for port in (one.port, *one.inner)}
         first, last = self._options.first_port, self._options.last_port
         free = [port for port in range(first, last + 1) if port not in taken][:count]
         if len(free) < count:
             raise Exhausted(f"no UDP port is free from {first} to {last}")
-        return free
+        return tuple(free)
 
     def _found(self, machine: Id, *, running: bool = False) -> SimulatedMachine:
         known = self._host.machines.get(checked_id(machine))

@@ -1,7 +1,8 @@
 """Machines of a blanket's own: what it does as a platform for blankets inside it (see ports.platform).
 
-A group of the agent's of its own, apart from its instances: a machine has no run right, is in no network of its
-parent's cloud, and does not migrate. An agent may lack the group; then nothing can be inside its blanket.
+A group of the agent's of its own, apart from its instances: a machine has no run right, is in no
+network of its parent's cloud, and does not migrate. An agent may lack the group; then nothing can be inside
+its blanket.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class MakeMachine:
     vcpus: Vcpus
     memory_mib: MemoryMib
     disk_bytes: SizeBytes
-    #: First-boot data in base64. It is not known any more (empty) where a machine that exists is asked for again.
+    #: First-boot data in base64. Empty where one that exists is asked for again: it is not known any more.
     birth: Annotated[str, Field(max_length=88_000)] = field(default="", repr=False)
 
 

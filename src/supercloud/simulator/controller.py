@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.keystore.store import OwnedKeyStore
 from supercloud.model.errors import Failed, SupercloudError, Unavailable, error_from
 from supercloud.model.names import Id, new_id
+from supercloud.platforms.blanket import BlanketPlatform
 from supercloud.ports.clock import StoreTime
 from supercloud.ports.platform import Platform
 from supercloud.services.agents import Agents
@@ -154,6 +155,7 @@ class SimController:
             meshes=Meshes(store, agents),
             publisher=Publisher(store, streams),
             drivers=_no_platform,
+            nested=BlanketPlatform,
         )
         control = ControlPlane(parts)
         if not self.disk.has_tables:

@@ -86,7 +86,7 @@ def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
 
 @app.command
 def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one: its state, whether its agent is connected, what its platform promises, which blanket it is in.
+    """Show one: its state, whether its agent is connected, what its platform promises, what it is in.
 
     Example: supercloud blanket show n1 -o json
     """

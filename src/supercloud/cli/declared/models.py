@@ -170,7 +170,7 @@ class Provider(Part):
 
 
 class Blanket(Part):
-    """A hypervisor of your own, on a provider's platform or inside another blanket: one of the two is said."""
+    """A hypervisor of your own, on a provider's platform or inside another blanket (one of the two)."""
 
     provider: Name | None = None
     """The domain whose platform runs it."""
