@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from supercloud import logs
 from supercloud.agent.agent import Drivers
@@ -16,6 +16,8 @@ from supercloud.blanket.keyring import Keyring
 from supercloud.blanket.libvirt.connection import Connection
 from supercloud.blanket.libvirt.driver import LibvirtHypervisor
 from supercloud.blanket.libvirt.secrets import LibvirtSecrets
+from supercloud.blanket.machines.driver import LibvirtMachines, opened
+from supercloud.blanket.machines.network import MachineNetwork
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.blanket.places import Places
 from supercloud.blanket.volumes import LuksVolumes
@@ -30,11 +32,14 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
     overlay = LinuxOverlay(blanket=birth.blanket, listen_port=birth.wireguard_port)
     await overlay.start()
     try:
-        async with Connection() as connection:
+        async with Connection() as connection, AsyncExitStack() as stack:
             keyring = Keyring(places.keys)
             volumes = LuksVolumes(places, keyring, LibvirtSecrets(connection, keyring))
             volumes.sweep()
             hypervisor = LibvirtHypervisor(connection, sources=volumes.source, places=places)
+            network = MachineNetwork(control=birth.endpoint)
+            machines = LibvirtMachines(connection, places=places, network=network)
+            await stack.enter_async_context(opened(machines))
             yield Drivers(
                 hypervisor=hypervisor,
                 volumes=volumes,
@@ -44,6 +49,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
                 data=places.data,
                 cpu_models=hypervisor.cpu_models,
                 bundles=MountedBundles(data=places.data, run=places.run, keeper=SOCKET),
+                machines=machines,
             )
     finally:
         await overlay.close()

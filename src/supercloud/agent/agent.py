@@ -21,6 +21,7 @@ from supercloud.agent.images import ImageFetcher, ImageSource
 from supercloud.agent.instances import Arrivals, Instances
 from supercloud.agent.journal import Journal
 from supercloud.agent.keeperlink import AgentRelay
+from supercloud.agent.machines import AgentMachines
 from supercloud.agent.migration import Forwards, Migration
 from supercloud.agent.opener import Opener
 from supercloud.agent.overlay import AgentOverlay
@@ -39,6 +40,7 @@ from supercloud.ports.hypervisor import (
     Console,
     DiskHypervisor,
     Hypervisor,
+    Machines,
     MigratingHypervisor,
     Overlay,
     Volumes,
@@ -73,6 +75,7 @@ class Drivers:
     data: Path  # whose file system holds the volumes
     cpu_models: Callable[[], Awaitable[tuple[str, ...]]]
     bundles: Bundles | None = None  # None: these programs cannot be upgraded in place
+    machines: Machines | None = None  # None: no blanket can be inside this one
 
 
 class BlanketAgent:
@@ -126,6 +129,7 @@ class BlanketAgent:
         images = ImageFetcher(dialer)
         self._backups = Backups(dialer)
         self.upgrade = AgentUpgrade(bundles=drivers.bundles, images=images)
+        self.machines = AgentMachines(machines=drivers.machines, images=images) if drivers.machines else None
         self.volumes = AgentVolumes(
             volumes=drivers.volumes,
             hypervisor=drivers.hypervisor,
@@ -150,6 +154,7 @@ class BlanketAgent:
 
     async def report(self) -> BlanketReport:
         total_mib, free_mib = memory_mib()
+        why_not = "its agent has no driver for that" if not self.machines else await self.machines.why_not()
         return BlanketReport(
             blanket=self._blanket,
             flavour=await self._drivers.hypervisor.flavour(),
@@ -161,6 +166,8 @@ class BlanketAgent:
             disk_free_bytes=disk_free_bytes(self._drivers.data),
             bundle=await self.upgrade.running(),
             closes_networks=True,
+            nests=not why_not,
+            nests_not=why_not,
         )
 
     async def _greeting(self) -> Hello:

@@ -66,6 +66,16 @@ class Places:
     def images(self) -> Path:
         return self.data / "images"
 
+    @property
+    def machines(self) -> Path:
+        """Of blankets inside this one, a directory each."""
+        return self.data / "machines"
+
+    @property
+    def machine_files(self) -> Path:
+        """Parts of blanket images, by their digests."""
+        return self.data / "machine-files"
+
     def disk(self, volume: Id) -> Path:
         return self.disks / f"{volume}.qcow2"
 

@@ -32,10 +32,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
-    """What the keeper acts with, besides the monitors. `feed` feeds the watchdog."""
+    """What the keeper acts with, besides the monitors. `feed` feeds the watchdog; `catch_up` sets the clock
+    that blankets inside this one go by, after a stop."""
 
     permit: Callable[[Mapping[Id, float]], Awaitable[None]]
     feed: Callable[[], None]
+    catch_up: Callable[[], None] = lambda: None
 
 
 class Keeper:
@@ -65,6 +67,7 @@ class Keeper:
         self._news = asyncio.Event()
         self._at_fault: dict[Id, str] = {}
         self._ticked_s = self.moment().boottime_s
+        self._caught_up = 0
 
     def _restored(self) -> Snapshot | None:
         try:
@@ -220,10 +223,22 @@ class Keeper:
                 permits[action.instance] = action.seconds
             else:
                 self._act(action)
+        self._catch_up()
         self._permit(permits)
         if self._relay is not None and (self._beating is None or self._beating.done()):
             self._beating = asyncio.create_task(self._beat(self._relay))
         self._feed()
+
+    def _catch_up(self) -> None:
+        """At once, not after the pauses: the keepers of blankets inside this one see their stop by it."""
+        if self._rights.stops == self._caught_up:
+            return
+        try:
+            self._hands.catch_up()
+        except (Failed, OSError) as error:
+            _log.error("keeper.clock_stands_behind", error=str(error))
+        else:
+            self._caught_up = self._rights.stops
 
     def _feed(self) -> None:
         """What keeps this machine from being reset. Why it is not done is worth a line when that changes."""

@@ -86,10 +86,15 @@ async def keep(*, socket: Path = SOCKET, journal: Path = JOURNAL) -> None:
             stack.callback(watchdog.close)
         book = Journal(journal)
         stack.callback(book.close)
+        clock = BlanketClock()
         keeper = Keeper(
-            clock=BlanketClock(),
+            clock=clock,
             journal=book,
-            hands=Hands(permit=permit, feed=watchdog.feed if watchdog else _feed_nothing),
+            hands=Hands(
+                permit=permit,
+                feed=watchdog.feed if watchdog else _feed_nothing,
+                catch_up=clock.catch_up,
+            ),
             rights=new_rights,
             monitors=Monitors,
         )

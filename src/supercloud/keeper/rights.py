@@ -139,6 +139,8 @@ class Rights:
                 for instance, held in self._held.items():
                     if held.lost not in _NEVER_AGAIN:
                         self._held[instance] = replace(held, lost=Lost.REBOOTED, asked=_unbound(held.asked))
+        #: How many stops of this machine were seen.
+        self.stops = 0
         self._baseline, _ = compare(None, at)
         if baseline is not None and baseline.boot_id == at.boot_id:
             self._baseline = baseline
@@ -351,6 +353,7 @@ class Rights:
         self._baseline, was_stopped = compare(self._baseline, at)
         if not was_stopped:
             return
+        self.stops += 1
         for instance, held in self._held.items():
             lost = held.lost if held.lost is not None else Lost.MACHINE_STOPPED
             self._held[instance] = self._losing(replace(held, asked=_unbound(held.asked)), lost, at)

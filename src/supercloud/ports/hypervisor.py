@@ -18,6 +18,7 @@ from supercloud.ports.agent import (
     RunState,
     VolumeReport,
 )
+from supercloud.ports.machines import MachineReport, MakeMachine
 from supercloud.ports.platform import Flavour
 
 #: Hears the share done, from 0 to 1.
@@ -63,6 +64,30 @@ class Route:
     address: Ipv4
     memory_port: Port
     disk_port: Port
+
+
+class Machines(Protocol):
+    """Runs blankets inside this one. As ports.machines.MachinesAgent, but for what has to be fetched."""
+
+    async def why_not(self) -> str:
+        """Empty where it can."""
+        ...
+
+    def file(self, digest: Digest) -> Path:
+        """Where a part of a blanket image belongs."""
+        ...
+
+    async def create(self, wanted: MakeMachine) -> MachineReport: ...
+
+    async def start(self, machine: Id) -> MachineReport: ...
+
+    async def stop(self, machine: Id, *, force: bool) -> MachineReport: ...
+
+    async def destroy(self, machine: Id) -> None: ...
+
+    async def inspect(self, machine: Id) -> MachineReport: ...
+
+    async def list(self) -> list[MachineReport]: ...
 
 
 class Hypervisor(Protocol):

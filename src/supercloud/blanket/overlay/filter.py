@@ -15,6 +15,9 @@ another cloud, and for what leaves to one also by not being a beginning, so that
 What carries instances' frames between blankets, WireGuard and VXLAN, is not tracked: two look-ups less for
 each packet, and no entry for each of their flows.
 
+What passes to and from blankets inside this one is decided in the chain `machines`, which is another's to
+fill (blanket.machines) and is never flushed here; what that does not accept is dropped here, as all else.
+
 `permitted` and `grants` have timeouts and are never flushed: an apply or a restarted agent cannot prolong or
 end them. Those of `reach` follow from moments that are known, and are what is left until then. A change of
 the other sets and all rules is one transaction: no packet sees a state between.
@@ -40,6 +43,8 @@ Element = tuple[str | int, ...]
 
 TABLE = "supercloud"
 PERMITTED, GRANTS, REACH = "permitted", "grants", "reach"
+#: What of blankets inside this one may pass: made here, filled by blanket.machines.
+MACHINES, MACHINE_PREFIX = "machines", "m"
 _SETS: dict[str, tuple[str, str | list[str]]] = {
     "own": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
     "own_macs": ("bridge", ["ifname", "ether_addr"]),
@@ -50,7 +55,7 @@ _SETS: dict[str, tuple[str, str | list[str]]] = {
 }
 #: Where no instance may go: private, shared, local and multicast addresses. The provider's own network, the
 #: mesh and the control plane are among them.
-_NOT_THE_WORLD = (
+NOT_THE_WORLD = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -76,6 +81,7 @@ def ruleset(wanted: Filter, *, underlay: str, listen_port: Port, now: float = 0.
     for name, (family, kind) in _SETS.items():
         one = {"family": family, "table": TABLE, "name": name}
         commands += [{"add": {"set": {**one, "type": kind}}}, {"flush": {"set": one}}]
+    commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": MACHINES}}})
     for family, chain, hook, priority, policy in _CHAINS:
         one = {"family": family, "table": TABLE, "name": chain}
         based: Json = {**one}
@@ -280,12 +286,14 @@ def _to_the_underlay(underlay: str, listen_port: Port) -> list[Rules]:
             "forward",
             [
                 [_is(_ct_state(), "invalid"), *_COUNTED_DROP],
+                [_in(f"{MACHINE_PREFIX}*"), _jump(MACHINES)],
+                [_is(_meta("oifname"), f"{MACHINE_PREFIX}*"), _jump(MACHINES)],
                 [bridges, _is(_meta("oifname"), MESH_DEVICE), _jump("to_abroad")],
                 [_in(MESH_DEVICE), _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), _jump("from_abroad")],
                 [
                     outward,
                     out,
-                    _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in _NOT_THE_WORLD]}),
+                    _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in NOT_THE_WORLD]}),
                     _ACCEPT,
                 ],
                 [below, _is(_meta("oifname"), "@outward"), _KNOWN, _ACCEPT],

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from supercloud.ports.machines import FIRST_INNER_PORT
 from supercloud.ports.platform import BlanketFiles, BlanketMachine
 
 BINARY = "qemu-system-x86_64"
@@ -67,6 +68,7 @@ def machine(
     accelerator: Accelerator,
     *,
     port: int,
+    inner: int = 0,
     qmp_fd: int,
     sandbox: bool = True,
 ) -> list[str]:
@@ -74,9 +76,11 @@ def machine(
 
     Args:
         port: UDP port on the host's loopback that leads to the blanket's WireGuard.
+        inner: so many ports after that one lead to where it hears for blankets inside it.
         qmp_fd: a listening socket that QEMU inherits, so that whoever starts it can connect at once.
     """
-    forward = f"hostfwd=udp:127.0.0.1:{port}-:{WIREGUARD_PORT}"
+    targets = (WIREGUARD_PORT, *range(FIRST_INNER_PORT, FIRST_INNER_PORT + inner))
+    forward = ",".join(f"hostfwd=udp:127.0.0.1:{port + at}-:{to}" for at, to in enumerate(targets))
     argv = base(accelerator, vcpus=spec.vcpus, memory_mib=spec.memory_mib, sandbox=sandbox)
     argv += ["-uuid", spec.id, "-name", f"guest={spec.name},debug-threads=on"]
     argv += ["-rtc", "base=utc,clock=host"]  # goes on while the machine is frozen: keepers watch for that

@@ -27,6 +27,7 @@ from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
 from supercloud.platforms.values import checked_id, checked_label, checked_spec
+from supercloud.ports.machines import INNER_PORTS
 from supercloud.ports.platform import (
     Ability,
     BlanketFiles,
@@ -40,6 +41,9 @@ from supercloud.ports.platform import (
 
 _START_S = 30.0  # until QEMU answers; a kernel and an initrd are read before that
 _PORT_TAKEN = "Could not set up host forwarding rule"
+#: Measured under emulation (docs/adr/0020-nested-blankets.md).
+_NESTED_LEVELS = 1
+_NESTED_REASON = "one level is measured, under emulation; each further one was not"
 
 T = TypeVar("T")
 
@@ -95,6 +99,8 @@ class QemuPlatform:
             confidentiality=Confidentiality.PROCEDURAL,  # whoever runs QEMU reads its memory
             abilities=frozenset({Ability.CONSOLE, Ability.FREEZE, Ability.LINK, Ability.SNAPSHOT}),
             reason=proof.told,
+            nested_levels=_NESTED_LEVELS if proof.nesting else 0,
+            nested_reason=_NESTED_REASON if proof.nesting else proof.told,
         )
 
     async def create(self, machine: BlanketMachine) -> Machine:
@@ -206,7 +212,8 @@ class QemuPlatform:
                 vcpus=spec.vcpus,
                 memory_mib=spec.memory_mib,
                 disk_bytes=spec.disk_bytes,
-                port=self._pick_port(spec.id),
+                port=self._pick_port(spec.id, INNER_PORTS),
+                inner=INNER_PORTS,
             )
             home.write(known)
             return await self._boot(home, known)
@@ -227,14 +234,14 @@ class QemuPlatform:
         proof = await self._proven()
         refused: set[int] = set()
         while True:
-            if known.port in refused or known.port in self._taken(but=known.id):
-                known = replace(known, port=self._pick_port(known.id, refused))
+            if not {*refused, *self._taken(but=known.id)}.isdisjoint(known.ports):
+                known = replace(known, port=self._pick_port(known.id, known.inner, refused))
             try:
                 known = await self._boot_once(home, known, files, proof)
             except Failed as error:
                 if _PORT_TAKEN not in error.message:
                     raise
-                refused.add(known.port)
+                refused |= set(known.ports)
             else:
                 return _machine(known, MachineState.RUNNING)
 
@@ -246,7 +253,13 @@ class QemuPlatform:
             with home.qmp_listener() as listener:
                 spec = _spec(known, home.birth())
                 argv = command.machine(
-                    spec, files, proof.how, port=known.port, qmp_fd=listener, sandbox=self._options.sandbox
+                    spec,
+                    files,
+                    proof.how,
+                    port=known.port,
+                    inner=known.inner,
+                    qmp_fd=listener,
+                    sandbox=self._options.sandbox,
                 )
                 pid = process.spawn(
                     argv, directory=home.path, log=home.path / command.QEMU_LOG, pass_fds=[listener]
@@ -302,12 +315,13 @@ class QemuPlatform:
     async def _files(self, image: Digest) -> BlanketFiles:
         return await asyncio.to_thread(self._images.files, image)
 
-    def _pick_port(self, machine: Id, refused: Iterable[int] = ()) -> int:
-        return next(self._ports.candidates(machine, self._taken(but=machine) | set(refused)))
+    def _pick_port(self, machine: Id, inner: int, refused: Iterable[int] = ()) -> int:
+        taken = self._taken(but=machine) | set(refused)
+        return next(self._ports.candidates(machine, taken, count=1 + inner))
 
     def _taken(self, *, but: Id) -> set[int]:
         homes = (Home(path) for path in self._machines.iterdir() if path.name != but)
-        return {known.port for home in homes if (known := _readable(home)) is not None}
+        return {port for home in homes if (known := _readable(home)) is not None for port in known.ports}
 
     def _home(self, machine: Id) -> Home:
         return Home(self._machines / checked_id(machine))
@@ -347,6 +361,7 @@ def _machine(known: Record, state: MachineState, reason: str = "") -> Machine:
         wireguard=f"{command.GATEWAY}:{known.port}",
         memory_mib=known.memory_mib,
         reason=reason,
+        inner=tuple(f"{command.GATEWAY}:{port}" for port in known.ports[1:]),
     )
 
 

@@ -29,9 +29,15 @@ class Record:
     disk_bytes: SizeBytes
     #: UDP port on the host's loopback; stays the same over restarts so that peers find the blanket again.
     port: Port
+    #: How many ports after that one lead to blankets inside this one; a machine of before has none.
+    inner: int = 0
     pid: int | None = None
     #: Set from before a process is started until it ended in order: where no pid is noted, look for one.
     started: bool = False
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + 1 + self.inner)
 
     def same_as(self, spec: BlanketMachine) -> bool:
         """Whether `spec` asks for this machine. First-boot data counts on the first boot only."""
