@@ -1,4 +1,4 @@
-"""Machines of a blanket's own, without libvirt: what they are made of, where they are, and who reaches them."""
+"""Machines of a blanket's own, without libvirt: what they are made of, where, and who reaches them."""
 
 from __future__ import annotations
 

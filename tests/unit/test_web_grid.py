@@ -206,8 +206,6 @@ def domain(name: str, **other: object) -> DomainView:
         accepted=True,
         accelerator="kvm",
         nesting=True,
-        nested_levels=1,
-        nested_reason="",
         confidentiality=Confidentiality.PROCEDURAL,
         abilities=(),
         reason="",

@@ -1,4 +1,4 @@
-"""How machines reach the world, and who reaches them: a tap for each, routed by this blanket and hidden behind
+"""How machines reach the world, and who reaches them: a tap for each, routed by this blanket, hidden behind
 its own address, with a filter that lets out what a blanket has to say and lets in what is for its WireGuard.
 
 A machine's resolver and control plane are those of this blanket, under the same addresses, at every depth. It

@@ -50,10 +50,11 @@ def entries(data: Any, section: str) -> Entries:
 def _on_one(tree: Tree, blankets: Entries) -> Iterator[Problem]:
     """A blanket's machine is a platform's, or another blanket's."""
     for name, one in blankets.items():
-        if ("provider" in one) == ("in" in one):
-            said = "says both `provider` and `in`" if "in" in one else "says neither `provider` nor `in`"
-            what = f"blanket {quoted(name, bare=True)} {said}"
-            yield Problem(tree.place(("blankets", name)), what, "say one of them")
+        said = [key for key in ("provider", "in") if one.get(key) is not None]
+        if len(said) != 1 and isinstance(tree.data["blankets"][name], dict):
+            which = "both `provider` and `in`" if said else "neither `provider` nor `in`"
+            what = f"blanket {quoted(name, bare=True)} says {which}"
+            yield Problem(tree.key_place(("blankets", name)), what, "say one of them")
 
 
 def _said(there: Entries, section: str, key: str) -> Iterator[tuple[Path, str]]:

@@ -21,9 +21,9 @@ class PortRange:
     last: Annotated[int, Field(ge=1024, le=65535)]
 
     def candidates(self, machine: str, taken: Container[int], *, count: int = 1) -> Iterator[int]:
-        """Free ports, each with `count - 1` more after it, in the order to try them: always the same start for
-        a machine, so that domains with state of their own seldom meet, and a port that was lost is likely to
-        be found again.
+        """Free ports, each with `count - 1` more after it, in the order to try them: always the same start
+        for a machine, so that domains with state of their own seldom meet, and a port that was lost is likely
+        to be found again.
 
         Raises:
             Exhausted: after the last.
