@@ -11,20 +11,24 @@ from control_rig import Bench
 from sqlalchemy import select
 
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound, OverQuota, Refused
+from supercloud.model.levels import Level
 from supercloud.model.nesting import Limit, Size, check_depth, check_room
 from supercloud.model.placement import Confidentiality
 from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.ports.agent import RunState
 from supercloud.ports.platform import Flavour
+from supercloud.services.caller import Caller
 from supercloud.services.requests import (
     AddBlanket,
+    AddPrincipal,
     AddProvider,
     CreateCloud,
     CreateNetwork,
     RunInstance,
 )
-from supercloud.services.store.tables import Blanket
+from supercloud.services.store.tables import Blanket, Provider
+from supercloud.trust.keys import IdentityKey
 
 pytestmark = pytest.mark.contract
 GIB = 1 << 30
@@ -144,15 +148,21 @@ async def test_it_counts_in_its_clouds_quota(bench: Bench) -> None:
     assert (used.blankets, used.domains) == (1, 1)
 
 
-async def test_two_of_one_parent_are_reached_at_its_ports_and_a_third_dials_out(bench: Bench) -> None:
+async def test_some_of_each_parent_are_reached_at_its_ports_and_others_dial_out(bench: Bench) -> None:
+    """Two here."""
     await around(bench)
-    for name in "xyz":
+    for name in "wxyz":
         await add(bench, nested(name, "inner", "outer", disk_gib=2))
     async with bench.parts.store.read() as session:
         rows = {row.name: row for row in await session.scalars(select(Blanket))}
     ways = rows["outer"].inner_endpoints
     assert ways is not None and len(set(ways)) == 2 and rows["outer"].endpoint not in ways
-    assert [rows[name].endpoint for name in "xyz"] == [*ways, None]
+    assert [rows[name].endpoint for name in "wxyz"] == [*ways, None, None]
+    await run(bench, "i", "inner", "y")
+    with pytest.raises(Refused, match="dial out only, so that neither reaches the other"):
+        await bench.control.migrate_instance("i", to="z")
+    await bench.done(await bench.control.migrate_instance("i", to="w"))
+    await bench.done(await bench.control.migrate_instance("i", to="z"))
 
 
 async def test_instances_move_between_a_nested_blanket_and_an_ordinary_one(bench: Bench) -> None:
@@ -242,8 +252,6 @@ async def test_a_lost_parent_leaves_its_instances_to_their_rights(bench: Bench) 
 async def test_it_is_procedural_whatever_its_parents_platform_enforces(bench: Bench) -> None:
     outer = await around(bench)
     async with bench.parts.store.write() as session:
-        from supercloud.services.store.tables import Provider
-
         provider = await session.scalar(select(Provider).where(Provider.name == "p"))
         assert provider is not None
         provider.declaration = {**provider.declaration, "confidentiality": "enforced"}
@@ -251,6 +259,39 @@ async def test_it_is_procedural_whatever_its_parents_platform_enforces(bench: Be
     assert (await bench.control.blanket("outer")).confidentiality is Confidentiality.ENFORCED
     assert (await bench.control.blanket("n")).confidentiality is Confidentiality.PROCEDURAL
     del outer
+
+
+async def test_who_stays_alone_shares_no_blanket_with_one(bench: Bench) -> None:
+    control = bench.control
+    async with bench.parts.store.write() as session:
+        provider = await session.scalar(select(Provider).where(Provider.name == "p"))
+        assert provider is not None
+        provider.declaration = {**provider.declaration, "confidentiality": "enforced", "accelerator": "kvm"}
+    await around(bench)
+    await add(bench, nested("n", "inner", "outer"))
+    alone = RunInstance(name="alone", cloud="c", image="debian", memory_mib=128, level=Level.ISOLATED)
+    with pytest.raises(Refused, match="company in the blanket"):
+        await control.run_instance(alone)
+    await bench.done(await control.remove_blanket("n"))
+    await bench.done(await control.run_instance(alone))
+    with pytest.raises(Refused, match="alone, which is isolated, stays alone in blanket outer"):
+        await control.add_blanket(nested("n", "inner", "outer"))
+
+
+async def test_whose_it_is_does_not_see_what_is_around_it(bench: Bench) -> None:
+    control = bench.control
+    await around(bench)
+    await add(bench, nested("n", "inner", "outer"))
+    hers = await control.add_principal(AddPrincipal(name="her", key=IdentityKey.new().name))
+    inner = (await control.cloud("inner")).id
+    caller = Caller(principal=hers.id, clouds=(inner,), operator=False, undivided=True, revocation_ids=())
+    seen = control.on_behalf_of(caller)
+    (view,) = await seen.blankets()
+    assert (view.name, view.parent, view.depth) == ("n", None, 1)
+    with pytest.raises(NotFound):
+        await seen.add_blanket(nested("m", "inner", "outer"))
+    with pytest.raises(NotFound):
+        await seen.blanket("outer")
 
 
 async def test_its_parents_provider_does_not_learn_of_it(bench: Bench) -> None:

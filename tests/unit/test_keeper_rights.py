@@ -1,8 +1,11 @@
 """The keeper's decisions: never later than the store, never without a right, never by its own clock alone."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import Phase, settings
@@ -16,6 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from supercloud.keeper.journal import Journal
+from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.rights import Lost, Pause, Permit, Resume, Rights, Seen, Stop
 from supercloud.keeper.stops import TOLERANCE_S, Moment
 from supercloud.model.errors import RightRefused
@@ -30,6 +35,7 @@ from supercloud.model.right import (
     renew,
     surrender,
 )
+from supercloud.ports.clock import Instant
 from supercloud.ports.controller import RenewalAnswer
 
 pytestmark = pytest.mark.unit
@@ -221,6 +227,48 @@ def test_a_stop_during_a_restart_of_the_keeper_is_seen() -> None:
     renewed(rights, moment(0), moment(0))
     kept = Rights(nonce=lambda: "a" * 32, at=moment(1, ahead=30), restored=rights.snapshot())
     assert not kept.may_run(INSTANCE, moment(1, ahead=30))
+
+
+def test_a_stop_that_was_seen_sets_the_clock_of_what_is_inside(tmp_path: Path) -> None:
+    """At the next look, once for each stop, and again where it failed."""
+    at, caught_up = [moment(0)], []
+
+    class Clock:
+        def now(self) -> float:
+            return at[0].boottime_s
+
+        def instant(self) -> Instant:
+            return Instant(at[0].boot_id, at[0].boottime_s)
+
+        def rtc_s(self) -> float:
+            return at[0].rtc_s
+
+    def catch_up() -> None:
+        caught_up.append(at[0].boottime_s)
+        if len(caught_up) == 1:
+            raise OSError("not now")
+
+    async def look() -> None:
+        monitors = SimpleNamespace(seen=dict)
+        keeper = Keeper(
+            clock=Clock(),  # type: ignore[arg-type]
+            journal=Journal(tmp_path / "keeper.sqlite"),
+            hands=Hands(permit=None, feed=lambda: None, catch_up=catch_up),  # type: ignore[arg-type]
+            rights=lambda now, restored: Rights(nonce=lambda: "0" * 32, at=now, restored=restored),
+            monitors=lambda _: monitors,  # type: ignore[arg-type,return-value]
+        )
+        for seen in (
+            moment(1),
+            moment(2, ahead=2.0),
+            moment(3, ahead=30),
+            moment(4, ahead=30),
+            moment(5, ahead=30),
+        ):
+            at[0] = seen
+            keeper._tick()
+
+    asyncio.run(look())
+    assert caught_up == [3, 4], "it failed once"
 
 
 def test_what_was_forgotten_does_not_come_back() -> None:

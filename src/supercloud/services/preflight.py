@@ -7,6 +7,7 @@ import asyncio
 from supercloud.model import levels
 from supercloud.model.errors import Refused, Unavailable
 from supercloud.model.levels import Fact
+from supercloud.model.names import Id
 from supercloud.model.placement import Confidentiality
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import BlanketReport
@@ -34,6 +35,8 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         raise Refused(f"blanket {target.name} is {target.state}, not connected")
     if not parts.agents.is_expected(row.blanket):
         raise Refused("the blanket that it runs in is not connected")
+    if target.parent is not None and target.endpoint is None:
+        await _check_heard(parts, row.blanket, target)
     standing = await parts.rights.standing(row.id)
     if standing.record.holder != row.blanket:
         raise Refused("the blanket that it runs in does not hold its right now")
@@ -61,6 +64,18 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
             hint=f"supercloud level explain vm {row.name} shows what each blanket can give",
         )
     _compare(instance, cloud, target, here, there)
+
+
+async def _check_heard(parts: Parts, here: Id, target: Blanket) -> None:
+    """A nested blanket that nothing is forwarded to dials the others: of two such, neither hears the other."""
+    async with parts.store.read() as session:
+        source = await session.get_one(Blanket, here)
+    if source.parent is not None and source.endpoint is None:
+        raise Refused(
+            f"blankets {source.name} and {target.name} are both inside others and dial out only, so that "
+            "neither reaches the other",
+            hint="migrate to one that is reached from outside",
+        )
 
 
 def _compare(

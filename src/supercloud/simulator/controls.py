@@ -86,6 +86,9 @@ CONTROLS: dict[str, Control] = {
         "goes on from an older state",
     ),
     "stops are not seen": Control(_STOPPED, _TWO, second_line=False),
+    "a stop around a nested blanket is not passed on": Control(
+        replace(_STOPPED, nested=("north",)), _TWO, second_line=False
+    ),
     "any peer may speak for an instance": Control(
         _silenced(At("stop north", _SENT, after_s=20, seconds=95)), "is accepted from", second_line=False
     ),

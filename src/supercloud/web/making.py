@@ -127,10 +127,14 @@ async def _create_cloud(control: Northbound, form: Form) -> Any:
 
 
 async def _blanket_fields(ask: Ask, _cloud: Ref) -> tuple[Field, ...]:
+    """On a provider's platform, or in a blanket of the cloud's own or of one around it."""
     providers = await ask.some(_P.PROVIDER_READ, lambda control: control.providers())
+    around = await ask.some(_P.BLANKET_READ, lambda control: control.blankets())
+    room = [(one.id, f"{one.name} ({one.cloud})") for one in around if one.deeper and one.state in JOINED]
     return (
         _NAME,
-        chosen("provider", "Provider", named(each for each in providers if each.accepted), required=True),
+        chosen("provider", "Provider", (("", ""), *named(each for each in providers if each.accepted))),
+        chosen("parent", "Or in blanket", (("", ""), *room)),
         chosen("flavour", "Flavour", [(each, each) for each in Flavour], value=Flavour.KVM),
         counted("vcpus", "vCPUs", least=1, most=64, value="2"),
         counted("memory_mib", "Memory, MiB", least=64, most=1 << 20, value="2048"),
@@ -142,7 +146,8 @@ async def _add_blanket(control: Northbound, form: Form) -> Any:
     asked = {
         "name": written(form, "name"),
         "cloud": written(form, "cloud"),
-        "provider": written(form, "provider"),
+        "provider": maybe(form, "provider"),
+        "parent": maybe(form, "parent"),
         "flavour": maybe(form, "flavour"),
         "vcpus": number(form, "vcpus"),
         "memory_mib": number(form, "memory_mib"),
