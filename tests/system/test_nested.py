@@ -1,4 +1,4 @@
-"""A blanket inside a blanket, on real VMs: a nested cloud runs an instance there, which moves out and back in."""
+"""A blanket inside a blanket, on real VMs: a nested cloud runs an instance there."""
 
 from __future__ import annotations
 

@@ -10,16 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from supercloud.agent.machines import AgentMachines
 from supercloud.blanket.machines.domain import PREFIX, file_path, machine_domain, machine_of
 from supercloud.blanket.machines.home import Home, Homes, Record
 from supercloud.blanket.machines.network import Way, ruleset, way_of
 from supercloud.blanket.overlay import filter as packet_filter
 from supercloud.blanket.overlay.plan import Filter
 from supercloud.keeper.egress import tap_of
-from supercloud.model.errors import Failed
+from supercloud.model.errors import Exhausted, Failed, InvalidInput, NotFound, Refused
 from supercloud.model.names import new_id
-from supercloud.ports.machines import MachineFile, MachineImage, MakeMachine
+from supercloud.model.placement import Confidentiality
+from supercloud.platforms.blanket import BlanketPlatform
+from supercloud.ports.agent import PlaceImage
+from supercloud.ports.machines import Inside, MachineFile, MachineImage, MachineReport, MakeMachine
+from supercloud.ports.platform import BlanketMachine, Declaration, Flavour, MachineState, Platform
 
+pytestmark = pytest.mark.unit
 SECRET = b'{"secret": "join-secret-77"}'
 
 
@@ -154,6 +160,7 @@ def test_a_home_is_whole_or_not_there(tmp_path: Path) -> None:
     (home.path / "machine.json").write_text("{")
     with pytest.raises(Failed, match="damaged"):
         home.record()
+    assert list(homes.records()) == [], "it holds no other up"
     home.erase()
     home.erase()
     assert list(homes.records()) == []
@@ -161,3 +168,105 @@ def test_a_home_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_parts_of_images_are_kept_by_their_digests(tmp_path: Path) -> None:
     assert file_path(tmp_path, "sha256:" + "ab" * 32) == tmp_path / ("ab" * 32)
+
+
+# ---------------------------------------------------------------- the agent, and the driver over it
+
+
+class Hosted:
+    """ports.hypervisor.Machines in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.no = ""
+        self.made: dict[str, MakeMachine] = {}
+        self.running: set[str] = set()
+
+    async def why_not(self) -> str:
+        return self.no
+
+    def file(self, digest: str) -> Path:
+        return file_path(self.folder, digest)
+
+    async def create(self, wanted: MakeMachine) -> MachineReport:
+        self.made.setdefault(wanted.machine, wanted)
+        return await self.start(wanted.machine)
+
+    async def start(self, machine: str) -> MachineReport:
+        self.running.add(machine)
+        return await self.inspect(machine)
+
+    async def stop(self, machine: str, *, force: bool) -> MachineReport:
+        self.running.discard(machine)
+        return await self.inspect(machine)
+
+    async def destroy(self, machine: str) -> None:
+        self.made.pop(machine, None)
+        self.running.discard(machine)
+
+    async def inspect(self, machine: str) -> MachineReport:
+        if machine not in self.made:
+            raise NotFound(f"there is no machine {machine}")
+        state = MachineState.RUNNING if machine in self.running else MachineState.STOPPED
+        memory_mib = self.made[machine].memory_mib
+        slot = list(self.made).index(machine)
+        return MachineReport(machine=machine, state=state, memory_mib=memory_mib, slot=slot)
+
+    async def list(self) -> list[MachineReport]:
+        return [await self.inspect(machine) for machine in self.made]
+
+
+class Fetched:
+    """agent.images.ImageFetcher, which has everything."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def place(self, request: PlaceImage, path: Path) -> None:
+        self.asked.append(request.digest)
+        path.touch(0o600)
+
+
+async def test_the_driver_asks_the_agent_and_the_agent_fetches_before_it_makes(tmp_path: Path) -> None:
+    hosted, fetched = Hosted(tmp_path), Fetched()
+    agent = AgentMachines(machines=hosted, images=fetched)  # type: ignore[arg-type]
+    found = image()
+
+    async def images(_: str) -> MachineImage:
+        return found
+
+    declared = Declaration(
+        kind="blanket",
+        accelerator="tcg",
+        nesting=True,
+        flavours=frozenset({Flavour.KVM}),
+        confidentiality=Confidentiality.PROCEDURAL,
+        abilities=frozenset(),
+        reason="",
+    )
+    inside = Inside(declaration=declared, inner=("10.0.2.2:52001",), endpoint=lambda port: f"10.0.2.2:{port}")
+    platform: Platform = BlanketPlatform(inside, agent, images)
+    spec = BlanketMachine(id=new_id(), name="n", image="sha256:" + "0" * 64, memory_mib=64, birth=SECRET)
+    made = await platform.create(spec)
+    assert fetched.asked == [part.digest for part in (found.kernel, found.initrd, found.root, found.bundle)]
+    assert hosted.file(found.root.digest).stat().st_mode & 0o777 == 0o644, "every QEMU reads it"
+    assert base64.b64decode(hosted.made[spec.id].birth) == SECRET
+    assert "join-secret" not in repr(hosted.made[spec.id])
+    assert (made.state, made.wireguard) == (MachineState.RUNNING, "10.0.2.2:52001")
+    other = await platform.create(replace(spec, id=new_id()))
+    assert other.wireguard is None, "nothing is forwarded to it"
+    assert {one.id for one in await platform.list()} == {spec.id, other.id}
+    assert (await platform.stop(spec.id)).state is MachineState.STOPPED
+    assert (await platform.start(spec.id)).state is MachineState.RUNNING
+    await platform.destroy(spec.id)
+    await platform.destroy(spec.id)
+    with pytest.raises(NotFound):
+        await platform.inspect(spec.id)
+    assert platform.blanket_endpoint(7444) == "10.0.2.2:7444"
+    with pytest.raises(InvalidInput):
+        platform.blanket_endpoint(0)
+    with pytest.raises(Exhausted, match="available in the blanket around it"):
+        await platform.create(replace(spec, id=new_id(), memory_mib=1 << 20))
+    hosted.no = "it has no /dev/kvm to run one with"
+    with pytest.raises(Refused, match="no /dev/kvm"):
+        await platform.create(replace(spec, id=new_id()))

@@ -29,6 +29,7 @@ from supercloud.services.store.time import wall
 _WIREGUARD_PORT = 51820
 _LOOK_EVERY_S = 5.0
 _INVITATION_S = 3600.0
+_REPORT_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,18 @@ class BlanketOperations:
         )
 
     async def _reported(self, blanket: Id) -> None:
-        """Only what is known to work can be used; its hypervisor's first look at itself takes a while."""
+        """Only what is known to work can be used; its hypervisor's first look at itself takes a while, and
+        inside another blanket longer than an answer is waited for."""
         agent = await self.parts.agents.wait_for(blanket, self.parts.settings.join_s)
-        await inbox.ready(self.parts.store, blanket, await agent.report())
+        for tries_left in reversed(range(_REPORT_TRIES)):
+            try:
+                report = await agent.report()
+            except Unavailable:
+                if not tries_left:
+                    raise
+            else:
+                await inbox.ready(self.parts.store, blanket, report)
+                return
 
     async def _give_up(self, blanket: Id, why: str) -> None:
         _, platform = await self._find(blanket)

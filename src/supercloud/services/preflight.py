@@ -67,7 +67,7 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
 
 
 async def _check_heard(parts: Parts, here: Id, target: Blanket) -> None:
-    """A nested blanket that nothing is forwarded to dials the others: of two such, neither hears the other."""
+    """A nested blanket that nothing is forwarded to dials the others: of two, neither hears the other."""
     async with parts.store.read() as session:
         source = await session.get_one(Blanket, here)
     if source.parent is not None and source.endpoint is None:

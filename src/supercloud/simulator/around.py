@@ -1,4 +1,4 @@
-"""The blanket that another one is inside of, as far as that one depends on it: its clock, and its real keeper.
+"""The blanket that another one is inside of, as far as that one depends on it: its clock and its real keeper.
 
 The one inside has its RTC from the system clock of the one around, which stands still with that: until the
 keeper there has seen the stop, by the RTC of its own, and has set it.

@@ -137,6 +137,7 @@ class LibvirtMachines:
                 *("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"),
                 *(str(home.disk), str(wanted.disk_bytes)),
             )
+            home.disk.chmod(0o600)
             async with self._slots:
                 record = Record(wanted=_without_birth(wanted), slot=self._homes.free_slot())
                 home.write(record)

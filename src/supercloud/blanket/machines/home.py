@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -104,9 +105,11 @@ class Homes:
         return Home(self._folder / machine)
 
     def records(self) -> Iterator[Record]:
+        """Of all that can be read: one that is damaged can still be destroyed, and holds nothing else up."""
         for path in sorted(self._folder.iterdir()):
-            if (record := Home(path).record()) is not None:
-                yield record
+            with contextlib.suppress(Failed):
+                if (record := Home(path).record()) is not None:
+                    yield record
 
     def free_slot(self) -> int:
         """
