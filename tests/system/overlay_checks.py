@@ -41,6 +41,7 @@ from overlay_inside import (
     until,
 )
 from overlay_keys import finish_talk, interrupted, rotation, rotation_of_both, start_talk
+from overlay_machines import machines
 
 from supercloud.blanket.overlay.plan import link_device
 
@@ -56,6 +57,7 @@ async def all_checks() -> None:
         mesh,
         instances,
         closed,
+        machines,
         world_pushes,
         instance_lies,
         peer_lies,
