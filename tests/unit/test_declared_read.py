@@ -83,6 +83,11 @@ def problems(text: str | bytes, folder: Path = Path("/nowhere")) -> list[str]:
             BLANKETS + "volumes: {a: {size: 1G, blanket: n2}}",
             "c:4:34: there is no blanket n2 in this file; there is: n1, s1",
         ),
+        (HEAD + "blankets: {n1: {vcpus: 1}}", "c:3:12: blanket n1 says neither `provider` nor `in`; say"),
+        (
+            HEAD + "blankets: {n1: {provider: north, in: n2}}",
+            "c:3:12: blanket n1 says both `provider` and `in`; say one",
+        ),
         (HEAD + "cloud: {name: b}", "c:3:1: `cloud` is here twice, first in line 2; remove one"),
         (HEAD + "networks: &a {}\nvolumes: *a", "c:4:10: aliases are not read; write out"),
         (
