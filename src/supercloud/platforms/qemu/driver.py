@@ -41,9 +41,9 @@ from supercloud.ports.platform import (
 
 _START_S = 30.0  # until QEMU answers; a kernel and an initrd are read before that
 _PORT_TAKEN = "Could not set up host forwarding rule"
-#: Measured under emulation (docs/adr/0020-nested-blankets.md).
+#: What the system tests go through (docs/adr/0020-nested-blankets.md).
 _NESTED_LEVELS = 1
-_NESTED_REASON = "one level is measured, under emulation; each further one was not"
+_NESTED_REASON = "one level is what is tried on real machines"
 
 T = TypeVar("T")
 
