@@ -10,11 +10,13 @@ import httpx
 import pytest
 from api_rig import Served
 from control_rig import Bench, World
+from sqlalchemy import select
 from test_authorization import _client
 
 from supercloud.model.errors import Conflict, Denied, InvalidInput, NotFound, OverQuota, Refused
 from supercloud.model.names import MIB, new_id
 from supercloud.model.quota import UNLIMITED, Amounts, Quota
+from supercloud.services import quotas
 from supercloud.services.caller import Caller
 from supercloud.services.requests import (
     AddBlanket,
@@ -25,6 +27,7 @@ from supercloud.services.requests import (
     MintToken,
     RunInstance,
 )
+from supercloud.services.store.tables import Cloud, Operation, Volume
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tokens import Bounds, attenuate
 
@@ -83,6 +86,40 @@ async def test_growing_counts_from_when_it_is_asked_for_and_once(bench: Bench) -
         await control.create_volume(CreateVolume(name="c", cloud="c", size_bytes=10 * MIB))
     await bench.done(await control.remove_volume("a"))
     await control.create_volume(CreateVolume(name="c", cloud="c", size_bytes=15 * MIB))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_what_has_grown_between_two_looks_is_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL's next statement sees it; SQLite's writers have their turns."""
+    control, store = bench.control, bench.parts.store
+    volume = await control.create_volume(CreateVolume(name="a", cloud="c", size_bytes=10 * MIB))
+    growing = Operation(
+        id=new_id(), kind="volume.resize", object=volume.id, intent={"size_bytes": 35 * MIB}, state="running",
+        join_key=volume.id, object_name="a", created_at=0.0,
+    )  # fmt: skip
+    async with store.write() as session:
+        session.add(growing)
+
+    def then_it_has_grown(look: Any) -> Any:
+        async def looked(*asked: Any) -> Any:
+            seen = await look(*asked)
+            if getattr(asked[1], "class_", Volume) is not Volume:
+                return seen
+            async with store.write() as other:
+                (await other.get_one(Volume, volume.id)).size_bytes = 35 * MIB
+                (await other.get_one(Operation, growing.id)).ended_at = 1.0
+            return seen
+
+        return looked
+
+    monkeypatch.setattr(quotas, "_growing", then_it_has_grown(quotas._growing))
+    monkeypatch.setattr(quotas, "_by_cloud", then_it_has_grown(quotas._by_cloud))
+    async with store.write() as session:
+        cloud = await session.scalar(select(Cloud.id).where(Cloud.name == "c"))
+        assert cloud is not None
+        assert (await quotas.used_of(session, cloud)).disk_bytes >= 35 * MIB
 
 
 async def test_a_quota_is_not_set_below_what_there_is_and_may_be_taken_away(bench: Bench) -> None:

@@ -37,7 +37,8 @@ PublicKey = Annotated[str, Field(pattern=r"^ed25519/[0-9a-f]{64}$")]
 #: Grows by one each time the right to run an instance moves to another holder; 0 before the first.
 Epoch = Annotated[int, Field(ge=0, lt=1 << 63)]
 #: Grows by one, and may be taken over from who has a later one: less than a number in JSON can be anywhere.
-Generation = Annotated[int, Field(ge=0, lt=1 << 52)]
+GENERATIONS = 1 << 52
+Generation = Annotated[int, Field(ge=0, lt=GENERATIONS)]
 #: An unguessable single-use value, 32 hexadecimal digits (128 bits).
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 SizeBytes = Annotated[int, Field(ge=0, lt=1 << 50)]

@@ -17,7 +17,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Exhausted, NotFound, SupercloudError
-from supercloud.model.names import Id
+from supercloud.model.names import GENERATIONS, Id
 from supercloud.model.states import BlanketState
 from supercloud.ports.agent import Abroad, Announcement, Location, Mesh, MeshReport, Network, Peer
 from supercloud.services import passages
@@ -29,8 +29,6 @@ from supercloud.wire.codec import from_json, to_json
 
 _log = structlog.get_logger(__name__)
 _FIRST_VXLAN_PORT, _LAST_VXLAN_PORT = 20_000, 59_999
-#: No mesh has a generation so late, whatever a blanket says: see model.names.Generation.
-_LATEST = 1 << 52
 
 
 async def changed(session: AsyncSession, cloud: Id) -> None:
@@ -283,7 +281,7 @@ class Meshes:
         """
         async with self._turn(blanket):
             mesh, report = await self._apply(blanket)
-            if mesh.generation < report.generation < _LATEST:  # it takes nothing older than what it has
+            if mesh.generation < report.generation < GENERATIONS:  # it takes nothing older than what it has
                 await self._overtake(blanket, report.generation)
                 mesh, report = await self._apply(blanket)
             self._abroad[blanket] = _lasting(mesh.abroad)

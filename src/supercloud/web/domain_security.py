@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from supercloud.api.pages import TIMED
 from supercloud.model.acts import ActKind, ActState
 from supercloud.model.kinds import Kind as Changed
 from supercloud.model.orders import OPEN, OrderState, Reaction
@@ -26,8 +25,7 @@ from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
 from supercloud.web.deed import Action, Making, fixed
 from supercloud.web.forms import Field, Form, chosen, maybe, moment, number, request_of
-from supercloud.web.gate import DOMAIN_EVENTS
-from supercloud.web.kind import Facts, Kind, named
+from supercloud.web.kind import DomainKind, Facts, named
 from supercloud.web.security import act_facts, written
 
 _P = Permission
@@ -108,12 +106,10 @@ def _asked_row(view: AskedActView) -> tuple[Cell, ...]:
 
 
 DOMAIN_SECURITY_KINDS = (
-    Kind(
+    DomainKind(
         path="commands",
         one="command",
         title="Commands",
-        read=_P.DOMAIN_READ,
-        key=TIMED,
         watched=(Changed.ORDER,),
         columns=("Command", "State", "Domain", "Machine", "Ordered", "To be done by"),
         listed=lambda control, _, page: control.southbound().commands(every=True, page=page),
@@ -121,15 +117,11 @@ DOMAIN_SECURITY_KINDS = (
         row=_command_row,
         facts=_command_facts,
         called=_command,
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
-    Kind(
+    DomainKind(
         path="delivered",
         one="delivered finding",
         title="Delivered",
-        read=_P.DOMAIN_READ,
-        key=TIMED,
         watched=(Changed.FINDING,),
         columns=("Finding", "Severity", "Domain", "Machine", "Received"),
         listed=lambda control, _, page: control.southbound().delivered(page=page),
@@ -137,15 +129,11 @@ DOMAIN_SECURITY_KINDS = (
         row=_delivered_row,
         facts=_delivered_facts,
         called=_delivered,
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
-    Kind(
+    DomainKind(
         path="asked",
         one="act that you asked for",
         title="Asked acts",
-        read=_P.DOMAIN_READ,
-        key=TIMED,
         watched=(Changed.ACT,),
         columns=("Act", "State", "Domain", "Purpose", "Not before", "Expires"),
         listed=lambda control, _, page: control.southbound().asked_acts(page=page),
@@ -153,8 +141,6 @@ DOMAIN_SECURITY_KINDS = (
         row=_asked_row,
         facts=act_facts,
         called=_asked,
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
 )
 
@@ -166,14 +152,10 @@ _TAKEN = (102, "I am at it")
 _ENDS = ((200, "it is done"), (403, "I refuse"), (501, "I cannot do that"), (500, "it failed"))
 
 
-def _answers(_ask: Ask, view: CommandView) -> tuple[tuple[str, str], ...]:
+async def _answer_fields(_ask: Ask, view: CommandView) -> tuple[Field, ...]:
     possible = (_TAKEN, *_ENDS) if view.state is OrderState.ASKED else _ENDS
-    return tuple((str(status), said) for status, said in possible)
-
-
-async def _answer_fields(ask: Ask, view: CommandView) -> tuple[Field, ...]:
     return (
-        chosen("status", "Say", _answers(ask, view), required=True),
+        chosen("status", "Say", [(str(status), said) for status, said in possible], required=True),
         Field(name="status_text", label="In your words", hint="its user reads them"),
     )
 
@@ -183,7 +165,7 @@ async def _answer(control: Northbound, ref: Ref, form: Form) -> object:
     return await control.southbound().respond(ref, request_of(Response, said))
 
 
-async def _take_fields(ask: Ask, view: Any) -> tuple[Field, ...]:
+async def _take_fields(_ask: Ask, view: Any) -> tuple[Field, ...]:
     return (
         Field(
             name="takes",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supercloud.api.pages import MOST, TEXT, TIMED
+from supercloud.api.pages import MOST, TEXT
 from supercloud.model.domains import Capacity, WindowState
 from supercloud.model.errors import InvalidInput
 from supercloud.model.kinds import Kind as Changed
@@ -35,9 +35,8 @@ from supercloud.web.domain_security import (
     DOMAIN_SECURITY_MAKINGS,
 )
 from supercloud.web.forms import Field, Form, counted, lines, maybe, moment, number, request_of, written
-from supercloud.web.gate import DOMAIN_EVENTS
 from supercloud.web.grid import Grid, domain_grid_of, standing
-from supercloud.web.kind import Beside, Facts, Kind, Section, named
+from supercloud.web.kind import Beside, DomainKind, Facts, Section, named
 
 #: Of a domain's machines, and of its windows and drains.
 _MACHINES, _HISTORY = Page(limit=MOST), 20
@@ -210,11 +209,10 @@ def _drain_facts(view: Any) -> Facts:
 
 
 DOMAIN_KINDS = (
-    Kind(
+    DomainKind(
         path="domains",
         one="domain",
         title="Domains",
-        read=_READ,
         key=TEXT,
         watched=CHANGES,
         columns=("Name", "Platform", "State", "Location", "Price", "Machines", "vCPUs", "Memory"),
@@ -224,15 +222,11 @@ DOMAIN_KINDS = (
         facts=_domain_facts,
         sections=_of_domain,
         beside=(Beside("health", "Health", _READ),),
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
-    Kind(
+    DomainKind(
         path="windows",
         one="window of maintenance",
         title="Maintenance",
-        read=_READ,
-        key=TIMED,
         watched=(Changed.MAINTENANCE,),
         columns=_WINDOW_COLUMNS,
         listed=lambda control, _, page: control.southbound().windows(page=page),
@@ -240,15 +234,11 @@ DOMAIN_KINDS = (
         row=_window_row,
         facts=_window_facts,
         called=_window,
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
-    Kind(
+    DomainKind(
         path="drains",
         one="drain",
         title="Drains",
-        read=_READ,
-        key=TIMED,
         watched=(Changed.OPERATION,),
         columns=_DRAIN_COLUMNS,
         listed=lambda control, _, page: control.southbound().drains(page=page),
@@ -256,8 +246,6 @@ DOMAIN_KINDS = (
         row=_drain_row,
         facts=_drain_facts,
         called=_drain,
-        in_cloud=False,
-        stream=DOMAIN_EVENTS,
     ),
     *DOMAIN_SECURITY_KINDS,
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from supercloud.api.pages import TIMED
 from supercloud.model.kinds import Kind as Changed
 from supercloud.model.permissions import Permission
 from supercloud.services.northbound import Northbound
@@ -13,7 +15,7 @@ from supercloud.services.pages import Page, Part
 from supercloud.services.requests import Ref
 from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
-from supercloud.web.gate import EVENTS
+from supercloud.web.gate import DOMAIN_EVENTS, EVENTS
 from supercloud.web.grid import href
 
 Facts = list[tuple[str, Cell]]
@@ -71,6 +73,10 @@ class Kind:
     beside: tuple[Beside, ...] = ()
     in_cloud: bool = True
     stream: str = EVENTS
+
+
+#: Of what a provider sees: over the southbound API alone, and in no cloud.
+DomainKind = partial(Kind, read=Permission.DOMAIN_READ, key=TIMED, in_cloud=False, stream=DOMAIN_EVENTS)
 
 
 def named(collection: str, view: Any, name: str | None = None) -> Cell:
