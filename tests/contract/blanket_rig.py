@@ -14,6 +14,7 @@ from supercloud.agent.agent import BlanketAgent, Drivers
 from supercloud.agent.identity import Passport, Safe
 from supercloud.agent.journal import Journal
 from supercloud.agent.keeperlink import AgentRelay
+from supercloud.agent.loop import LoopHands
 from supercloud.keeper.journal import Journal as KeeperJournal
 from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.link import KeeperPort
@@ -22,14 +23,7 @@ from supercloud.keystore.store import OwnedKeyStore
 from supercloud.model.errors import Conflict, NotFound, RightRefused, Unavailable
 from supercloud.model.names import new_id
 from supercloud.model.right import RightRecord, RightTerms, granted, issue, renew, surrender
-from supercloud.ports.agent import (
-    Landing,
-    Location,
-    Mesh,
-    MeshReport,
-    Progress,
-    RunState,
-)
+from supercloud.ports.agent import Landing, Progress, RunState
 from supercloud.ports.clock import Instant
 from supercloud.ports.controller import (
     Acknowledged,
@@ -40,6 +34,7 @@ from supercloud.ports.controller import (
 )
 from supercloud.ports.hypervisor import DomainEvent, Route, TransferStatus, Watch
 from supercloud.ports.keystore import JoinRequest
+from supercloud.ports.overlay import Location, Mesh, MeshReport
 from supercloud.ports.platform import Flavour
 from supercloud.trust.join import join_request
 from supercloud.wire.memory import MemoryTransport
@@ -77,6 +72,7 @@ class FakeHypervisor:
         self.read: list[tuple[str, str, str]] = []
         self.landed: FakeHypervisor | None = None
         self.sent: list[str] = []
+        self.parked: set[str] = set()  # sent, and held by the keeper
         self.boots: list[str] = []
         self.seeds: dict[str, bytes | None] = {}
         self.ignores_shutdown = False
@@ -135,6 +131,12 @@ class FakeHypervisor:
         assert self.landed is not None
         self.landed.show(instance, RunState.INCOMING)
 
+    def hand_over(self, instance: str) -> None:
+        """Everything has been sent; libvirt's word with the target is still to come."""
+        self.transfers[instance] = TransferStatus(over=False, sent=True)
+        self.parked.add(instance)
+        self.show(instance, RunState.PAUSED, "it has been sent")
+
     def arrive(self, instance: str) -> None:
         """What libvirt does by itself at the end: the target complete, the source's process gone."""
         assert self.landed is not None
@@ -171,6 +173,8 @@ class FakeOverlay:
     def __init__(self) -> None:
         self.mesh = Mesh(address="100.64.0.1", generation=0)
         self.ports: dict[str, list[str]] = {}
+        self.expected: dict[str, list[str]] = {}
+        self.before_port: Callable[[str], None] = lambda _: None
         self.grants: dict[tuple[str, int], float] = {}
         self.key = "A" * 43 + "="
 
@@ -180,7 +184,11 @@ class FakeOverlay:
 
     async def locate(self, location: Location) -> None: ...
 
+    def expect(self, instance: str, devices: Sequence[str]) -> None:
+        self.expected[instance] = list(devices)
+
     async def plug(self, instance: str, device: str, network: str, mac: str, ip: str) -> None:
+        self.before_port(instance)
         self.ports.setdefault(instance, []).append(device)
 
     async def unplug(self, instance: str) -> None:
@@ -264,9 +272,10 @@ class FakeMonitors:
 
     def seen(self) -> dict[str, Seen]:
         shows = {RunState.RUNNING: Seen.RUNNING, RunState.PAUSED: Seen.PAUSED, RunState.INCOMING: Seen.IDLE}
-        return {
+        seen = {
             instance: shows[state] for instance, state in self._hypervisor.states.items() if state in shows
         }
+        return seen | {one: Seen.SENT for one in self._hypervisor.parked if seen.get(one) is Seen.PAUSED}
 
     def monitor(self, instance: str) -> "FakeMonitor":
         return FakeMonitor(self._hypervisor, instance)
@@ -286,7 +295,18 @@ class FakeMonitor:
         await self._hypervisor.pause(self._instance)
         return False
 
+    async def park(self) -> bool:
+        return self._instance in self._hypervisor.parked
+
+    @property
+    def holds(self) -> bool:
+        return self._instance in self._hypervisor.parked
+
+    def hold(self) -> bool:
+        return True
+
     async def resume(self) -> None:
+        self._hypervisor.parked.discard(self._instance)
         await self._hypervisor.resume(self._instance)
 
     async def kill(self) -> None:
@@ -298,6 +318,7 @@ class ControlPlane:
 
     def __init__(self) -> None:
         self.rights: dict[str, RightRecord] = {}
+        self.contested: set[str] = set()  # a migration of these is open
         self.events: dict[str, dict[str, Event]] = {}
         self.deliveries = 0
         self.renewals = 0
@@ -377,7 +398,8 @@ class Face:
                 answers.append(RenewalAnswer(instance=asked.instance, refused=error.code))
             else:
                 self._plane.rights[asked.instance] = fresh
-                answers.append(RenewalAnswer(instance=asked.instance, right=granted(fresh, TERMS)))
+                right = replace(granted(fresh, TERMS), contested=asked.instance in self._plane.contested)
+                answers.append(RenewalAnswer(instance=asked.instance, right=right))
         return RightsRenewed(answers=tuple(answers))
 
     async def surrender(self, request):  # type: ignore[no-untyped-def]
@@ -452,6 +474,7 @@ class Blanket:
         self.volumes = FakeVolumes(folder)
         self.dialer = Dialer(plane, blanket)
         self.keeper: Keeper | None = None
+        self.loop: LoopHands | None = None  # none: nothing is detected here
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
@@ -497,6 +520,7 @@ class Blanket:
                 console_log=lambda instance: self.folder / instance,
                 data=self.folder,
                 cpu_models=models,
+                loop=self.loop,
             ),
             journal=journal,
             passport=self.passport,

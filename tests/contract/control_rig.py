@@ -25,6 +25,8 @@ from supercloud.model.names import MIB
 from supercloud.model.states import OperationState
 from supercloud.model.trust import TrustKind
 from supercloud.ports.agent import RunState, UserData
+from supercloud.ports.platform import BlanketFiles
+from supercloud.services.blanket_files import OwnBlanketFiles
 from supercloud.services.facade import ControlPlane
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.requests import (
@@ -46,6 +48,7 @@ from supercloud.trust.tls import Credentials, server_context
 
 IMAGE = secrets.token_bytes(700_000)
 DIGEST = "sha256:" + hashlib.sha256(IMAGE).hexdigest()
+BLANKET_IMAGE = "sha256:" + "0" * 64
 
 
 @dataclass
@@ -96,9 +99,10 @@ class World:
         settings = Settings(
             images=self.folder / "images",
             agents_port=self.port,
-            blanket_image=lambda: "sha256:" + "0" * 64,
+            blanket_image=lambda: BLANKET_IMAGE,
             database=normal_url(self.database).get_backend_name(),
             bundle=OwnBundle(lambda: self.folder / "bundle"),
+            blanket_files=OwnBlanketFiles(self._files, lambda: BLANKET_IMAGE),
             join_s=30,
         )
         identity = IdentityKey.new()
@@ -119,6 +123,15 @@ class World:
                 yield Bench(control, parts, self.site)
             finally:
                 await listener.close()
+
+    def _files(self, image: str) -> BlanketFiles:
+        """Of the blanket image, as far as anybody looks into it."""
+        assert image == BLANKET_IMAGE
+        paths = {name: self.folder / f"image-{name}" for name in ("kernel", "initrd", "root", "bundle")}
+        for name, path in paths.items():
+            if not path.exists():
+                path.write_bytes(name.encode() * 1000)
+        return BlanketFiles(**paths, cmdline="quiet")
 
     def _told(self, changes: tuple[Change, ...]) -> None:
         self.site.names |= {one.id: one.name for one in changes if one.kind is Kind.BLANKET}

@@ -18,9 +18,9 @@ from sqlalchemy import update
 
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.names import Id
+from supercloud.model.ocsf import DetectionFinding
 from supercloud.model.orders import Command, Device, Reaction, Target
 from supercloud.services.facade import ControlPlane
-from supercloud.services.ocsf import DetectionFinding
 from supercloud.services.requests import AddBlanket, AddPrincipal, CreateCloud, MintToken
 from supercloud.services.security_views import AskAct, PlaceOrder, TakenOrders
 from supercloud.services.store.tables import Cloud

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import jsonschema_rs
 import pytest
 from api_rig import HOST, Served, ended, problem
 from control_rig import DIGEST, IMAGE, World, furnish, share_with
+from incident_rig import incident_event
 from provider_rig import told_about
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
@@ -69,6 +71,8 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
     await api.bench.control.add_principal(AddPrincipal(name="dave", key=IdentityKey.new().name))
     await share_with(api.bench, "dave")
     await told_about(api.bench.control, "n1", shown.id)
+    incident = incident_event(new_id(), cloud=cloud, blanket=shown.id)
+    assert await inbox.take(api.bench.parts.store, shown.id, cloud, [incident], at=time.time()) == 1
     described = (await http.get("/openapi.json")).json()
     assert described["openapi"].startswith("3.1")
     read = [
@@ -76,7 +80,7 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
         for path, item in described["paths"].items()
         if "get" in item and "{" not in path and not path.endswith(EVENTS)
     ]
-    assert len(read) == 16
+    assert len(read) == 17
     for path in read:
         answer = await http.get(path.removeprefix("/v1"))
         wanted = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -291,3 +291,49 @@ async def test_the_examples_can_be_applied(document: str, cli: Served, file: Pat
     await cli.ok("apply", "-f", str(file))
     assert (await cli.run("diff", "-f", str(file))).status == 0
     assert {one.state for one in await cli.bench.control.instances(cloud="mine")} == {"running"}
+
+
+TRUST = """\
+trust:
+  jobs-reach-lan: {to: lab, kind: connect, network: lan, toNetwork: jobs, lasts: 8h}
+  lab-may-restart: {to: lab, kind: order-reactions, reactions: ["restart:device"], delegable: true}
+  lab-may-come: {to: lab, kind: migrate-to, blanket: n1}
+"""
+
+
+async def test_what_others_may_do_is_granted_kept_written_and_revoked_when_pruned(
+    cli: Served, file: Path
+) -> None:
+    await cli.ok("cloud", "create", "lab")
+    await cli.ok("network", "create", "jobs", "--cloud", "lab", "--cidr", "10.9.0.0/24")
+    file.write_text(SMALL + TRUST)
+    await cli.ok("apply", "-f", str(file))
+
+    async def granted() -> dict[str, tuple[str, bool]]:
+        found = (await cli.ok("trust", "ls", "--cloud", "mine", "--state", "active", "-o", "json")).json
+        return {one["kind"]: (one["thing"], one["delegable"]) for one in found}
+
+    both = {"connect": ("lan", False), "order-reactions": ("mine", True), "migrate-to": ("n1", False)}
+    assert await granted() == both
+    assert "already" in (await cli.ok("apply", "-f", str(file))).out
+    written = yaml.safe_load((await cli.ok("export", "mine")).out)["trust"]
+    assert written == {
+        "connect-lan-lab": {"to": "lab", "kind": "connect", "network": "lan", "toNetwork": "jobs"},
+        "order-reactions-mine-lab": {
+            "to": "lab",
+            "kind": "order-reactions",
+            "reactions": ["restart:device"],
+            "delegable": True,
+        },
+        "migrate-to-n1-lab": {"to": "lab", "kind": "migrate-to", "blanket": "n1"},
+    }
+    file.write_text(SMALL + TRUST.replace(", delegable: true", ""))  # narrower: another one, beside it
+    shown = (await cli.run("diff", "-f", str(file))).out
+    assert "+ create trust lab-may-restart" in shown and "left alone" in shown
+    await cli.ok("apply", "-f", str(file), "--prune", "--yes")
+    assert await granted() == {**both, "order-reactions": ("mine", False)}
+    file.write_text(SMALL)
+    await cli.ok("apply", "-f", str(file))
+    assert len(await granted()) == 3
+    await cli.ok("apply", "-f", str(file), "--prune", "--yes")
+    assert await granted() == {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from api_rig import HOST, Named, Served, Signing, served
 from control_rig import DIGEST, World, furnish
 from fastapi import APIRouter
+from incident_rig import incident_event
 from provider_rig import event
 from pydantic import TypeAdapter
 from sqlalchemy import update
@@ -32,6 +34,7 @@ from supercloud.model.names import MIB, new_id
 from supercloud.model.permissions import APART, UNDIVIDED, Permission
 from supercloud.ports.agent import RunState
 from supercloud.ports.tools import ForeignVm
+from supercloud.services import inbox
 from supercloud.services.northbound import Northbound
 from supercloud.services.requests import AddBlanket, AddPrincipal, CreateCloud, CreateVolume, MintToken
 from supercloud.services.security_views import PlaceOrder
@@ -84,6 +87,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "Quota": {},
     "GrantTrust": {"kind": "share-image", "cloud": "c", "to": "c", "image": "debian"},
     "PlaceOrder": {"blanket": "n2", "cloud": "c", "command": RESTART},
+    "CloseIt": {},
+    "AnswerIt": {"yes": True},
+    "SetPolicy": {"policy": '{"version": 1}'},
+    "RollBack": {"version": 1},
+    "ImportIndicators": {"bundle": '{"type": "bundle"}'},
     "TakenOrders": {"takes": ["restart:device"]},
     "Response": {"status": 102},
     "AskAct": {},  # filled in: about Alice's machine
@@ -271,6 +279,7 @@ async def _assembled(api: Served, world: World) -> Cast:
         "Rekey": {"key": key.name},
         "RevokeToken": {"id": spare_id},
     }
+    known["token"] = spare_id
     known["relation"] = await _shared(control, clients["alice"], api)
     known["operation"] = (await control.operations(kind="blanket.add"))[0].id
     found = operations(described, known, bodies)
@@ -318,7 +327,12 @@ async def _domain(api: Served, provider: httpx.AsyncClient) -> tuple[dict[str, s
     }
     act = (await provider.post(_url(api, f"{SOUTH}/v1/acts"), json=ask)).json()
     found = (await provider.post(_url(api, f"{SOUTH}/v1/findings"), json=event(machine=machine))).json()
+    own = str(uuid.uuid4())
+    said = incident_event(own, cloud=(await api.bench.control.cloud("c")).id, blanket=machine)
+    await inbox.take(api.bench.parts.store, machine, said.data["incident"]["cloud"], [said], at=time.time())
+    (incident,) = await api.bench.control.incidents()
     known = {"order": order, "command": order, "act": act["id"], "finding": found[0]["id"]}
+    known |= {"incident": incident.id, "reaction": said.data["reactions"][0]["command"]["id"]}
     return {**known, "drain": drain["id"], "window": planned["id"]}, ask
 
 

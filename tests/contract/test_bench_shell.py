@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supercloud.cli.bench.shell import Shell
+from supercloud.cli.shell import Shell
 from supercloud.model.errors import Failed, Unavailable
 
 pytestmark = pytest.mark.contract

@@ -60,7 +60,10 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     assert {name: (home / f"{name}.pid").read_text() for name in first} == first
     _serves_the_web(ok("web", "-o", "json").json)
     ok("provider", "add", "north", "--kind", "simulated")
-    assert "kinds: qemu, simulated" in _command(home, "provider", "add", "x", "--kind", "mainframe").err
+    assert (
+        "kinds: microhypervisor, qemu, simulated"
+        in _command(home, "provider", "add", "x", "--kind", "mainframe").err
+    )
     ok("cloud", "create", "kept")
     assert ok("backup", str(home / "b"), "-o", "json").json["size_bytes"] > 10_000
     assert _command(home, "backup", str(home / "b")).status == 4

@@ -20,8 +20,8 @@ from supercloud.blanket.overlay.plan import NOTHING, Plan, plan, told_mesh
 from supercloud.model.errors import Failed
 from supercloud.model.names import new_id
 from supercloud.model.states import OperationState
-from supercloud.ports.agent import Abroad
 from supercloud.ports.controller import Event, Events
+from supercloud.ports.overlay import Abroad
 from supercloud.services.mesh import wanted
 from supercloud.services.store import time as store_time
 from supercloud.services.store.tables import Cloud, Trust

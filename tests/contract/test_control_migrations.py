@@ -29,7 +29,8 @@ from supercloud.ports.platform import Flavour
 from supercloud.ports.rights import Decision
 from supercloud.services import agents
 from supercloud.services.requests import CreateCloud, CreateVolume, RunInstance
-from supercloud.services.sagas import migrate
+from supercloud.services.sagas import disks, migrate
+from supercloud.services.sagas.world import CopyFacts, DiskFacts, World
 from supercloud.services.views import InstanceView
 
 pytestmark = pytest.mark.contract
@@ -197,6 +198,31 @@ async def test_a_target_that_was_away_after_the_commit_goes_on_when_it_is_back(
     monkeypatch.undo()
     await bench.done(await bench.control.migrate_instance("web", to="north"))
     assert bench.site.running(instance) == ["north"]
+
+
+async def test_what_a_migration_left_that_never_began_is_removed_once_its_target_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "_BACK_S", 0.2)
+    await bench.blanket("north")
+    south = await bench.blanket("south")
+    instance = await bench.run()
+    make = disks.ready_copy
+
+    async def struck(world: World, cloud: str, disk: DiskFacts, copy: CopyFacts) -> None:
+        await make(world, cloud, disk, copy)
+        await south.end()
+        await bench.gone("south")
+        raise Unavailable("the agent of south is not connected")
+
+    monkeypatch.setattr(disks, "ready_copy", struck)
+    await bench.done(await bench.control.migrate_instance("web", to="south"), OperationState.FAILED)
+    assert len(south.copies) == 1 and bench.site.running(instance) == ["north"]
+    south.start()
+    async with asyncio.timeout(20):
+        while south.copies:  # noqa: ASYNC110 - it is tidied up when the blankets are compared
+            await asyncio.sleep(0.05)
+    assert [copy.blanket for copy in await bench.control.volumes()] == ["north"]
 
 
 async def test_a_target_that_comes_back_without_its_memory_keeps_its_disk(

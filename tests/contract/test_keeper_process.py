@@ -5,11 +5,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
-from qemu.qmp import QMPClient
+from qemu.qmp import ExecuteError, QMPClient
 
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.keeper import Hands, Keeper
@@ -19,6 +20,7 @@ from supercloud.keeper.rights import Rights, Seen, Snapshot
 from supercloud.keeper.stops import Moment
 from supercloud.model.names import new_id
 from supercloud.model.right import RunRight
+from supercloud.ports.agent import InstanceRef
 from supercloud.ports.clock import Instant
 from supercloud.ports.controller import RenewalAnswer, RenewRights, RightsRenewed
 
@@ -59,6 +61,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.answers = True
+        self.contested = False
         self.events: list[Happened] = []
         self._nonces = count(1)
 
@@ -71,10 +74,13 @@ class Agent:
             )
         return RightsRenewed(
             answers=tuple(
-                RenewalAnswer(instance=one.instance, right=_right(one.instance, f"{next(self._nonces):032x}"))
+                RenewalAnswer(instance=one.instance, right=self._renewed(one.instance))
                 for one in request.renewals
             )
         )
+
+    def _renewed(self, instance: str) -> RunRight:
+        return replace(_right(instance, f"{next(self._nonces):032x}"), contested=self.contested)
 
     async def happened(self, request: Happened) -> None:
         self.events.append(request)
@@ -102,8 +108,10 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path) -> AsyncIterator[Machine]:
+async def machine(folder: Path, *, disk: Path | None = None) -> AsyncIterator[Machine]:
+    """`disk`: an image to make and give it, encrypted as a volume is."""
     instance = new_id()
+    drive = () if disk is None else await _encrypted(disk)
     other = folder / f"{instance}.other.sock"
     qmp = QMPClient("test")
     listening = asyncio.ensure_future(qmp.start_server_and_accept(str(other)))
@@ -113,6 +121,7 @@ async def machine(folder: Path) -> AsyncIterator[Machine]:
         "qemu-system-x86_64",
         *("-machine", "q35", "-accel", "tcg", "-m", "32", "-display", "none", "-nodefaults", "-S"),
         *("-qmp", f"unix:{folder / instance}{SUFFIX},server=on,wait=off", "-qmp", f"unix:{other}"),
+        *drive,
     )
     try:
         await listening
@@ -125,8 +134,39 @@ async def machine(folder: Path) -> AsyncIterator[Machine]:
             await qmp.disconnect()
 
 
+async def _encrypted(disk: Path) -> tuple[str, ...]:
+    secret = ("--object", "secret,id=key,data=no-secret")
+    luks = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
+    make = await asyncio.create_subprocess_exec(
+        "qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", luks, disk, "16M"
+    )
+    assert await make.wait() == 0
+    driven = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={disk},encrypt.format=luks"
+    return (
+        *("-object", "secret,id=key,data=no-secret"),
+        *("-blockdev", f"{driven},encrypt.key-secret=key", "-device", "virtio-blk-pci,drive=disk"),
+    )
+
+
+async def send_away(qemu: Machine) -> None:
+    """Everything that it is, to nowhere, as libvirt has it done."""
+    await qemu.qmp.execute(
+        "migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}
+    )
+    with qemu.qmp.listener("MIGRATION") as events:
+        await qemu.qmp.execute("migrate", {"uri": "exec:cat >/dev/null"})
+        async with asyncio.timeout(BOUND_S):
+            async for event in events:
+                if event["data"]["status"] == "completed":  # type: ignore[index]
+                    break
+            while await qemu.status() != "postmigrate":  # noqa: ASYNC110 - QEMU says nothing of that moment
+                await asyncio.sleep(0.01)
+
+
 class Rig:
     def __init__(self, folder: Path) -> None:
+        self.images = folder / "volumes"
+        self.images.mkdir(exist_ok=True)
         self.clock = JumpingClock()
         self.agent = Agent()
         self.fed = 0
@@ -148,7 +188,7 @@ class Rig:
         made: list[Monitors] = []
 
         def monitors(changed: Callable[[], None]) -> Monitors:
-            made.append(Monitors(changed, sockets=self.sockets))
+            made.append(Monitors(changed, sockets=self.sockets, images=self.images))
             return made[0]
 
         def rights(at: Moment, restored: Snapshot | None) -> Rights:
@@ -262,3 +302,44 @@ async def test_a_qemu_that_does_not_obey_is_ended_and_the_watchdog_hungers_meanw
         await until(lambda: "instance.stopped" in rig.agent.kinds())
         hungry = rig.fed
         await until(lambda: rig.fed > hungry)  # nothing runs without a right any more: it is fed again
+
+
+async def test_what_is_parked_cannot_be_made_to_go_on_until_it_is_ours_again(short: Path) -> None:
+    """The real lock of a real QEMU, with a disk as volumes are: whoever says `cont` is refused."""
+    rig = Rig(short)
+    disk = rig.images / "volume.qcow2"
+    async with machine(rig.sockets, disk=disk) as qemu:
+        async with rig.keeper() as (keeper, monitors):
+            await keeper.grant(Grant(right=_right(qemu.instance)))
+            await qemu.qmp.execute("cont")
+            await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+            here = InstanceRef(instance=qemu.instance)
+            assert not await keeper.park(here), "it runs"
+            rig.agent.contested = True
+            await send_away(qemu)
+            assert await keeper.park(here)
+            assert await keeper.park(here), "a repeat says the same"
+            with pytest.raises(ExecuteError, match="lock"):
+                await qemu.qmp.execute("cont")
+            assert await qemu.status() == "postmigrate"
+        async with rig.keeper() as (keeper, monitors):  # a keeper that comes back holds it again
+            assert not await keeper.park(here), "it is written down, and nothing is held yet"
+            await until(lambda: monitors.held(qemu.instance))
+            with pytest.raises(ExecuteError, match="lock"):
+                await qemu.qmp.execute("cont")
+            rig.agent.contested = False  # the migration was decided for this blanket
+            await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+            await until(lambda: "instance.resumed" in rig.agent.kinds())
+            assert await qemu.status() == "running"
+            assert not monitors.held(qemu.instance) and not (await keeper.park(here))
+
+
+async def test_what_has_no_disk_to_be_held_by_is_not_parked(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), machine(rig.sockets) as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+        rig.agent.contested = True
+        await send_away(qemu)
+        assert not await keeper.park(InstanceRef(instance=qemu.instance))

@@ -24,6 +24,7 @@ import pytest
 import structlog
 from blanket_double import Double, LivePlatform, Site
 from control_child import Orders, Request, run
+from incident_rig import held
 from sqlalchemy import select
 
 from supercloud.keystore.calls import handlers
@@ -242,8 +243,12 @@ async def _its_volume(life: Life) -> None:
 
 
 async def _moved(life: Life) -> None:
-    """There alone, back with its group, and there again because its domain is drained."""
+    """There alone, back with its group, and there again because its domain is drained. What its blanket does
+    about it is in force wherever it is plugged in and goes on, whoever was killed when."""
     victim, north, south = life.victim, life.north, life.south
+    contained = held(life.instance, cloud=north.birth.cloud, blanket=north.birth.blanket)
+    north.loop.held[life.instance] = (contained,)
+    victim.site.guards[life.instance] = {one.id for one in contained.reactions}
     seen = await victim.killed("migrate_instance", ref="web", to="south")
     shown = seen["instances"]["web"]
     assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "south", 2)
@@ -262,6 +267,11 @@ async def _moved(life: Life) -> None:
     assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
     assert (len(north.copies), len(south.copies)) == (0, 2)
     await victim.ask(("undrain_provider", {"ref": "q"}))
+    assert victim.site.unguarded == []
+    assert (north.loop.holds(life.instance), south.loop.holds(life.instance)) == (
+        set(),
+        victim.site.guards.pop(life.instance),
+    )
 
 
 async def _its_blanket(life: Life) -> None:

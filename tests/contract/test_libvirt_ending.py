@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,7 +44,7 @@ async def test_a_process_that_ends_is_told_of_at_once(pid_file: Path) -> None:
     instance, ended = new_id(), asyncio.Event()
     with process(f"guest=sc-{instance},debug-threads=on") as running:
         (pid_file / f"sc-{instance}.pid").write_text(f"{running.pid}\n")
-        async with ending.ending(instance, pid_file / "no.sock", ended.set):
+        async with _ending(instance, pid_file / "no.sock", ended.set):
             await asyncio.sleep(0)
             assert not ended.is_set()
             running.kill()
@@ -56,7 +56,7 @@ async def test_one_that_goes_on_is_let_go_of(pid_file: Path) -> None:
     instance, ended = new_id(), asyncio.Event()
     with process(f"guest=sc-{instance},debug-threads=on") as running:
         (pid_file / f"sc-{instance}.pid").write_text(str(running.pid))
-        async with ending.ending(instance, pid_file / "no.sock", ended.set):
+        async with _ending(instance, pid_file / "no.sock", ended.set):
             pass
         running.kill()
         running.wait()
@@ -69,7 +69,7 @@ async def test_without_a_pid_libvirts_word_is_waited_for(pid_file: Path, pid: st
     instance = new_id()
     if pid is not None:
         (pid_file / f"sc-{instance}.pid").write_text(pid)
-    async with ending.ending(instance, pid_file / "no.sock", lambda: pytest.fail("nothing ended")):
+    async with _ending(instance, pid_file / "no.sock", lambda: pytest.fail("nothing ended")):
         await asyncio.sleep(0)
 
 
@@ -77,7 +77,7 @@ async def test_another_process_that_has_its_pid_by_now_is_not_it(pid_file: Path)
     instance, ended = new_id(), asyncio.Event()
     with process(f"guest=sc-{new_id()},debug-threads=on") as running:
         (pid_file / f"sc-{instance}.pid").write_text(str(running.pid))
-        async with ending.ending(instance, pid_file / "no.sock", ended.set):
+        async with _ending(instance, pid_file / "no.sock", ended.set):
             running.kill()
             running.wait()
             await asyncio.sleep(0)
@@ -109,7 +109,7 @@ async def machine() -> AsyncIterator[tuple[Path, QMPClient, asyncio.subprocess.P
 @pytest.mark.parametrize("how", ["signal", "quit"])
 async def test_a_qemu_that_has_sent_everything_and_is_told_to_go_says_so(pid_file: Path, how: str) -> None:
     over = asyncio.Event()
-    async with machine() as (ours, client, qemu), ending.ending(new_id(), ours, over.set):
+    async with machine() as (ours, client, qemu), _ending(new_id(), ours, over.set):
         await _send(client)
         if how == "signal":
             qemu.terminate()
@@ -122,7 +122,7 @@ async def test_a_qemu_that_has_sent_everything_and_is_told_to_go_says_so(pid_fil
 @pytest.mark.parametrize("what", ["runs", "stands", "goes on after it was sent"])
 async def test_any_other_is_waited_for_until_it_has_ended(pid_file: Path, what: str) -> None:
     over = asyncio.Event()
-    async with machine() as (ours, client, qemu), ending.ending(new_id(), ours, over.set):
+    async with machine() as (ours, client, qemu), _ending(new_id(), ours, over.set):
         match what:
             case "stands":
                 await client.execute("stop")
@@ -136,12 +136,36 @@ async def test_any_other_is_waited_for_until_it_has_ended(pid_file: Path, what: 
 
 
 async def test_a_monitor_that_is_not_there_holds_nothing_up(pid_file: Path) -> None:
-    async with asyncio.timeout(60), ending.ending(new_id(), pid_file / "no.sock", lambda: None):
+    async with asyncio.timeout(60), _ending(new_id(), pid_file / "no.sock", lambda: None):
         pass
 
 
+async def test_that_it_has_sent_everything_is_told_and_that_it_goes_on_after_all(pid_file: Path) -> None:
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    async with (
+        machine() as (ours, client, _),
+        ending.ending(new_id(), ours, sent=told.put_nowait, ended=lambda: None),
+        asyncio.timeout(60),
+    ):
+        await _send(client)
+        while not await told.get():
+            pass
+        await client.execute("cont")
+        assert await told.get() is False
+
+
+def _ending(instance: str, monitor: Path, ended: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+    return ending.ending(instance, monitor, sent=lambda _: None, ended=ended)
+
+
+async def _finished(client: QMPClient) -> None:
+    """A moment after its word that it has sent everything."""
+    while (await client.execute("query-status"))["status"] != "postmigrate":  # type: ignore[index,call-overload]  # noqa: ASYNC110 - QEMU says nothing of that moment
+        await asyncio.sleep(0.01)
+
+
 async def _send(client: QMPClient) -> None:
-    """Everything that it is, to nowhere, as libvirt has it done."""
+    """Everything that it is, to nowhere, as libvirt has it done; until it may be told to go on."""
     wanted = {"capabilities": [{"capability": "events", "state": True}]}
     await client.execute("migrate-set-capabilities", wanted)
     with client.listener("MIGRATION") as events:
@@ -149,6 +173,7 @@ async def _send(client: QMPClient) -> None:
         async with asyncio.timeout(60):
             async for event in events:
                 if event["data"]["status"] == "completed":  # type: ignore[index]
+                    await _finished(client)
                     return
 
 

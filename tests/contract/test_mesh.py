@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from supercloud.model.errors import OutcomeUnknown
 from supercloud.model.names import new_id
-from supercloud.ports.agent import Location, Mesh, MeshReport
-from supercloud.services.mesh import Meshes
+from supercloud.ports.overlay import Location, Mesh, MeshReport
+from supercloud.services.mesh import Meshes, changed
 from supercloud.services.store import tables
 from supercloud.services.store.engine import Store
 
@@ -27,12 +28,16 @@ class Overlay:
     generation: int = 0
     heard: list[str] = field(default_factory=list)
     alive: tuple[str, ...] = ()
+    busy: int = 0  # how many meshes more it does not answer in time
     free: asyncio.Event = field(default_factory=asyncio.Event)
     came_in: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def apply(self, mesh: Mesh) -> MeshReport:
         self.came_in.set()
         await self.free.wait()
+        if self.busy:
+            self.busy -= 1
+            raise OutcomeUnknown("overlay.apply was not answered in 60 s")
         if mesh.generation >= self.generation:
             self.generation = mesh.generation
             self.heard.append("mesh")
@@ -154,6 +159,31 @@ async def test_a_location_waits_for_a_mesh_that_was_read_before_it(bench: Bench)
     assert overlay.heard == ["mesh", "web at 7"]
 
 
+async def test_what_several_want_told_at_once_is_told_once_with_all_of_it_and_one_that_hangs_holds_up_itself(
+    bench: Bench, store: Store
+) -> None:
+    north = bench.agents.overlays[bench.north]
+    south = bench.agents.overlays[bench.south] = Overlay("key 2")
+    north.free.set()
+    asked = [asyncio.create_task(bench.meshes.spread(bench.cloud))]
+    async with asyncio.timeout(20):
+        await south.came_in.wait()
+    asked += [asyncio.create_task(bench.meshes.spread(bench.cloud)) for _ in range(9)]
+    async with store.write() as session:
+        await changed(session, bench.cloud)
+        generation = (await session.get_one(tables.Cloud, bench.cloud)).mesh_generation
+    asked.append(asyncio.create_task(bench.meshes.spread(bench.cloud)))
+    async with asyncio.timeout(20):
+        while north.generation < generation:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert south.heard == [], "it hangs, and nobody waited for it"
+    south.free.set()
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*asked) == [()] * 11
+    assert len(south.heard) <= 3, "of eleven that wanted it told"
+    assert south.generation == north.generation == generation
+
+
 async def test_whom_only_its_peers_hear_holds_up_a_rotation(bench: Bench) -> None:
     overlay = bench.agents.overlays[bench.north]
     overlay.free.set()
@@ -163,6 +193,24 @@ async def test_whom_only_its_peers_hear_holds_up_a_rotation(bench: Bench) -> Non
     bench.agents.overlays[bench.south] = Overlay("key 2")
     bench.agents.overlays[bench.south].free.set()
     assert await bench.meshes.spread(bench.cloud, patient=True) == ()
+
+
+async def test_one_that_was_too_busy_to_answer_is_told_again_and_then_its_peers(bench: Bench) -> None:
+    """Else a blanket that is busy as it joins stays without a mesh for as long as it is connected."""
+    busy = bench.agents.overlays[bench.north] = Overlay("key that nobody knows yet", busy=2)
+    peer = bench.agents.overlays[bench.south] = Overlay("key 2")
+    for overlay in (busy, peer):
+        overlay.free.set()
+    await bench.meshes.greet(bench.north)
+    assert busy.heard == []
+    for _ in range(2):
+        await bench.meshes.settle()
+        await asyncio.gather(*bench.meshes._tasks)
+    assert "mesh" in busy.heard and "mesh" in peer.heard
+    busy.heard.clear()
+    await bench.meshes.settle()
+    await asyncio.gather(*bench.meshes._tasks)
+    assert busy.heard == [], "nothing is owed any more"
 
 
 async def test_a_restored_store_goes_on_after_what_blankets_have_heard(bench: Bench) -> None:

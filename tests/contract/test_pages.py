@@ -11,6 +11,7 @@ from api_rig import Served, problem
 from control_rig import World, furnish, share_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from incident_rig import incident_event
 from provider_rig import event
 from sqlalchemy import event as sql_event
 from sqlalchemy import insert
@@ -21,10 +22,10 @@ from supercloud.api.pages import TEXT, TEXTS, TIMED, read_cursor, write_cursor
 from supercloud.model.acts import ActKind
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import new_id
+from supercloud.model.ocsf import DetectionFinding
 from supercloud.model.orders import Command, Device, Reaction, Target
 from supercloud.model.states import InstanceState
 from supercloud.services import inbox, instance_views
-from supercloud.services.ocsf import DetectionFinding
 from supercloud.services.pages import Page
 from supercloud.services.security_views import AskAct, PlaceOrder, TakenOrders
 from supercloud.services.store.engine import Store
@@ -68,6 +69,8 @@ async def test_every_list_is_whole_in_parts(api: Served, world: World, http: htt
     cloud = (await api.bench.control.cloud("c")).id
     for number in range(3):
         await inbox.finding(api.bench.parts.store, blanket.id, cloud, "x.y", {"n": number})
+        told = incident_event(new_id(), cloud=cloud, blanket=blanket.id)
+        await inbox.take(api.bench.parts.store, blanket.id, cloud, [told], at=time.time())
     await _of_security(api, blanket.id)
     described = (await http.get("/openapi.json")).json()
     for path, item in described["paths"].items():

@@ -88,6 +88,10 @@ async def test_a_control_plane_that_was_killed_before_it_answered_still_knows(
     token = await http.post("/tokens", json={}, headers=keyed("token"))
     await http.delete("/networks/lan", headers=keyed("gone"))
     assert token.status_code == 201
+    await http.put("/clouds/d/policy", json={"policy": '{"version": 1}'})
+    rollback, first = "/clouds/d/policy/rollback", {"version": 1}
+    rolled = await http.post(rollback, json=first, headers=keyed("rollback"))
+    assert rolled.json()["version"] == 2, rolled.text
     async with api.bench.parts.store.write() as session:  # as a kill leaves it
         lost = {
             "status": None,
@@ -102,6 +106,8 @@ async def test_a_control_plane_that_was_killed_before_it_answered_still_knows(
     again = await http.post("/blankets", json=blanket, headers=keyed("blanket"))
     assert (again.status_code, again.json()["id"]) == (202, began.json()["id"])
     assert (await http.delete("/networks/lan", headers=keyed("gone"))).status_code == 204
+    again = await http.post(rollback, json=first, headers=keyed("rollback"))
+    assert (again.status_code, again.json()) == (200, rolled.json())
     assert "minted" in problem(await http.post("/tokens", json={}, headers=keyed("token")), 409, "conflict")
     async with api.bench.parts.store.read() as session:
         bodies = list(await session.scalars(select(Answer.body)))

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import blanket_double
+import agent_double
 import pytest
 import structlog
 from api_rig import Served, served
@@ -35,7 +35,7 @@ def database_url(tmp_path: Path) -> str:
 def keys(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Every key as it came to be: what it is for -> the passphrase."""
     found: dict[str, str] = {}
-    new_image_key, open_sealed = world.keys.new_image_key, blanket_double.open_sealed
+    new_image_key, open_sealed = world.keys.new_image_key, agent_double.open_sealed
 
     async def image_key(**values: object) -> object:
         key = await new_image_key(**values)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def keys(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return key
 
     monkeypatch.setattr(world.keys, "new_image_key", image_key)
-    monkeypatch.setattr(blanket_double, "open_sealed", opened)
+    monkeypatch.setattr(agent_double, "open_sealed", opened)
     return found
 
 

@@ -234,6 +234,27 @@ async def test_what_cannot_be_is_refused_with_the_reason_and_nothing_is_begun(be
     await untouched(bench, north)
 
 
+async def test_it_is_called_what_no_other_instance_or_image_is(world: World, tmp_path: Path) -> None:
+    """By default as the VM, if that is a name for an instance at all."""
+    async with served(world, tmp_path / "h") as api:
+        await furnish(api.bench, world.keys)
+        north, control = await api.bench.blanket("north"), api.bench.control
+        await control.let_tools_in("north")
+        await api.bench.run("taken", on="north")
+        foreign(north, "Windows 11"), foreign(north, "taken"), foreign(north, "old")
+        where = ("--blanket", "north", "--cloud", "c")
+        said = await api.wrong("vm", "adopt", "Windows 11", *where, status=2)
+        assert "'Windows 11' is no name for an instance" in said and "--name" in said
+        said = await api.wrong("vm", "adopt", "taken", *where, status=4)
+        assert "there is an instance taken already" in said and "--name" in said
+        said = await api.wrong("vm", "adopt", "old", *where, "--name", "debian", status=4)
+        assert "there is an image debian already" in said
+        assert not [one for one in await control.operations() if one.kind == "blanket.adopt"]
+        await api.ok("vm", "adopt", "Windows 11", *where, "--name", "windows")
+        assert (await control.instance("windows")).state is InstanceState.RUNNING
+        assert "Windows 11" not in {one.name for one in north.foreign.values()}
+
+
 async def test_what_was_started_meanwhile_is_not_adopted(bench: Bench) -> None:
     north = await bench.blanket("north")
     vm = foreign(north)

@@ -58,11 +58,28 @@ def _kernel() -> bytes:
     return struct.pack("<8I", magic, flags, checksum, _LOAD, _LOAD, end, end, _LOAD + _HEADER_BYTES) + _CODE
 
 
+def linux_kernel() -> bytes:
+    """A guest that writes `B` and waits for ever, as Linux' boot protocol wants one: a setup header, then
+    32-bit code at 16 MiB. A partition of the micro-hypervisor starts nothing else."""
+    code = bytes.fromhex("ba f8030000 b0 42 ee f4 eb fd")  # mov $0x3f8, %edx; mov $'B', %al; out; hlt; jmp
+    setup = bytearray(2 * 512)
+    for at, field in {
+        0x1F1: b"\x01",  # one sector of setup behind the first
+        0x1FE: b"\x55\xaa",
+        0x201: b"\x66HdrS\x0f\x02",
+        0x211: b"\x01",
+        0x258: struct.pack("<QI", 0x1000000, 0x800000),
+    }.items():
+        setup[at : at + len(field)] = field
+    return bytes(setup) + code.ljust(512, b"\0")
+
+
 @dataclass(frozen=True, slots=True)
 class TinyImages:
     """ports.platform.BlanketImages with the tiny guest only."""
 
     directory: Path
+    kernel: bytes = _kernel()
 
     def current(self) -> Digest:
         return IMAGE
@@ -71,7 +88,12 @@ class TinyImages:
         if image != IMAGE:
             raise NotFound("there is no such image")
         self.directory.mkdir(parents=True, exist_ok=True)
-        contents = {"kernel": _kernel(), "initrd": b"\0" * 512, "root": b"\0" * 4096, "bundle": b"\0" * 4096}
+        contents = {
+            "kernel": self.kernel,
+            "initrd": b"\0" * 512,
+            "root": b"\0" * 4096,
+            "bundle": b"\0" * 4096,
+        }
         for name, data in contents.items():
             path = self.directory / name
             if not path.exists():

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
-from api_rig import HOST, Served
+from api_rig import HOST, Named, Served, Signing
 from starlette.routing import BaseRoute
 from websockets.asyncio.client import connect
 
 from supercloud.ports.agent import StopMode
+from supercloud.services.requests import AddPrincipal, MintToken
+from supercloud.services.views import MintedView
+from supercloud.trust.keys import IdentityKey
 from supercloud.web.actions import ACTIONS
 from supercloud.web.gate import SESSION
 
@@ -47,6 +50,7 @@ FILLED = {
     "reaction": "restart:device",
     "takes": "restart:device",
     "status": "200",
+    "answered": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
     "operation": "dump",
     "machine": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
     "arguments": "sha256:" + "e" * 64,
@@ -194,8 +198,6 @@ async def signed_in(api: Served, signing: httpx.Auth | None = None) -> AsyncIter
 
 async def code(api: Served, signing: httpx.Auth | None = None) -> str:
     """Asked for as the command line does."""
-    from api_rig import Named
-
     transport = Named(api.client().tls)
     base = f"https://{HOST}:{api.access.port}"
     async with httpx.AsyncClient(
@@ -207,3 +209,29 @@ async def code(api: Served, signing: httpx.Auth | None = None) -> str:
         answer = await http.post("/v1/web/codes")
     answer.raise_for_status()
     return str(answer.json()["code"])
+
+
+class Person:
+    """Somebody who has no role but to have clouds."""
+
+    def __init__(self, api: Served, name: str, key: IdentityKey, whole: MintedView) -> None:
+        self.name, self.key, self.whole, self._api = name, key, whole, api
+
+    def signing(self, token: str | None = None) -> Signing:
+        return Signing(self.key, token or self.whole.token, self._api.channel)
+
+    async def asks(self, token: str) -> int:
+        """What the API answers to it."""
+        async with httpx.AsyncClient(
+            base_url=f"https://{HOST}:{self._api.access.port}/v1",
+            transport=Named(self._api.client().tls),
+            headers={"Host": "controller.supercloud"},
+            auth=self.signing(token),
+        ) as client:
+            return (await client.get("/clouds")).status_code
+
+
+async def person(api: Served, name: str) -> Person:
+    key, control = IdentityKey.new(), api.bench.control
+    await control.add_principal(AddPrincipal(name=name, key=key.name))
+    return Person(api, name, key, await control.mint_token(MintToken(principal=name)))

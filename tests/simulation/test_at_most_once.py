@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supercloud.simulator.bugs import ALL
@@ -49,6 +51,18 @@ def test_no_instance_runs_twice_or_loses_what_it_synced(operation: str, pytestco
         assert report.most_executing <= 1
         steps += report.steps
     assert steps >= STEPS // len(OPERATIONS), f"only {steps} steps"
+
+
+def test_nor_where_blankets_are_inside_others_that_are_stopped() -> None:
+    """The migration with each kind of stop of what is around its blankets, every other operation with one,
+    and whatever else is drawn."""
+    stops = [index for index, fault in enumerate(FAULTS) if fault.startswith("stop ")]
+    for place, operation in enumerate(OPERATIONS):
+        for index in stops if operation == "migrate" else stops[place : place + 1]:
+            plan = replace(plan_of(index * len(OPERATIONS) + place), nested=("north", "south"))
+            report = play(plan)
+            assert not report.wrong, said(report)
+            assert report.most_executing <= 1
 
 
 def test_a_seed_replays() -> None:

@@ -75,7 +75,7 @@ def estate() -> Iterator[Estate]:
     try:
         done = empty.run("demo", "-o", "json", timeout_s=DEMO_S)
         if not done.stdout:
-            pytest.fail(f"the demo ended with {done.returncode}:\n{done.stderr[-3000:]}\n{_evidence(home)}")
+            pytest.fail(f"the demo ended with {done.returncode}:\n{done.stderr[-3000:]}\n{evidence(home)}")
         yield Estate(place=Place(home), report=json.loads(done.stdout), said=done.stderr)
     finally:
         ended = [empty.run(*command.split()) for command in ENDING]
@@ -83,7 +83,7 @@ def estate() -> Iterator[Estate]:
     assert [one.stderr for one in ended if one.returncode] == [], "what the demo says ends it does"
 
 
-def _evidence(home: Path) -> str:
+def evidence(home: Path) -> str:
     """What is worth knowing of a demo that failed where nobody can look at it; the best comes last."""
     parts = {path.name: _tail(path, 12) for path in sorted(home.glob("*.log"))}
     parts |= {f"console of {path.parent.name[:8]}": _tail(path, 10) for path in home.rglob("console.log")}

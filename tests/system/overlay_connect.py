@@ -27,7 +27,7 @@ from overlay_inside import (
     until,
 )
 
-from supercloud.ports.agent import Abroad, Foreigner, ForeignPeer, Location, Network, Passage
+from supercloud.ports.overlay import Abroad, Foreigner, ForeignPeer, Location, Network, Passage
 
 RED, BLUE = NETS
 GREEN, GREY = (

@@ -22,7 +22,7 @@ from overlay_inside import (
 )
 
 from supercloud.blanket.overlay.plan import link_device
-from supercloud.ports.agent import Mesh, Peer
+from supercloud.ports.overlay import Mesh, Peer
 
 RED, _ = NETS
 STRANGER, STRANGERS_IP = "02:00:00:00:00:42", "10.71.0.42"

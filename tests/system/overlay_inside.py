@@ -22,10 +22,11 @@ import overlay_guest
 from overlay_guest import MARKER, TCP_PORT
 from pydantic import TypeAdapter
 
+from supercloud.blanket.machines.network import MachineNetwork
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.keeper import egress
 from supercloud.model.errors import SupercloudError
-from supercloud.ports.agent import Abroad, Location, Mesh, MeshReport, Network, Peer
+from supercloud.ports.overlay import Abroad, Location, Mesh, MeshReport, Network, Peer
 
 RUN = Path("/run/overlay-check")
 WORLD = "203.0.113.10"
@@ -58,6 +59,10 @@ async def blanket_process(name: str) -> None:
         keys=RUN / name / "keys",
         resolver="10.0.2.2",
     )
+    resolv = RUN / name / "resolv.conf"
+    resolv.parent.mkdir(parents=True, exist_ok=True)
+    resolv.write_text("nameserver 10.0.2.2\n")
+    machines = MachineNetwork(control="10.0.2.2:7444", resolv=resolv)
     begun = time.perf_counter()
     await overlay.start()
     print(json.dumps({"ms": _ms(begun)}), flush=True)
@@ -66,7 +71,8 @@ async def blanket_process(name: str) -> None:
         method, arguments = json.loads(line)
         begun = time.perf_counter()
         try:
-            called = _keeper_permits if method == "keeper_permits" else getattr(overlay, method)
+            own = {"keeper_permits": _keeper_permits, "machines": machines.open}
+            called = own.get(method) or getattr(overlay, method)
             answer = await called(*_arguments(method, arguments))
             result = {"ok": _ANY.dump_python(answer, mode="json")}
         except SupercloudError as error:

@@ -15,7 +15,7 @@ from conftest import CLOUD, PROGRAM, SERVER, Estate
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 NAME = "web"
-BOOT_S = 400.0
+BOOT_S = 900.0
 
 
 class Web:

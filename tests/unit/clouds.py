@@ -135,6 +135,7 @@ class _Making:
             name=st.just(name),
             cloud=st.just("mine"),
             provider=self._fixed("north", "south"),
+            parent=st.none(),
             flavour=self._fixed(*Flavour),
             vcpus=self._fixed(2, 1, 4),
             memory_mib=self._fixed(2048, 1537, 4096),

@@ -133,7 +133,8 @@ class Pretend:
         self._in_cloud(body, CreateNetwork, self.networks)
 
     def _create_blankets(self, body: Any) -> None:
-        assert body["provider"] in self.providers
+        assert ("provider" in body) != ("parent" in body)
+        assert "parent" in body or body["provider"] in self.providers
         self._in_cloud(body, AddBlanket, self.blankets)
 
     def _create_volumes(self, body: Any) -> None:

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from supercloud.blanket.domain_xml import domain
 from supercloud.blanket.places import Places
-from supercloud.cli.bench import authz, report
+from supercloud.cli.bench import authz, containment, containment_plot, introspect, loop, report
 from supercloud.cli.bench.migration import MigrationResult, Move, downtime_ms, uncertain_s
-from supercloud.cli.bench.statistics import median, percentile, ratio
+from supercloud.cli.bench.statistics import interval, median, percentile, ratio
 from supercloud.cli.bench.twin import MAC, NAME, TAP, twin_of
 from supercloud.model.errors import Failed, InvalidInput
+from supercloud.model.findings import Object, ObjectKind
 from supercloud.model.names import new_id
+from supercloud.model.reactions import Command, Deed
 from supercloud.observer.timeline import Fact
 from supercloud.ports.agent import Disk, InstanceSpec, Nic
 from supercloud.ports.hypervisor import VolumeSource
@@ -208,6 +210,35 @@ def test_tokens_are_measured_beside_the_bare_library_and_a_floor_is_held_from_it
         assert line.held == held and "at least 0.5" in line.text() and "at least 0.5" in report.table([line])
 
 
+def test_the_interval_of_a_median_is_of_the_samples_themselves() -> None:
+    assert interval([3.0]) == (3.0, 3.0) and interval([2.0, 1.0]) == (1.0, 2.0)
+    assert interval([float(one) for one in range(1, 6)]) == (1.0, 5.0)  # too few for 95 %
+    assert interval([float(one) for one in range(1, 16)]) == (4.0, 12.0)  # as tables have it
+    with pytest.raises(ValueError):
+        interval([])
+
+
+def test_what_looks_cost_is_held_by_its_median_and_shown_with_its_interval() -> None:
+    found = introspect.IntrospectResult(
+        passes=50,
+        pass_ms=30.0,
+        pass_p99_ms=40.0,
+        first_ms=900.0,
+        processes=50,
+        code_kib=14344,
+        looks_per_s=1.0,
+        every_s=10.0,
+        pairs=15,
+        guest_ratio=1.01,
+        guest_ratio_low=0.99,
+        guest_ratio_high=1.03,
+    ).public()
+    *_, cost = report.lines("introspect", found)
+    assert cost.held == "yes" and "0.99 to 1.03 with 95 %" in cost.beside
+    *_, dear = report.lines("introspect", {**found, "guest_ratio": 1.03})
+    assert dear.held == "NO"
+
+
 def test_docs_get_the_latest_results_in_their_section_only(tmp_path: Path) -> None:
     docs = tmp_path / "benchmarks.md"
     marks = "<!-- results: footprint -->\nold\n<!-- end of results: footprint -->"
@@ -229,3 +260,62 @@ def test_docs_without_a_section_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput):
             report.write_docs(path, "api", {})
     assert docs.read_text() == "mine\n"
+
+
+def test_the_loop_is_measured_whole_and_nothing_is_lost_or_done_twice() -> None:
+    """A small run of the real thing: processes, TLS, the disk, nftables, SIGKILL."""
+    found = loop.measure(lambda *_: None, reactions=20, findings=1000, kills=4).public()
+    assert (found["reactions"], found["kills"], found["acknowledged"]) == (20, 4, 1000)
+    assert (found["lost"], found["duplicate_effects"]) == (0, 0)
+    assert found["effects"] >= 20 + 5 + 1000 // 50
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+    assert found["limit_ms"] == pytest.approx(3 * (found["commit_ms"] + found["round_trip_ms"]), abs=0.01)
+    shown = {line.what: line.held for line in report.lines("loop", {**found, "lost": 1})}
+    assert shown["lost of 1000 acknowledged"] == "NO"
+
+
+# ---------------------------------------------------------------- containment
+
+
+def test_a_worm_is_the_same_each_time_and_loops_leave_less_of_it() -> None:
+    terms = containment.Terms(
+        blankets=60, domains=6, instances=600, space=8000, vulnerable=0.5, first=4, lasts_s=60
+    )
+    found = containment.measure(lambda *_: None, terms)
+    assert found == containment.measure(lambda *_: None, terms)
+    share = found.infected_share
+    assert share["none"] > 0.9, "nothing stops it"
+    assert share["both"] <= share["vertical"] < share["none"]
+    assert share["horizontal"] < share["none"]
+    assert found.contained["none"] == found.denied["none"] == found.denied["vertical"] == 0
+    assert found.denied["horizontal"] > 0 and found.contained["vertical"] > 0
+    for curve in found.curve.values():
+        assert len(curve) == 61 and curve == sorted(curve), "nobody recovers"
+
+
+def test_what_is_contained_or_denied_infects_nobody() -> None:
+    terms = containment.Terms(
+        blankets=4, domains=2, instances=40, space=40, vulnerable=1.0, first=0, lasts_s=1
+    )
+    world = containment.Outbreak(terms, frozenset({"vertical", "horizontal"}))
+    one, other = (next(iter(side.holds.values())) for side in world.sides[:2])
+    about = Object(kind=ObjectKind.INSTANCE, id=one.instance)
+    assert world._reaches(one, other)
+    other.side.ordered(Command(id=new_id(), deed=Deed.DENY, about=about, until=5.0, net=one.net))
+    assert not world._reaches(one, other)
+    assert world._reaches(other, one)
+    one.side.ordered(Command(id=new_id(), deed=Deed.CONTAIN, about=about, until=5.0))
+    assert not world._reaches(other, one), "neither way"
+    world.now = 6.0
+    assert world._reaches(one, other), "until its time is over"
+
+
+def test_the_picture_is_svg(tmp_path: Path) -> None:
+    curve = {name: [0.0, 0.5, 1.0] for name in containment.WAYS}
+    drawn = ET.fromstring(containment_plot.svg(curve, title="a < b"))  # noqa: S314 - our own
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 4
+    (tmp_path / "pictures").mkdir()
+    found = {"terms": {"instances": 1, "blankets": 1}, "curve": curve}
+    report.draw(tmp_path / "benchmarks.md", "containment", found)
+    assert (tmp_path / "pictures" / "containment.svg").exists()
+    report.draw(tmp_path / "elsewhere" / "x.md", "loop", {})

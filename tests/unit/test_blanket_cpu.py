@@ -63,6 +63,8 @@ class _Libvirt:
 
     def on_open(self, _: object) -> None: ...
 
+    def on_lifecycle(self, _: object) -> None: ...
+
     async def call(self, work: Callable[[Any], Any]) -> Any:
         return work(self)
 

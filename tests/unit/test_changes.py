@@ -44,6 +44,24 @@ async def test_a_change_has_it_looked_at_at_once() -> None:
     assert await asyncio.wait_for(task, 1) == 2
 
 
+async def test_a_look_that_is_stale_before_it_ends_is_given_up() -> None:
+    on, asked = Changes(), asyncio.Event()
+    looks = 0
+
+    async def look() -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # of a process that is being ended, of which nobody says anything until it has ended
+            asked.set()
+            await asyncio.Event().wait()
+        return looks
+
+    task = asyncio.create_task(on.until(INSTANCE, look, lambda _: True, seconds=0.0))
+    await asked.wait()
+    on.changed(INSTANCE)
+    assert await asyncio.wait_for(task, 5) == 2
+
+
 async def test_what_leaves_is_not_looked_at_until_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "_LOOK_S", 0.01)
     monkeypatch.setattr(changes, "_REST_S", 60.0)
@@ -97,6 +115,5 @@ def test_only_what_stands_still_to_be_sent_is_leaving(
     told: list[DomainEvent] = []
     one = hypervisor.Lifecycle.__new__(hypervisor.Lifecycle)
     monkeypatch.setattr(one, "_post", told.append, raising=False)
-    found = SimpleNamespace(name=lambda: domain_name(new_id()))
-    one._lifecycle(None, found, event, detail, None)
+    one._lifecycle(domain_name(new_id()), event, detail)
     assert [said.leaving for said in told] == [leaving]

@@ -117,6 +117,28 @@ def keys(found: Plan) -> list[str]:
     return [step.key for step in found.steps]
 
 
+def test_a_blanket_inside_another_comes_after_it_and_goes_before_it(tmp_path: Path) -> None:
+    said = "blankets: {a1: {in: n1, vcpus: 1}, n1: {provider: north}, far: {in: another-clouds}}\n"
+    wanted = cloud(said, tmp_path)
+    world = Pretend()
+    found = plan(wanted, world.there())
+    assert not found.refusals
+    needs = {step.name: step.needs for step in found.steps if step.kind is Kind.BLANKET}
+    assert any("n1" in one for one in needs["a1"]) and not any("another" in one for one in needs["n1"])
+    carry_out(found, world)
+    assert world.blankets["a1"].parent == "n1" and world.blankets["a1"].provider is None
+    assert not plan(wanted, world.there()).differs
+    moved = plan(
+        cloud(said.replace("{in: n1, vcpus: 1}", "{provider: north, vcpus: 1}"), tmp_path), world.there()
+    )
+    assert {one.path[-1] for one in moved.refusals} == {"provider", "in"}, "it is made anew, or stays"
+    assert text(document(wanted.wanted, {})).count("in: ") == 2
+    gone = plan(cloud("blankets: {far: {in: another-clouds}}\n", tmp_path), world.there(), prune=True)
+    (inner,) = [step for step in gone.steps if step.name == "a1"]
+    (outer,) = [step for step in gone.steps if step.name == "n1"]
+    assert inner.key in outer.needs
+
+
 def test_a_blanket_that_never_came_to_be_is_made_again(tmp_path: Path) -> None:
     wanted = cloud("blankets: {n1: {provider: north}}", tmp_path)
     world = there_of(wanted)

@@ -55,6 +55,24 @@ def problems(text: str | bytes, folder: Path = Path("/nowhere")) -> list[str]:
         (HEAD.replace("mine", "007"), "c:2:15: 7 is not text; put it in quotes"),
         (HEAD + "blanket: {}", "c:3:1: there is no `blanket` here; did you mean `blankets`?"),
         (HEAD + "levels: {}", "c:3:1: there is no `levels` here; there is: blankets, cloud, instances,"),
+        (
+            HEAD + "trust:\n  a: {to: lab, kind: connect, network: lan, toNetwork: x}",
+            "c:4:40: there is no network lan in this file",
+        ),
+        (
+            HEAD + "trust:\n  a: {to: lab, kind: place, blanket: big}",
+            "c:4:38: there is no blanket big in this file",
+        ),
+        (HEAD + "trust: {a: {to: lab, kind: place}}", "c:3:12: place needs `blanket`"),
+        (HEAD + "trust: {a: {to: lab, kind: share-image}}", "c:3:12: share-image needs `image`"),
+        (
+            HEAD + "trust: {a: {to: lab, kind: see-findings, image: x}}",
+            "c:3:12: `image` is nothing that see-findings",
+        ),
+        (
+            HEAD + "trust: {a: {to: lab, kind: see-findings, lasts: long}}",
+            "c:3:49: 'long' is not a length of time",
+        ),
         (HEAD + "networks: {lan: 10.0.0.0/24}", "c:3:17: “10.0.0.0/24” is not a mapping; write `key: value`"),
         (HEAD + "networks: {lan: {cidr: 8.8.8.0/24}}", "c:3:24: 8.8.8.0/24 is not a private network"),
         (HEAD + "networks: {lan: {cidr: lan}}", "c:3:24: “lan” is not a network; write it as 10.20.0.0/24"),
@@ -82,6 +100,11 @@ def problems(text: str | bytes, folder: Path = Path("/nowhere")) -> list[str]:
         (
             BLANKETS + "volumes: {a: {size: 1G, blanket: n2}}",
             "c:4:34: there is no blanket n2 in this file; there is: n1, s1",
+        ),
+        (HEAD + "blankets: {n1: {vcpus: 1}}", "c:3:12: blanket n1 says neither `provider` nor `in`; say"),
+        (
+            HEAD + "blankets: {n1: {provider: north, in: n2}}",
+            "c:3:12: blanket n1 says both `provider` and `in`; say one",
         ),
         (HEAD + "cloud: {name: b}", "c:3:1: `cloud` is here twice, first in line 2; remove one"),
         (HEAD + "networks: &a {}\nvolumes: *a", "c:4:10: aliases are not read; write out"),

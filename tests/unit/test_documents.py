@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
-_TEST = re.compile(r"`(tests/[\w/*]+\.py)(?:::(\w+))?`")
+_TEST = re.compile(r"`((?:microhypervisor/)?tests/[\w/*]+\.(?:py|c))(?:::(\w+))?`")
 _FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"(?:\.venv/bin/)?supercloud ")
 

@@ -29,6 +29,9 @@ class Keeper:
     async def grant(self, request: Any) -> Any:
         raise NotImplementedError
 
+    async def park(self, request: Any) -> bool:
+        raise NotImplementedError
+
     async def forget(self, request: Any) -> None:
         raise NotImplementedError
 

@@ -1,8 +1,11 @@
 """The keeper's decisions: never later than the store, never without a right, never by its own clock alone."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import Phase, settings
@@ -16,7 +19,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from supercloud.keeper.rights import Lost, Pause, Permit, Resume, Rights, Seen, Stop
+from supercloud.keeper.journal import Journal
+from supercloud.keeper.keeper import Hands, Keeper
+from supercloud.keeper.rights import Lost, Park, Pause, Permit, Resume, Rights, Seen, Stop
 from supercloud.keeper.stops import TOLERANCE_S, Moment
 from supercloud.model.errors import RightRefused
 from supercloud.model.right import (
@@ -30,6 +35,7 @@ from supercloud.model.right import (
     renew,
     surrender,
 )
+from supercloud.ports.clock import Instant
 from supercloud.ports.controller import RenewalAnswer
 
 pytestmark = pytest.mark.unit
@@ -223,6 +229,48 @@ def test_a_stop_during_a_restart_of_the_keeper_is_seen() -> None:
     assert not kept.may_run(INSTANCE, moment(1, ahead=30))
 
 
+def test_a_stop_that_was_seen_sets_the_clock_of_what_is_inside(tmp_path: Path) -> None:
+    """At the next look, once for each stop, and again where it failed."""
+    at, caught_up = [moment(0)], []
+
+    class Clock:
+        def now(self) -> float:
+            return at[0].boottime_s
+
+        def instant(self) -> Instant:
+            return Instant(at[0].boot_id, at[0].boottime_s)
+
+        def rtc_s(self) -> float:
+            return at[0].rtc_s
+
+    def catch_up() -> None:
+        caught_up.append(at[0].boottime_s)
+        if len(caught_up) == 1:
+            raise OSError("not now")
+
+    async def look() -> None:
+        monitors = SimpleNamespace(seen=dict)
+        keeper = Keeper(
+            clock=Clock(),  # type: ignore[arg-type]
+            journal=Journal(tmp_path / "keeper.sqlite"),
+            hands=Hands(permit=None, feed=lambda: None, catch_up=catch_up),  # type: ignore[arg-type]
+            rights=lambda now, restored: Rights(nonce=lambda: "0" * 32, at=now, restored=restored),
+            monitors=lambda _: monitors,  # type: ignore[arg-type,return-value]
+        )
+        for seen in (
+            moment(1),
+            moment(2, ahead=2.0),
+            moment(3, ahead=30),
+            moment(4, ahead=30),
+            moment(5, ahead=30),
+        ):
+            at[0] = seen
+            keeper._tick()
+
+    asyncio.run(look())
+    assert caught_up == [3, 4], "it failed once"
+
+
 def test_what_was_forgotten_does_not_come_back() -> None:
     rights = keeper(moment(0))
     rights.grant(right(), moment(0))
@@ -251,6 +299,42 @@ def test_what_was_sent_goes_on_only_once_the_store_says_that_no_migration_is_ope
         rights.answered([asked], [RenewalAnswer(instance=INSTANCE, right=said)], moment(second))
         assert rights.may_run(INSTANCE, moment(second)) is not contested
     assert Resume(instance=INSTANCE) in rights.tick(moment(15), {INSTANCE: Seen.PAUSED})
+
+
+def test_what_is_parked_stays_held_and_goes_on_by_the_keeper_alone_once_it_is_ours() -> None:
+    rights = keeper(moment(0))
+    rights.grant(right(), moment(0))
+    renewed(rights, moment(0), moment(0))
+    assert not rights.park(INSTANCE), "it was not sent"
+    rights.tick(moment(11), {INSTANCE: Seen.SENT})
+    assert rights.park(INSTANCE)
+    again = Rights(nonce=lambda: "f" * 32, at=moment(12), restored=rights.snapshot())  # the keeper restarts
+    for kept in (rights, again):
+        assert kept.tick(moment(12), {INSTANCE: Seen.SENT})[0] == Park(instance=INSTANCE)
+        assert not kept.may_run(INSTANCE, moment(12))
+    for second, contested in ((13, True), (15, False)):
+        (asked,) = rights.due(moment(second))
+        said = replace(right(nonce=f"{second:032x}"), contested=contested)
+        rights.answered([asked], [RenewalAnswer(instance=INSTANCE, right=said)], moment(second))
+        does = rights.tick(moment(second), {INSTANCE: Seen.SENT})
+        assert (Resume(instance=INSTANCE) in does) is not contested
+        assert (Park(instance=INSTANCE) in does) is contested
+    # Until it shows that it does; and that it showed as sent until then is no news.
+    assert Resume(instance=INSTANCE) in rights.tick(moment(16), {INSTANCE: Seen.SENT})
+    assert not rights.tick(moment(16), {INSTANCE: Seen.RUNNING})
+    assert rights.may_run(INSTANCE, moment(16)) and not rights.held[INSTANCE].parked
+
+
+def test_what_is_parked_and_committed_elsewhere_never_goes_on() -> None:
+    rights = keeper(moment(0))
+    rights.grant(right(), moment(0))
+    renewed(rights, moment(0), moment(0))
+    rights.tick(moment(11), {INSTANCE: Seen.SENT})
+    assert rights.park(INSTANCE)
+    (asked,) = rights.due(moment(13))
+    rights.answered([asked], [RenewalAnswer(instance=INSTANCE, refused="right-refused")], moment(13))
+    assert Park(instance=INSTANCE) in rights.tick(moment(14), {INSTANCE: Seen.SENT})
+    assert Stop(instance=INSTANCE, reason="refused") in rights.tick(moment(44), {INSTANCE: Seen.SENT})
 
 
 def test_a_mute_process_counts_as_running() -> None:

@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 
 from supercloud.blanket.overlay import filter as packet_filter
 from supercloud.blanket.overlay.plan import MESH_NET, NOTHING, Filter, Plan, plan, told_mesh
-from supercloud.ports.agent import (
-    Abroad,
-    Foreigner,
-    ForeignPeer,
-    Location,
-    Mesh,
-    Network,
-    Passage,
-    Peer,
-)
+from supercloud.ports.overlay import Abroad, Foreigner, ForeignPeer, Location, Mesh, Network, Passage, Peer
 
 pytestmark = pytest.mark.unit
 #: What is told is drawn of much, which takes a while on a busy machine.

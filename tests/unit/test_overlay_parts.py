@@ -18,7 +18,7 @@ from supercloud.blanket.overlay import filter as packet_filter
 from supercloud.blanket.overlay.abroad import Speaker
 from supercloud.blanket.overlay.plan import NOTHING, Filter, plan, told_mesh
 from supercloud.blanket.overlay.wireguard import Keys, KeyState, holder_of
-from supercloud.ports.agent import Location, Mesh, Network
+from supercloud.ports.overlay import Location, Mesh, Network
 
 pytestmark = pytest.mark.unit
 OLD, NEW = "o" * 43 + "=", "n" * 43 + "="

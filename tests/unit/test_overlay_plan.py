@@ -23,7 +23,7 @@ from supercloud.blanket.overlay.plan import (
     unplugged,
 )
 from supercloud.model.errors import InvalidInput
-from supercloud.ports.agent import Location, Mesh, Network, Peer
+from supercloud.ports.overlay import Location, Mesh, Network, Peer
 
 pytestmark = pytest.mark.unit
 SELF = "00000000-0000-4000-8000-000000000000"

@@ -80,3 +80,22 @@ async def test_examination_of_a_machine_without_qemu_or_images(
     assert checks["accelerator"].verdict is Verdict.BAD
     assert (checks["blanket image"].verdict, checks["blanket image"].hint) == (Verdict.WARN, "make images")
     assert checks["disk"].found.endswith(str(tmp_path))
+
+
+def test_a_micro_hypervisor_that_is_not_built_comes_with_how_to_build_it(tmp_path: Path) -> None:
+    class Sources(Unbuilt):
+        def microhypervisor(self) -> Path:
+            raise NotFound("not built", hint="make images")
+
+    (tmp_path / "make").touch(mode=0o755)
+    check = doctor.microhypervisor(Sources(), str(tmp_path))
+    assert check.verdict is Verdict.WARN
+    assert check.hint == (
+        "apt-get install --no-install-recommends gcc libsodium-dev acpica-tools; make images"
+    )
+
+    class Built(Unbuilt):
+        def microhypervisor(self) -> Path:
+            return Path("/cache/microhypervisor.elf")
+
+    assert doctor.microhypervisor(Built()).verdict is Verdict.OK

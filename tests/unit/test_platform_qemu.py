@@ -89,6 +89,10 @@ def test_command_line_confines_qemu_and_forwards_one_port_of_the_loopback(tmp_pa
     assert values(line, "-sandbox") == [command.SANDBOX]
     assert "spawn=deny" in command.SANDBOX
     assert values(line, "-netdev") == ["user,id=net,hostfwd=udp:127.0.0.1:52007-:51820"]
+    around = command.machine(spec(), files(tmp_path), command.TCG, port=52007, inner=2, qmp_fd=9)
+    ports = [(52007, 51820), (52008, 51821), (52009, 51822)]
+    forwards = ",".join(f"hostfwd=udp:127.0.0.1:{host}-:{inside}" for host, inside in ports)
+    assert values(around, "-netdev") == [f"user,id=net,{forwards}"], "for blankets inside it"
     assert values(line, "-smp") == ["1"]
     assert values(line, "-m") == ["512"]
     assert "-nodefaults" in line
@@ -180,6 +184,16 @@ def test_ports_in_use_or_promised_are_passed_over() -> None:
         next(PortRange(first=port, last=port).candidates("m", {port}))
 
 
+def test_ports_of_one_machine_lie_together_and_meet_no_others() -> None:
+    ports = PortRange(first=53000, last=53011)
+    taken: set[int] = set()
+    for machine in ("a", "b"):
+        first = next(ports.candidates(machine, taken, count=4))
+        block = set(range(first, first + 4))
+        assert block <= set(range(53000, 53012)) and block.isdisjoint(taken)
+        taken |= block
+
+
 def test_a_machine_starts_looking_at_the_same_port_each_time() -> None:
     ports = PortRange(first=53000, last=53999)
     assert next(ports.candidates("m", set())) == next(ports.candidates("m", set()))
@@ -213,7 +227,7 @@ class NoImages:
 def test_factory_lists_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as unknown:
         open_platform("vmware", tmp_path, NoImages())
-    assert unknown.value.hint == "kinds: qemu, simulated"
+    assert unknown.value.hint == "kinds: microhypervisor, qemu, simulated"
     with pytest.raises(InvalidInput, match="colour") as option:
         open_platform("qemu", tmp_path, NoImages(), {"colour": "red"})
     assert "first_port" in (option.value.hint or "")

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supercloud.model import ocsf
 from supercloud.model.acts import ACT_TRANSITIONS, ActKind, ActState, Statement
 from supercloud.model.bounded import Bounds
 from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.findings import AHEAD_S, BEHIND_S, Severity, check_moment
 from supercloud.model.names import new_id
+from supercloud.model.ocsf import DetectionFinding, one_line
 from supercloud.model.orders import (
     LASTING,
     MEANINGS,
@@ -33,8 +35,6 @@ from supercloud.model.orders import (
     answered,
 )
 from supercloud.model.states import move
-from supercloud.services import ocsf
-from supercloud.services.ocsf import DetectionFinding, one_line
 
 pytestmark = pytest.mark.unit
 NOW = 1_790_000_000.0

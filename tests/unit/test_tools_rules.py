@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from supercloud.blanket.domain_xml import domain_name, instance_of
+from supercloud.blanket.machines.domain import PREFIX
 from supercloud.images.blanket import RECIPE
 from supercloud.model.names import new_id
 
 pytestmark = pytest.mark.unit
-OURS = domain_name("0f0e0d0c-1111-4222-8333-444455556666")
+_ID = "0f0e0d0c-1111-4222-8333-444455556666"
+OURS = domain_name(_ID)
+MACHINE = PREFIX + _ID
 
 #: As libvirt 9.0's own list for polkit has them (org.libvirt.api.policy of the blanket's package).
 ACTS = {
@@ -95,11 +98,12 @@ def asked() -> Iterator[Asked]:
     engine.close()
 
 
+@pytest.mark.parametrize("name", [OURS, MACHINE])
 @pytest.mark.parametrize(("thing", "act"), EVERY)
-def test_on_what_is_ours_they_look_and_use_the_console(asked: Asked, thing: str, act: str) -> None:
+def test_on_what_is_ours_they_look_and_use_the_console(asked: Asked, thing: str, act: str, name: str) -> None:
     looking = act in LOOKING or act.startswith("search-")
     may = {"domain": act in ON_OURS, "secret": False}.get(thing, looking or thing in THEIRS)
-    assert asked(thing, act, domain_name=OURS, connect_driver="QEMU") == ("yes" if may else "no")
+    assert asked(thing, act, domain_name=name, connect_driver="QEMU") == ("yes" if may else "no")
 
 
 def test_so_many_acts_are_refused() -> None:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from supercloud.model.errors import Denied, InvalidInput, Unauthenticated
 from supercloud.model.names import new_id
-from supercloud.model.permissions import ALLOWED_BY, APART, UNDIVIDED, Permission, Role, with_implied
+from supercloud.model.permissions import (
+    ALLOWED_BY,
+    APART,
+    UNDIVIDED,
+    Permission,
+    Role,
+    allowed,
+    with_implied,
+)
 from supercloud.trust import tokens
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tokens import Bounds, CloudAsked, attenuate, hand_on, mint, peek, read
@@ -169,6 +177,22 @@ def test_a_minted_token_can_be_bounded_from_its_birth() -> None:
     text = alices(bounds=Bounds(only=VM_READ))
     assert allows(text, Permission.VM_READ) and not allows(text, Permission.VM_RUN)
     assert not read(text, ROOT.name).undivided
+
+
+@pytest.mark.parametrize("roles", [(Role.OWNER,), (Role.OPERATOR, Role.OWNER), (Role.PROVIDER,)])
+@pytest.mark.parametrize("only", [None, VM_READ, frozenset({Permission.VM_RUN, Permission.TOKEN_MINT})])
+@pytest.mark.parametrize("somewhere", [False, True])
+def test_what_a_minted_token_allows_is_said_as_it_is(
+    roles: tuple[Role, ...], only: frozenset[Permission] | None, somewhere: bool
+) -> None:
+    clouds = frozenset({CLOUDS[0].id}) if somewhere else None
+    text = alices(*roles, bounds=Bounds(only=only, clouds=clouds))
+    said = allowed(roles, only=only, everywhere=not somewhere)
+    whole = read(text, ROOT.name).undivided
+    for permission in Permission:
+        cloud = None if permission in APART else CLOUDS[0]
+        is_so = allows(text, permission, cloud) and (whole or permission not in UNDIVIDED)
+        assert (permission in said) is is_so, permission
 
 
 def test_nothing_to_leave_out_is_refused() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from supercloud.model.errors import Denied, InvalidInput, NotFound
 from supercloud.model.names import new_id
-from supercloud.ports.agent import USER_DATA_BYTES, Announcement, Peer, SealedKey, UserData
+from supercloud.ports.agent import USER_DATA_BYTES, SealedKey, UserData
 from supercloud.ports.keystore import JoinRequest
+from supercloud.ports.overlay import Announcement, Peer
 from supercloud.trust.announce import announce, verify_announcement, verify_peer
 from supercloud.trust.authority import LIFETIME_S, Authority
 from supercloud.trust.canonical import canonical

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 
 import pytest
 
 from supercloud.model.domains import Capacity, Rented, WindowState
+from supercloud.model.findings import Layer, Severity
+from supercloud.model.incidents import IncidentState
 from supercloud.model.levels import Level
 from supercloud.model.names import new_id
 from supercloud.model.placement import ANYWHERE, Confidentiality
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.model.trust import TrustState
 from supercloud.ports.platform import Flavour
+from supercloud.services.incident_views import IncidentView
 from supercloud.services.southbound import DomainView, MachineView
 from supercloud.services.views import BlanketView, InstanceView, OperationView, ProviderView
 from supercloud.web.grid import Grid, domain_grid_of, grid_of
@@ -29,6 +33,8 @@ def provider(name: str, *, draining: bool = False) -> ProviderView:
         options={},
         accelerator="kvm",
         nesting=True,
+        nested_levels=1,
+        nested_reason="",
         confidentiality=Confidentiality.PROCEDURAL,
         abilities=(),
         reason="",
@@ -52,6 +58,9 @@ def blanket(
         cloud="c",
         cloud_id=cloud_id,
         provider=provider,
+        parent=None,
+        depth=0,
+        deeper=1,
         state=state,
         flavour=Flavour.KVM,
         connected=state is BlanketState.READY,
@@ -192,6 +201,62 @@ def test_each_cell_says_the_level_that_is_there_or_can_be() -> None:
     assert [one.level for group in domain.instances for one in group.tiles] == ["baseline"]
 
 
+def incident(at: BlanketView, *about: str, state: IncidentState = IncidentState.OPEN) -> IncidentView:
+    return IncidentView(
+        id=new_id(),
+        state=state,
+        severity=Severity.HIGH,
+        title="a scan",
+        cloud="c",
+        cloud_id=at.cloud_id,
+        blanket=at.name,
+        blanket_id=at.id,
+        horizontal=False,
+        domain_id="d",
+        objects=about,
+        findings=1,
+        layers=(Layer.L2,),
+        opened_at=0.0,
+        last_at=0.0,
+        closed_at=None,
+    )
+
+
+def lit(grid: Grid) -> dict[str, str]:
+    """What lights up, and what is said there."""
+    every = [tile for one in grid.domains for group in one.instances for tile in group.tiles]
+    every += [tile for one in grid.domains for tile in (*one.blankets, one.platform) if tile is not None]
+    return {one.name: one.alarm.said for one in every if one.alarm is not None}
+
+
+def test_what_an_open_incident_is_about_lights_up() -> None:
+    n1, other = blanket("n1", "north"), blanket("x1", "north", cloud_id="c2")
+    a, b, theirs = instance("a", n1), instance("b", n1), instance("theirs", other)
+    platform = replace(provider("north"), id="d")
+    escalated = incident(n1, b.id, state=IncidentState.ESCALATED)
+
+    def drawing(*incidents: IncidentView) -> Grid:
+        return grid_of(
+            providers=[platform],
+            blankets=[n1, other],
+            instances=[a, b, theirs],
+            operations=[],
+            incidents=incidents,
+        )
+
+    assert lit(drawing()) == {}
+    assert lit(drawing(incident(n1, a.id))) == {"a": "1 incident: open"}
+    assert lit(drawing(incident(n1, n1.id, "d"))) == {"n1": "1 incident: open", "north": "1 incident: open"}
+    assert lit(drawing(incident(n1, b.id), escalated)) == {"b": "2 incidents, one escalated"}
+    assert lit(drawing(incident(n1, new_id()))) == {"n1": "1 incident: open"}, "it is gone: its blanket's"
+    assert lit(drawing(incident(n1, theirs.id))) == {"n1": "1 incident: open"}, "nothing of another cloud"
+    over_domains = replace(incident(n1, a.id, b.id), blanket=None, blanket_id=n1.cloud_id, horizontal=True)
+    assert lit(drawing(over_domains)) == {"a": "1 incident: open", "b": "1 incident: open"}
+    (north,) = drawing(escalated).domains
+    alarm = north.instances[0].tiles[1].alarm
+    assert alarm is not None and (alarm.href, alarm.tone) == (f"/web/incidents/{escalated.id}", Tone.BAD)
+
+
 def domain(name: str, **other: object) -> DomainView:
     made = DomainView(
         id=new_id(),
@@ -242,10 +307,12 @@ def test_drained_platforms_stand_out() -> None:
     assert one.platform is not None and (one.platform.state, one.platform.tone) == ("draining", Tone.WARN)
 
 
-@pytest.mark.parametrize("states", [InstanceState, BlanketState, OperationState, TrustState, WindowState])
+@pytest.mark.parametrize(
+    "states", [InstanceState, BlanketState, OperationState, TrustState, WindowState, IncidentState]
+)
 def test_every_state_has_a_tone_and_only_ends_are_off(
-    states: type[InstanceState | BlanketState | OperationState | TrustState | WindowState],
+    states: type[StrEnum],
 ) -> None:
     off = {str(one) for one in states if tone_of(one) is Tone.OFF}
-    assert off <= {"stopped", "removed", "cancelled", "expired", "revoked", "over"}
+    assert off <= {"stopped", "removed", "cancelled", "expired", "revoked", "over", "closed"}
     assert tone_of(InstanceState.RUNNING) is Tone.GOOD and tone_of(OperationState.RUNNING) is Tone.BUSY

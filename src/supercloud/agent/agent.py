@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,12 +19,16 @@ from supercloud.agent.channel import Channel
 from supercloud.agent.identity import Passport
 from supercloud.agent.images import ImageFetcher, ImageSource
 from supercloud.agent.instances import Arrivals, Instances
-from supercloud.agent.journal import Journal
+from supercloud.agent.journal import Journal, Side
 from supercloud.agent.keeperlink import AgentRelay
+from supercloud.agent.loop import LoopHands, VerticalLoop
+from supercloud.agent.machines import AgentMachines
 from supercloud.agent.migration import Forwards, Migration
 from supercloud.agent.opener import Opener
 from supercloud.agent.overlay import AgentOverlay
+from supercloud.agent.reactions import PauseReactions
 from supercloud.agent.report import disk_free_bytes, memory_mib
+from supercloud.agent.restarts import RestartReactions
 from supercloud.agent.streams import StreamDialer, Streams
 from supercloud.agent.tools import AgentTools
 from supercloud.agent.upgrade import AgentUpgrade
@@ -32,6 +36,7 @@ from supercloud.agent.volumes import AgentVolumes
 from supercloud.keeper.link import KeeperPort
 from supercloud.model.errors import NotFound, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id
+from supercloud.ports.actuator import Actuator
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.clock import HolderClock
 from supercloud.ports.controller import CertificateRequest, Events, Hello, Surrender
@@ -40,12 +45,14 @@ from supercloud.ports.hypervisor import (
     Console,
     DiskHypervisor,
     Hypervisor,
+    Machines,
     MigratingHypervisor,
     Overlay,
     Volumes,
 )
 from supercloud.ports.keystore import JoinAnswer
 from supercloud.ports.tools import Tools
+from supercloud.security.actuators import Actuators
 from supercloud.wire.proxies import agent_handlers
 from supercloud.wire.rpc import Transport
 
@@ -76,6 +83,8 @@ class Drivers:
     cpu_models: Callable[[], Awaitable[tuple[str, ...]]]
     bundles: Bundles | None = None  # None: these programs cannot be upgraded in place
     tools: Tools | None = None  # None: no place for the user's own libvirt tools
+    machines: Machines | None = None  # None: no blanket can be inside this one
+    loop: LoopHands | None = None  # None: nothing is detected here
 
 
 class BlanketAgent:
@@ -106,6 +115,19 @@ class BlanketAgent:
         self._keeper = keeper(AgentRelay(self.channel, journal))
         changes, arrivals = Changes(), Arrivals(clock)
         opener = Opener(self._blanket, passport.keys.sealing, passport.keys.identity)
+        hands = drivers.loop
+        paused = None if hands is None else self._pauses(hands)
+        self.loop = (
+            None
+            if hands is None or paused is None
+            else VerticalLoop(
+                replace(hands, actuator=self._actuators(hands, paused)),
+                journal,
+                blanket=self._blanket,
+                cloud=identity.cloud,
+                ready=self.channel.connected,
+            )
+        )
         self.instances = Instances(
             hypervisor=drivers.hypervisor,
             overlay=drivers.overlay,
@@ -114,6 +136,7 @@ class BlanketAgent:
             changes=changes,
             arrivals=arrivals,
             opener=opener,
+            still=None if paused is None else paused.holds,
         )
         self.migration = Migration(
             hypervisor=drivers.hypervisor,
@@ -125,10 +148,12 @@ class BlanketAgent:
             arrivals=arrivals,
             instances=self.instances,
             opener=opener,
+            guards=None if self.loop is None else self.loop.guards,
         )
         images = ImageFetcher(dialer)
         self._backups = Backups(dialer)
         self.upgrade = AgentUpgrade(bundles=drivers.bundles, images=images)
+        self.machines = AgentMachines(machines=drivers.machines, images=images) if drivers.machines else None
         self.volumes = AgentVolumes(
             volumes=drivers.volumes,
             hypervisor=drivers.hypervisor,
@@ -158,8 +183,27 @@ class BlanketAgent:
             opener=opener,
         )
 
+    def _actuators(self, hands: LoopHands, paused: PauseReactions) -> Actuator:
+        """With what a blanket's agent itself can do besides."""
+        run = hands.socket.parent
+        restarted = RestartReactions(self._drivers.hypervisor, run / "restarted")
+        return Actuators([hands.actuator, paused, restarted])
+
+    def _pauses(self, hands: LoopHands) -> PauseReactions:
+        run = hands.socket.parent / "paused"
+        return PauseReactions(self._drivers.hypervisor, run, self._may_run, self._arriving)
+
+    async def _arriving(self, instance: Id) -> bool:
+        transfers = await self._journal.transfers()
+        return any(one.instance == instance and one.side is Side.TARGET for one in transfers)
+
+    async def _may_run(self, instance: Id) -> bool:
+        held = (await self._keeper.report()).held
+        return any(one.instance == instance and one.may_run for one in held)
+
     async def report(self) -> BlanketReport:
         total_mib, free_mib = memory_mib()
+        why_not = "its agent has no driver for that" if not self.machines else await self.machines.why_not()
         return BlanketReport(
             blanket=self._blanket,
             flavour=await self._drivers.hypervisor.flavour(),
@@ -172,6 +216,8 @@ class BlanketAgent:
             bundle=await self.upgrade.running(),
             closes_networks=True,
             takes_tools=self.tools.there,
+            nests=not why_not,
+            nests_not=why_not,
         )
 
     async def _greeting(self) -> Hello:
@@ -189,7 +235,7 @@ class BlanketAgent:
     async def run(self) -> None:
         """Until cancelled; instances and transfers go on without us, and the next agent adopts them."""
         await self._journal.note("agent.started", {"version": __version__})
-        loops = (
+        loops = [
             self.channel.run,
             self._listen,
             self._settle,
@@ -197,7 +243,9 @@ class BlanketAgent:
             self._surrender,
             self._renew_certificate,
             self._confirm,
-        )
+        ]
+        if self.loop is not None:
+            loops.append(self.loop.run)
         try:
             async with asyncio.TaskGroup() as group:
                 for loop in loops:

@@ -10,7 +10,9 @@ from supercloud.model.errors import Failed
 from supercloud.model.names import Endpoint, Id, Name, Port
 from supercloud.wire.codec import from_json
 
+#: By QEMU's firmware, or where the platform has no such thing on a disk of its own, filled up with zeros.
 BIRTH = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/supercloud/birth/raw")
+BIRTH_DISK = Path("/dev/vdd")
 _LIMIT_BYTES = 64 << 10
 
 
@@ -26,11 +28,11 @@ class Birth:
     debug_shell: bool = False  # heeded before the agent starts
 
 
-def read_birth(path: Path = BIRTH) -> Birth:
+def read_birth(path: Path = BIRTH, disk: Path = BIRTH_DISK) -> Birth:
     """Raises: Failed, without quoting what it read; InvalidInput, naming the field."""
     try:
-        with path.open("rb") as file:
-            said = json.loads(file.read(_LIMIT_BYTES))
+        with (path if path.exists() else disk).open("rb") as file:
+            said = json.loads(file.read(_LIMIT_BYTES).rstrip(b"\0"))
     except (OSError, ValueError) as error:
         raise Failed(f"this machine has no birth data: {type(error).__name__}") from error
     return from_json(Birth, said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from supercloud.model.names import Id
@@ -44,23 +44,31 @@ class Changes:
         self, instance: Id, look: Callable[[], Awaitable[T]], good: Callable[[T], bool], *, seconds: float
     ) -> T:
         """What `look` sees as soon as it is `good`, or whatever it sees when the time is over; a rest comes
-        on top of that."""
-        event = asyncio.Event()
-        self._waiting[instance].add(event)
+        on top of that. A look is given up, and another one taken, when something changes meanwhile."""
         loop = asyncio.get_running_loop()
         wake = loop.time()
         end = wake + seconds
-        try:
+        with self._heard(instance) as event:
             while True:
                 await self._pause(instance, event, wake)
                 event.clear()
                 began = loop.time()
-                seen = await look()
+                if (found := await _unless_stale(look, event)) is None:
+                    wake = loop.time()
+                    continue
+                (seen,) = found
                 self.pause_s = min(max(_LOOK_S, (loop.time() - began) / _SHARE), _SELDOM_S)
                 left_s = end - loop.time()
                 if good(seen) or left_s <= 0:
                     return seen
                 wake = loop.time() + min(left_s, self.pause_s)
+
+    @contextlib.contextmanager
+    def _heard(self, instance: Id) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._waiting[instance].add(event)
+        try:
+            yield event
         finally:
             self._waiting[instance].discard(event)
             if not self._waiting[instance]:
@@ -75,3 +83,16 @@ class Changes:
                     await event.wait()
                     return
         self._rests_until.pop(instance, None)
+
+
+async def _unless_stale(look: Callable[[], Awaitable[T]], event: asyncio.Event) -> tuple[T] | None:
+    """What `look` sees; None if the event came first: what is seen is of before it then, and who asks about a
+    process that is being ended is answered when that has ended, up to a second later."""
+    looking, news = asyncio.ensure_future(look()), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({looking, news}, return_when=asyncio.FIRST_COMPLETED)
+        return (looking.result(),) if looking.done() else None
+    finally:
+        for task in (looking, news):
+            task.cancel()
+        await asyncio.gather(looking, news, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 
 import structlog
 
@@ -13,7 +14,7 @@ from supercloud.agent.opener import Opener
 from supercloud.keeper.egress import tap_of
 from supercloud.keeper.link import Grant, KeeperPort, RightReport
 from supercloud.model.errors import Conflict, Failed, InvalidInput, SupercloudError
-from supercloud.model.names import Id
+from supercloud.model.names import Epoch, Id
 from supercloud.ports.agent import (
     NICS,
     InstanceRef,
@@ -62,7 +63,9 @@ class Instances:
         changes: Changes,
         arrivals: Arrivals,
         opener: Opener,
+        still: Callable[[Id], bool] | None = None,
     ) -> None:
+        """`still`: whether the loop has it stand still, whatever its right allows."""
         self._hypervisor = hypervisor
         self._overlay = overlay
         self._keeper = keeper
@@ -70,6 +73,7 @@ class Instances:
         self._changes = changes
         self._arrivals = arrivals
         self._opener = opener
+        self._still = still
         self._locks: defaultdict[Id, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # ------------------------------------------------------------ ports.agent.InstancesAgent
@@ -80,18 +84,22 @@ class Instances:
         user_data = self._opener.user_data(spec, request.user_data, request.user_data_key)
         async with self._locks[spec.id]:
             await self._journal.remember(spec)
+            await self._end_older(spec.id, request.right.epoch)
             right = await self._keeper.grant(Grant(right=request.right))
             await self.plug(spec)
             await self._hypervisor.start(spec, user_data)
             return await self._report(spec.id, right)
 
     async def resume(self, request: StartInstance) -> InstanceReport:
-        """See the port. Between the grant and the guest's next instruction there is nothing else."""
+        """See the port. The keeper has the guest go on; the hypervisor then says whether it does."""
         spec = _fitting(request)
         async with self._locks[spec.id]:
             since_s = self._arrivals.since(request.operation)
-            right = await self._keeper.grant(Grant(right=request.right, counted_from_s=since_s))
-            await self._hypervisor.resume(spec.id)
+            still = self._still is not None and self._still(spec.id)
+            grant = Grant(right=request.right, counted_from_s=since_s, resume=not still)
+            right = await self._keeper.grant(grant)
+            if not still:
+                await self._hypervisor.resume(spec.id)
             await self._journal.remember(spec)
             return await self._report(spec.id, right)
 
@@ -146,7 +154,19 @@ class Instances:
             for instance in sorted(known)
         ]
 
+    async def _end_older(self, instance: Id, epoch: Epoch) -> None:
+        """A process of an epoch that is over is not what is to start: paused, it would pass for that. It is
+        left where a machine stood still until its instance was started anew."""
+        held = (await self._rights()).get(instance)
+        if (held is None or held.epoch < epoch) and await self._hypervisor.state(instance) not in GONE:
+            _log.warning("agent.older_process_ended", instance=instance)
+            await self._hypervisor.destroy(instance)
+
     # ------------------------------------------------------------ for the rest of the agent
+
+    def expect(self, spec: InstanceSpec) -> None:
+        """Its ports will be made."""
+        self._overlay.expect(spec.id, [tap_of(spec.id, index) for index in range(len(spec.nics))])
 
     async def plug(self, spec: InstanceSpec) -> None:
         """Its port, before its process: only the keeper's permit lets traffic out of it."""

@@ -98,6 +98,9 @@ class KeeperLink:
     async def grant(self, request: Grant) -> RightReport:
         return await (await self._there()).grant(request)
 
+    async def park(self, request: InstanceRef) -> bool:
+        return await (await self._there()).park(request)
+
     async def forget(self, request: InstanceRef) -> None:
         await (await self._there()).forget(request)
 

@@ -8,15 +8,18 @@ from typing import Protocol
 import structlog
 
 from supercloud.agent.changes import Changes
+from supercloud.agent.guard import Guards
 from supercloud.agent.instances import GONE, Arrivals, Instances
 from supercloud.agent.journal import Journal, Side, Transfer
 from supercloud.agent.opener import Opener
-from supercloud.keeper.link import KeeperPort
-from supercloud.model.errors import Conflict, Failed, NotFound, Unavailable
+from supercloud.keeper.link import Grant, KeeperPort, RightReport
+from supercloud.model.errors import Conflict, Failed, NotFound, Refused, Unavailable
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import Id, Ipv4
 from supercloud.ports.agent import (
     InstanceRef,
+    InstanceReport,
+    InstanceSpec,
     Landing,
     OperationRef,
     Progress,
@@ -24,6 +27,7 @@ from supercloud.ports.agent import (
     RunState,
     SendInstance,
     SourceReport,
+    StartInstance,
     TargetReport,
 )
 from supercloud.ports.hypervisor import (
@@ -33,10 +37,14 @@ from supercloud.ports.hypervisor import (
     Route,
     TransferStatus,
 )
+from supercloud.ports.loop import Guard
+from supercloud.wire.codec import prepare
 
 MESH_ADDRESS = "mesh-address"  # the note in the journal that the overlay leaves
 _POLL_S = 10.0
 _CANCEL_S = 15.0
+#: How long the hypervisor may take to end by itself what it has sent.
+_RETIRE_S = 20.0
 _log = structlog.get_logger(__name__)
 
 
@@ -69,7 +77,9 @@ class Migration:
         arrivals: Arrivals,
         instances: Instances,
         opener: Opener,
+        guards: Guards | None,
     ) -> None:
+        """`guards`: of the blanket's loop; None: it has none."""
         self._hypervisor = hypervisor
         self._overlay = overlay
         self._forwards = forwards
@@ -79,13 +89,15 @@ class Migration:
         self._arrivals = arrivals
         self._instances = instances
         self._opener = opener
+        self._guards = guards
         self._granted: dict[Id, tuple[Ipv4, Landing]] = {}
         self._told: dict[Id, SourceReport | TargetReport] = {}
 
     # ------------------------------------------------------------ target
 
     async def receive(self, request: ReceiveInstance) -> Landing:
-        """See the port. The port of the instance is made now, so that resuming has nothing to make."""
+        """See the port. The port of the instance is made now, so that resuming has nothing to make; before
+        that, what is in force about it where it comes from is in force here."""
         address = await self._journal.read(MESH_ADDRESS)
         if address is None:
             raise Unavailable("this blanket has no mesh yet")
@@ -95,6 +107,8 @@ class Migration:
             raise Conflict(f"instance {spec.id} runs in this blanket")
         await self._journal.open_transfer(request.operation, spec.id, Side.TARGET)
         await self._journal.remember(spec)
+        if request.guard:
+            await self._guard(spec, request.guard)
         await self._instances.plug(spec)
         await self._hypervisor.receive(spec, user_data)
         landing = await self._forwards.land(
@@ -105,7 +119,18 @@ class Migration:
         )
         self._granted[request.operation] = (request.source_address, landing)
         await self._admit(request.operation, request.expires_s)
+        prepare(StartInstance, InstanceReport, Grant, RightReport)  # of the resume, for which a guest waits
         return landing
+
+    async def _guard(self, spec: InstanceSpec, guard: Guard) -> None:
+        """
+        Raises:
+            Refused: nothing here could hold it.
+        """
+        if self._guards is None:
+            raise Refused("this blanket has no loop, which would hold what is in force about it")
+        self._instances.expect(spec)
+        await self._guards.take_over(guard)
 
     async def _admit(self, operation: Id, seconds: float) -> None:
         """Open this operation's ports to its source alone; the kernel closes them in time by itself."""
@@ -181,14 +206,33 @@ class Migration:
 
     async def _source(self, request: OperationRef) -> SourceReport:
         status = await self._transfer(request)
-        # The state is read after the transfer's: a process seen alive now was alive when it was over.
-        gone = status.ended or await self._gone(request.instance, under_way=not status.over)
         return SourceReport(
-            source=Source.GONE if gone else Source.ALIVE,
+            source=await self._process(request.instance, status),
             transfer_over=status.over,
             progress=status.progress,
             reason=status.failed or "",
+            guarded=await self._guarded(request.instance),
         )
+
+    async def _guarded(self, instance: Id) -> bool:
+        """Whoever cannot say is asked."""
+        if self._guards is None:
+            return False
+        try:
+            return await self._guards.guarded(instance)
+        except Unavailable:
+            return True
+
+    async def _process(self, instance: Id, status: TransferStatus) -> Source:
+        if status.ended:
+            return Source.GONE
+        if status.sent and await self._keeper.park(InstanceRef(instance=instance)):
+            return Source.PARKED
+        # The state is read after the transfer's: a process seen alive now was alive when it was over.
+        if await self._gone(instance, under_way=not status.over):
+            return Source.GONE
+        parked = status.over and await self._keeper.park(InstanceRef(instance=instance))
+        return Source.PARKED if parked else Source.ALIVE
 
     async def _gone(self, instance: Id, *, under_way: bool) -> bool:
         """While it is ended by the hypervisor, that refuses to say how it is; a moment later it is gone."""
@@ -240,6 +284,23 @@ class Migration:
     async def _cut(self, request: OperationRef) -> None:
         await self._forwards.close(request.operation)
 
+    async def retire(self, request: OperationRef) -> SourceReport:
+        """See the port. What may run here is not retired, whoever asks."""
+        held = (await self._keeper.report()).held
+        if any(right.may_run for right in held if right.instance == request.instance):
+            raise Conflict(f"instance {request.instance} may run in this blanket")
+        report = await self._changes.until(
+            request.instance,
+            lambda: self._source(request),
+            lambda seen: seen.source is Source.GONE and seen.transfer_over,
+            seconds=_RETIRE_S,
+        )
+        if await self._hypervisor.state(request.instance) not in GONE:
+            _log.warning("agent.sent_copy_not_ended", operation=request.operation)
+            await self._hypervisor.destroy(request.instance)
+            report = await self._source(request)
+        return report
+
     # ------------------------------------------------------------ both
 
     def reconnected(self) -> None:
@@ -254,6 +315,8 @@ class Migration:
         if transfer is not None:
             await self._clean(transfer)
             await self._journal.close_transfer(request.operation)
+        if self._guards is not None:
+            await self._guards.over(request.operation)
         self._arrivals.forget(request.operation)
         self._told.pop(request.operation, None)
         self._granted.pop(request.operation, None)
@@ -270,6 +333,8 @@ class Migration:
             await self._hypervisor.destroy(instance)
         elif await self._hypervisor.state(instance) not in GONE:
             return  # aborted: it goes on here
+        if self._guards is not None:
+            await self._guards.left(instance)
         await self._overlay.unplug(instance)
         await self._keeper.forget(InstanceRef(instance=instance))
         await self._journal.forget(instance)
@@ -280,5 +345,9 @@ class Migration:
 
 def _without_progress(report: SourceReport) -> SourceReport:
     return SourceReport(
-        source=report.source, transfer_over=report.transfer_over, progress=Progress(), reason=report.reason
+        source=report.source,
+        transfer_over=report.transfer_over,
+        progress=Progress(),
+        reason=report.reason,
+        guarded=report.guarded,
     )

@@ -18,8 +18,8 @@ from supercloud.agent.journal import Journal
 from supercloud.agent.migration import MESH_ADDRESS
 from supercloud.model.errors import Denied
 from supercloud.model.names import Id
-from supercloud.ports.agent import ForeignPeer, Location, Mesh, MeshReport, Peer
 from supercloud.ports.hypervisor import Overlay
+from supercloud.ports.overlay import ForeignPeer, Location, Mesh, MeshReport, Peer
 from supercloud.trust.announce import announce, verify_peer
 from supercloud.trust.certificates import Anchors
 

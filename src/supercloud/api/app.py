@@ -21,8 +21,10 @@ from supercloud.api import (
     findings,
     guard,
     headers,
+    incidents,
     levels,
     orders,
+    policies,
     principals,
     problems,
     sessions,
@@ -61,30 +63,18 @@ def create_app(door: Door, answers: Answers, desk: Desk) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         separate_input_output_schemas=False,
-        responses={"default": problems.DOCUMENTED},
     )
     app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
+    app.state.desk = desk
     problems.install(app)
     app.add_middleware(Conditions)
     app.add_middleware(Repeats, answers=answers)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
-    routers = [
-        _operations(),
-        events.router(),
-        *principals.routers(),
-        *things.routers(),
-        sessions.router(desk),
-        trust.router(),
-        *levels.routers(),
-        findings.router(),
-        orders.router(),
-        acts.router(),
-        bytestreams.router(),
-    ]
-    app.openapi = cache(partial(_document, app, _included(app, "/v1", routers), events.Event))  # type: ignore[method-assign]
-    of_domains = _included(app, southbound.PREFIX, southbound.routers())
-    app.state.southbound = cache(partial(_document, app, of_domains, southbound.DomainEvent))
+    northern, southern = _routes()
+    app.router.routes.extend((*northern, *southern))
+    app.openapi = cache(partial(_document, app, northern, events.Event))  # type: ignore[method-assign]
+    app.state.southbound = cache(partial(_document, app, southern, southbound.DomainEvent))
 
     async def described(_: Request) -> JSONResponse:
         return JSONResponse(app.state.southbound())
@@ -93,16 +83,38 @@ def create_app(door: Door, answers: Answers, desk: Desk) -> FastAPI:
     return app
 
 
-def _included(app: FastAPI, prefix: str, routers: Sequence[APIRouter]) -> list[BaseRoute]:
-    """What an API's routers add to the application."""
+@cache
+def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...]]:
+    """The northbound and the southbound API's. Nothing in them is of one application; and to make them, with
+    the schemas of all that they take and answer, takes a processor more than a second.
+    """
+    routers = [
+        _operations(),
+        events.router(),
+        *principals.routers(),
+        *things.routers(),
+        sessions.router(),
+        trust.router(),
+        *levels.routers(),
+        findings.router(),
+        incidents.router(),
+        *policies.routers(),
+        orders.router(),
+        acts.router(),
+        bytestreams.router(),
+    ]
+    return _included("/v1", routers), _included(southbound.PREFIX, southbound.routers())
+
+
+def _included(prefix: str, routers: Sequence[APIRouter]) -> tuple[BaseRoute, ...]:
     guard.declared(routers)
-    before = len(app.routes)
+    found = APIRouter(responses={"default": problems.DOCUMENTED})
     for router in routers:
-        app.include_router(router, prefix=prefix)
-    return app.routes[before:]
+        found.include_router(router, prefix=prefix)
+    return tuple(found.routes)
 
 
-def _document(app: FastAPI, routes: list[BaseRoute], event: type[Any]) -> dict[str, Any]:
+def _document(app: FastAPI, routes: Sequence[BaseRoute], event: type[Any]) -> dict[str, Any]:
     """Of one API, made when it is first asked for."""
     south = event is southbound.DomainEvent
     found = get_openapi(

@@ -43,6 +43,7 @@ _TABLES: dict[str, type[tables.Base]] = {
     "windows": tables.Maintenance,
     "drains": tables.Operation,
     "findings": security.FindingRow,
+    "incidents": security.IncidentRow,
     "orders": security.OrderRow,
     "commands": security.OrderRow,
     "acts": security.ActRow,

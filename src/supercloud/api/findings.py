@@ -13,8 +13,8 @@ from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
 from supercloud.model.findings import Layer, Severity
 from supercloud.model.names import Id
+from supercloud.model.ocsf import DetectionFinding
 from supercloud.services.deliveries import BATCH
-from supercloud.services.ocsf import DetectionFinding
 from supercloud.services.requests import Ref
 from supercloud.services.security_views import DeliveredView, FindingView
 

@@ -11,23 +11,29 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-_BODY_IDLE_S = 20
+from supercloud.api.patience import Patience, patient
+
+#: Between two requests of one connection.
+_IDLE_S = 20
+_USUAL = Patience()
 
 
-def create_server(app: FastAPI, context: ssl.SSLContext, *, host: str, port: int) -> uvicorn.Server:
+def create_server(
+    app: FastAPI, context: ssl.SSLContext, *, host: str, port: int, patience: Patience = _USUAL
+) -> uvicorn.Server:
     """A server that the caller runs."""
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http="httptools",
+        http=patient(patience),
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_BODY_IDLE_S,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=5,
         ws_max_size=1 << 20,
         h11_max_incomplete_event_size=64 << 10,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Path, Response, status
 
 from supercloud.api.guard import PrincipalRead, PrincipalWrite, TokenMint, TokenRead, TokenRevoke
 from supercloud.api.pages import TEXT, TIMED, Named, Paged
@@ -12,6 +13,8 @@ from supercloud.api.things import RefPath
 from supercloud.model.names import PublicKey
 from supercloud.services.requests import AddPrincipal, MintToken, RevokeToken
 from supercloud.services.views import MintedView, PrincipalView, RevokedView, TokenView
+
+_Token = Annotated[str, Path(pattern=r"^[0-9a-f]{8,160}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,11 @@ def _tokens() -> APIRouter:
     async def ls(control: TokenRead, paging: Paged, name: Named = None) -> list[TokenView]:
         """`name`: of the principal that they were minted for."""
         return paging.answer(await control.tokens(page=paging.page(TIMED, name=name)))
+
+    @router.get("/{token}")
+    async def show(control: TokenRead, token: _Token) -> TokenView:
+        """By as much of its id as tells it apart."""
+        return await control.token(token)
 
     @router.post("/revoke")
     async def revoke(control: TokenRevoke, request: RevokeToken) -> RevokedView:

@@ -52,6 +52,7 @@ _OF_DOMAINS = {
     Kind.MAINTENANCE: "windows",
     Kind.ACT: "acts",
 }
+_ROLLBACK = "/rollback"
 #: What has an id of who asked, by which it is the same when it comes again; it may be many at once.
 _OWN_IDS = frozenset({Kind.FINDING})
 
@@ -99,7 +100,7 @@ class Repeats:
     async def _carried_out(self, claim: Claim, body: bytes, scope: Scope, send: Send) -> None:
         whole = Whole()
         try:
-            before = await _before(claim.made, looker(self._app, scope), scope["path"])
+            before = await _before(claim.made, looker(self._app, scope), scope)
             if before is None:
                 scope["state"][TERMS] = (*scope["state"].get(TERMS, ()), claim)
                 await self._app(scope, _sent(body), whole.send)
@@ -114,7 +115,7 @@ class Repeats:
         await whole.pass_on(send)
 
 
-async def _before(made: tuple[Made, ...], look: Look, path: str) -> Response | None:
+async def _before(made: tuple[Made, ...], look: Look, scope: Scope) -> Response | None:
     """The answer of a try that was cut off after its work; None: it did none, or what may be done again."""
     made = tuple(one for one in made if one.kind not in _OWN_IDS)
     added = [one for one in made if one.act is Act.ADDED]
@@ -122,18 +123,28 @@ async def _before(made: tuple[Made, ...], look: Look, path: str) -> Response | N
     if any(one.kind is Kind.TOKEN for one in added):
         return problem(_lost("/v1/tokens"))
     for one in (*started, *added):
-        status, body = await look(_path_of(one, path), b"")
+        status, body = await look(*_place_of(one, scope))
         if status != 200:
             return problem(Conflict("it was carried out, and what it made is gone since"))
-        return Response(body, 202 if started else 201, media_type="application/json")
+        return Response(body, _status_of(one), media_type="application/json")
     return Response(status_code=204) if any(one.act is Act.REMOVED for one in made) else None
 
 
-def _path_of(one: Made, path: str) -> str:
-    """Of a thing, over the API that it was asked for by."""
+def _place_of(one: Made, scope: Scope) -> tuple[str, bytes]:
+    """Path and query of a thing, over the API that it was asked for by."""
+    path: str = scope["path"]
+    if one.kind is Kind.POLICY:  # shown where it is set, not version by version
+        return path.removesuffix(_ROLLBACK), scope["query_string"]
     if path.startswith(f"{SOUTHBOUND}/"):
-        return f"{SOUTHBOUND}/v1/{_OF_DOMAINS[one.kind]}/{one.id}"
-    return f"/v1/{_COLLECTIONS[one.kind]}/{one.id}"
+        return f"{SOUTHBOUND}/v1/{_OF_DOMAINS[one.kind]}/{one.id}", b""
+    return f"/v1/{_COLLECTIONS[one.kind]}/{one.id}", b""
+
+
+def _status_of(one: Made) -> int:
+    """Of the answer to what made it."""
+    if one.kind is Kind.OPERATION:
+        return 202
+    return 200 if one.kind is Kind.POLICY else 201
 
 
 def _again(kept: Kept, path: str) -> Response:

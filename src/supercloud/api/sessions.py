@@ -31,12 +31,13 @@ class CodeView:
     fingerprint: str  # SHA-256 of the certificate that the browser is shown, as browsers write it
 
 
-def router(desk: Desk) -> APIRouter:
-    """The one operation."""
+def router() -> APIRouter:
+    """The one operation, at the application's desk."""
     found = APIRouter(tags=["web"])
 
     @found.post(PATH, status_code=status.HTTP_201_CREATED)
     async def code(_: WebSignIn, request: Request) -> CodeView:
+        desk: Desk = request.app.state.desk
         made = desk.sessions.code(request.state.bearer)
         path = f"/web/sign-in?code={made}"
         return CodeView(code=made, path=path, valid_s=CODE_S, fingerprint=desk.fingerprint())

@@ -11,6 +11,7 @@ from supercloud.ports.clock import Instant
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RTC = Path("/sys/class/rtc/rtc0/since_epoch")
+_RTC_IS_WHOLE_S = 1.5
 
 
 class BlanketClock:
@@ -28,6 +29,13 @@ class BlanketClock:
 
     def instant(self) -> Instant:
         return Instant(self._boot_id, self.now())
+
+    def catch_up(self) -> None:
+        """After a stop of this machine: set the system's clock, which stood still, by the one that went on.
+        Blankets inside this one have theirs from it, and so their keepers see that they were stopped, too.
+        """
+        if abs(self.rtc_s() - time.time()) > _RTC_IS_WHOLE_S:
+            time.clock_settime(time.CLOCK_REALTIME, self.rtc_s())
 
     def rtc_s(self) -> float:
         """Raises: Failed, where there is none: then stops of this machine could not be seen."""

@@ -71,22 +71,23 @@ def domain(
     if len(spec.disks) > _MAX_DISKS:
         raise InvalidInput(f"an instance has at most {_MAX_DISKS} disks")
     root = ET.Element("domain", type="kvm" if flavour is Flavour.KVM else "qemu")
-    _text(root, "name", domain_name(spec.id))
-    _text(root, "uuid", spec.id)
+    sub_text(root, "name", domain_name(spec.id))
+    sub_text(root, "uuid", spec.id)
     # ASCII JSON: XML 1.0 has no way to write some characters that an ssh key's comment may have.
-    ET.SubElement(_sub(root, "metadata"), f"{{{_SPEC}}}spec").text = _SPECS.dump_json(
+    ET.SubElement(sub(root, "metadata"), f"{{{_SPEC}}}spec").text = _SPECS.dump_json(
         spec, ensure_ascii=True
     ).decode()
-    _text(root, "memory", str(spec.memory_mib), unit="MiB")
-    _text(root, "vcpu", str(spec.vcpus), placement="static")
-    _text(_sub(root, "os"), "type", "hvm", arch="x86_64", machine="q35")
-    features = _sub(root, "features")
-    _sub(features, "acpi")
-    _sub(features, "apic")
+    sub_text(root, "memory", str(spec.memory_mib), unit="MiB")
+    _memory_backing(root)
+    sub_text(root, "vcpu", str(spec.vcpus), placement="static")
+    sub_text(sub(root, "os"), "type", "hvm", arch="x86_64", machine="q35")
+    features = sub(root, "features")
+    sub(features, "acpi")
+    sub(features, "apic")
     _cpu(root, spec.cpu_model, flavour)
-    _sub(root, "clock", offset="utc")
+    sub(root, "clock", offset="utc")
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
-        _text(root, f"on_{event}", action)
+        sub_text(root, f"on_{event}", action)
     _devices(root, spec, sources, places, cache)
     _monitors(root, spec.id, places)
     return ET.tostring(root, encoding="unicode")
@@ -95,22 +96,22 @@ def domain(
 def disk(disk: Disk, source: VolumeSource, target: str, *, cache: str = "none") -> ET.Element:
     """One volume as a virtio disk: LUKS qcow2, its whole chain named, so that nothing is probed."""
     element = ET.Element("disk", type="file", device="disk")
-    _sub(element, "driver", name="qemu", type="qcow2", cache=cache, discard="unmap", detect_zeroes="unmap")
-    _encrypted(_sub(element, "source", file=str(source.path)), source.secret)
-    backing = _sub(element, "backingStore")
+    sub(element, "driver", name="qemu", type="qcow2", cache=cache, discard="unmap", detect_zeroes="unmap")
+    _encrypted(sub(element, "source", file=str(source.path)), source.secret)
+    backing = sub(element, "backingStore")
     if source.base_path is not None:
         backing.set("type", "file")
-        _sub(backing, "format", type="qcow2")
-        file = _sub(backing, "source", file=str(source.base_path))
+        sub(backing, "format", type="qcow2")
+        file = sub(backing, "source", file=str(source.base_path))
         if source.base_secret is not None:
             _encrypted(file, source.base_secret)
-        _sub(backing, "backingStore")
-    _sub(element, "target", dev=target, bus="virtio")
+        sub(backing, "backingStore")
+    sub(element, "target", dev=target, bus="virtio")
     if disk.read_only:
-        _sub(element, "readonly")
-    _text(element, "serial", disk.volume[:_LOG_SERIAL])
+        sub(element, "readonly")
+    sub_text(element, "serial", disk.volume[:_LOG_SERIAL])
     if disk.boot:
-        _sub(element, "boot", order="1")
+        sub(element, "boot", order="1")
     return element
 
 
@@ -171,52 +172,60 @@ def usable_models(capabilities: str) -> tuple[str, ...]:
     return tuple(sorted(names | {DEFAULT_BASELINE}))
 
 
+def _memory_backing(root: ET.Element) -> None:
+    """In a file without a name, so that the blanket can look at it (guest_memory). To a migration it is the
+    same block of memory under the same name as one of QEMU's own."""
+    backing = sub(root, "memoryBacking")
+    sub(backing, "source", type="memfd")
+    sub(backing, "access", mode="shared")
+
+
 def _cpu(root: ET.Element, model: str, flavour: Flavour) -> None:
     # Without KVM libvirt cannot know what the translator offers, so it would refuse every named model.
     check = "none" if flavour is Flavour.TCG else "partial"
-    cpu = _sub(root, "cpu", mode="custom", match="exact", check=check)
-    _text(cpu, "model", model, fallback="forbid")
+    cpu = sub(root, "cpu", mode="custom", match="exact", check=check)
+    sub_text(cpu, "model", model, fallback="forbid")
     for name in ABSENT_FEATURES:
-        _sub(cpu, "feature", policy="disable", name=name)
+        sub(cpu, "feature", policy="disable", name=name)
 
 
 def _devices(root: ET.Element, spec: InstanceSpec, sources: Sources, places: Places, cache: str) -> None:
-    devices = _sub(root, "devices")
-    _sub(devices, "controller", type="pci", model="pcie-root")
+    devices = sub(root, "devices")
+    sub(devices, "controller", type="pci", model="pcie-root")
     wanted = len(spec.disks) + len(spec.nics) + _SPARE_PORTS
     for _ in range(wanted):
-        _sub(devices, "controller", type="pci", model="pcie-root-port")
-    _sub(devices, "controller", type="usb", model="none")
+        sub(devices, "controller", type="pci", model="pcie-root-port")
+    sub(devices, "controller", type="usb", model="none")
     boot_first = sorted(spec.disks, key=lambda one: not one.boot)
     for index, one in enumerate(boot_first):
         devices.append(disk(one, sources(one.volume), _device(index), cache=cache))
     devices.append(_seed(spec, places))
     for index, nic in enumerate(spec.nics):
         devices.append(_nic(spec.id, index, nic))
-    serial = _sub(devices, "serial", type="pty")
-    _sub(serial, "log", file=str(places.console_log(spec.id)), append="on")
-    _sub(serial, "target", port="0")
-    _sub(devices, "memballoon", model="none")
-    rng = _sub(devices, "rng", model="virtio")
-    _text(rng, "backend", "/dev/urandom", model="random")
+    serial = sub(devices, "serial", type="pty")
+    sub(serial, "log", file=str(places.console_log(spec.id)), append="on")
+    sub(serial, "target", port="0")
+    sub(devices, "memballoon", model="none")
+    rng = sub(devices, "rng", model="virtio")
+    sub_text(rng, "backend", "/dev/urandom", model="random")
 
 
 def _seed(spec: InstanceSpec, places: Places) -> ET.Element:
     element = ET.Element("disk", type="file", device="disk")
-    _sub(element, "driver", name="qemu", type="raw")
-    _sub(element, "source", file=str(places.seed(spec.id)))
-    _sub(element, "backingStore")
-    _sub(element, "target", dev="vdz", bus="virtio")
-    _sub(element, "readonly")
+    sub(element, "driver", name="qemu", type="raw")
+    sub(element, "source", file=str(places.seed(spec.id)))
+    sub(element, "backingStore")
+    sub(element, "target", dev="vdz", bus="virtio")
+    sub(element, "readonly")
     return element
 
 
 def _nic(instance: Id, index: int, nic: Nic) -> ET.Element:
     element = ET.Element("interface", type="ethernet")
-    _sub(element, "mac", address=nic.mac)
-    _sub(element, "target", dev=tap_name(instance, index), managed="no")
-    _sub(element, "model", type="virtio")
-    _sub(element, "mtu", size=str(_MTU))
+    sub(element, "mac", address=nic.mac)
+    sub(element, "target", dev=tap_name(instance, index), managed="no")
+    sub(element, "model", type="virtio")
+    sub(element, "mtu", size=str(_MTU))
     return element
 
 
@@ -234,17 +243,17 @@ def _monitors(root: ET.Element, instance: Id, places: Places) -> None:
 
 
 def _encrypted(source: ET.Element, secret: Id) -> None:
-    encryption = _sub(source, "encryption", format="luks")
-    _sub(encryption, "secret", type="passphrase", uuid=secret)
+    encryption = sub(source, "encryption", format="luks")
+    sub(encryption, "secret", type="passphrase", uuid=secret)
 
 
 def _device(index: int) -> str:
     return f"vd{chr(ord('a') + index)}"
 
 
-def _sub(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
+def sub(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
     return ET.SubElement(parent, tag, attributes)
 
 
-def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
-    _sub(parent, tag, **attributes).text = text
+def sub_text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    sub(parent, tag, **attributes).text = text

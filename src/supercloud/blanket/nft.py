@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import functools
 import json
+import re
 import threading
 from typing import Any
 
@@ -17,6 +18,7 @@ from supercloud.model.errors import Failed
 
 _LIBRARY = "libnftables.so.1"
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, which is what makes it read JSON
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _one_at_a_time = threading.Lock()
 
 
@@ -29,14 +31,30 @@ async def run(commands: dict[str, Any]) -> None:
     await asyncio.to_thread(_run, json.dumps(commands).encode())
 
 
-def _run(commands: bytes) -> None:
+async def get(family: str, table: str, name: str, element: str) -> str:
+    """One element of a set or a map, as nft writes it: its JSON has no command for that, and to list a set
+    takes as long as the set is. `element` is a device or an address.
+
+    Raises:
+        Failed: with nft's own words; also if it is not there.
+    """
+    if not _PLAIN.fullmatch(element):
+        raise Failed(f"nft: {element[:40]!r} is neither a device nor an address")
+    said = f'"{element}"' if element[0].isalpha() else element
+    answer = await asyncio.to_thread(_run, f"get element {family} {table} {name} {{ {said} }}".encode())
+    return answer.decode(errors="replace")
+
+
+def _run(commands: bytes) -> bytes:
     with _one_at_a_time:
         library, context = _library()
         refused = library.nft_run_cmd_from_buffer(context, commands)
         said: bytes = library.nft_ctx_get_error_buffer(context)  # and empties it
+        answer: bytes = library.nft_ctx_get_output_buffer(context)
     if refused:
         first_line = said.decode(errors="replace").strip().partition("\n")[0]
         raise Failed(f"nft: {first_line[:300]}")
+    return answer
 
 
 @functools.cache
@@ -48,10 +66,12 @@ def _library() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
         raise Failed(f"nft: {error}") from error
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     context = ctypes.c_void_p(library.nft_ctx_new(0))
     if not context:
         raise Failed("nft: out of memory")
     library.nft_ctx_buffer_error(context)
+    library.nft_ctx_buffer_output(context)
     library.nft_ctx_output_set_flags(context, _JSON)
     return library, context

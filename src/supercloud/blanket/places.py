@@ -10,6 +10,8 @@ from supercloud.model.names import Digest, Id
 
 #: Who has a QMP monitor of its own in each QEMU, besides libvirt.
 MONITORS = ("keeper", "observer", "agent")
+#: Where detectors reach the loop.
+LOOP_SOCKET = Path("/run/supercloud/loop/loop.sock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,16 @@ class Places:
     @property
     def images(self) -> Path:
         return self.data / "images"
+
+    @property
+    def machines(self) -> Path:
+        """Of blankets inside this one, a directory each."""
+        return self.data / "machines"
+
+    @property
+    def machine_files(self) -> Path:
+        """Parts of blanket images, by their digests."""
+        return self.data / "machine-files"
 
     def disk(self, volume: Id) -> Path:
         return self.disks / f"{volume}.qcow2"

@@ -168,7 +168,7 @@ class LuksVolumes:
                     f"volume {volume} has {now} bytes and cannot shrink", hint="make a new one"
                 )
             if size_bytes > now:
-                await _qemu_img("resize", "-q", *self._secret(volume), _alone(path), str(size_bytes))
+                await qemu_img("resize", "-q", *self._secret(volume), _alone(path), str(size_bytes))
             return await self._report(path)
 
     async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport:
@@ -176,7 +176,7 @@ class LuksVolumes:
         async with self._lock:
             path = self._need(volume)
             if snapshot not in (await self._report(path)).snapshots:
-                await _qemu_img("snapshot", "-q", *self._secret(volume), "-c", snapshot, _alone(path))
+                await qemu_img("snapshot", "-q", *self._secret(volume), "-c", snapshot, _alone(path))
             return await self._report(path)
 
     async def back_up(
@@ -233,7 +233,7 @@ class LuksVolumes:
         target = self._places.copy(volume, into)
         if not target.exists():
             source = "json:" + json.dumps({"driver": form, "file": {"driver": "file", "filename": str(path)}})
-            said = json.loads(await _qemu_img("info", "--output=json", source))
+            said = json.loads(await qemu_img("info", "--output=json", source))
             _need_room(target.parent, int(said["virtual-size"]), path)
             with _whole_or_not(target) as part, self._loose(into_key, f"{into}-into", "into") as seals:
                 await _convert(source, part, seals, watch)
@@ -323,7 +323,7 @@ class LuksVolumes:
             self._keyring.drop(name)
 
     async def _report(self, path: Path) -> VolumeReport:
-        said = json.loads(await _qemu_img("info", "-U", "--output=json", str(path)))
+        said = json.loads(await qemu_img("info", "-U", "--output=json", str(path)))
         volume, _, copy = path.stem.partition(".")
         return VolumeReport(
             volume=volume,
@@ -386,7 +386,7 @@ def _whole_or_not(path: Path) -> Iterator[Path]:
 
 async def _format(part: Path, size_bytes: SizeBytes, secret: Arguments, *backing: str) -> None:
     """An empty file under the key that qemu-img knows as `key`."""
-    await _qemu_img(
+    await qemu_img(
         *("create", "-q", "-f", "qcow2", *backing, *secret),
         *("-o", _luks("key"), str(part), str(size_bytes)),
     )
@@ -394,7 +394,7 @@ async def _format(part: Path, size_bytes: SizeBytes, secret: Arguments, *backing
 
 async def _convert(source: str, part: Path, secrets: Arguments, watch: Watch) -> None:
     """It ends with us: a restarted agent finds nobody writing to what it writes anew."""
-    await _qemu_img(
+    await qemu_img(
         *("convert", "-p", *secrets, "-O", "qcow2", "-o", _luks("into"), source, str(part)),
         before=("setpriv", "--pdeathsig", "KILL", "--"),
         seconds=_CONVERT_S,
@@ -402,7 +402,7 @@ async def _convert(source: str, part: Path, secrets: Arguments, watch: Watch) ->
     )
 
 
-async def _qemu_img(
+async def qemu_img(
     *arguments: str,
     before: tuple[str, ...] = (),
     seconds: float = _TOOL_S,

@@ -35,15 +35,18 @@ _COMMANDS = {
     "apply": ("declared:apply", "Make a cloud what its file declares"),
     "diff": ("declared:diff", "What apply would do"),
     "export": ("declared:export", "Write the file that declares a cloud"),
-    "schema": ("declared:schema", "The JSON Schema of that file, for editors"),
+    "schema": ("declared:schema", "The JSON Schema of that file, or of a policy, for editors"),
+    "indicator": ("indicator:app", "Addresses that others share, as STIX 2.1"),
+    "incident": ("incident:app", "What was found together, what was done about it, and whether it worked"),
+    "policy": ("policy:app", "What the loop does by itself: policies and rules, as files"),
     "finding": ("finding:app", "What detectors saw, from the platform upwards"),
     "order": ("order:app", "What only a provider can do to a machine of yours"),
     "act": ("act:app", "Privileged acts that providers ask for"),
     "operation": ("operation:app", "What is being done, and what was"),
     "events": ("events:events", "What changes, as it does; what agents reported"),
     "web": ("web:web", "Sign a browser in to the web view"),
-    "demo": ("demo:demo", "Two domains, one cloud, live migrations under load: on real VMs"),
-    "bench": ("bench:bench", "Measure: migration, api, footprint, authz"),
+    "demo": ("demo:app", "Two domains, one cloud, live migrations under load, and attacks: on real VMs"),
+    "bench": ("bench:bench", "Measure: migration, api, footprint, authz, loop, containment, microhypervisor"),
 }
 _INTERRUPTED, _PIPE_CLOSED, _TERMINATED = 130, 141, 143  # as shells count ends by SIGINT, SIGPIPE, SIGTERM
 _TRACE = "SUPERCLOUD_TRACE"

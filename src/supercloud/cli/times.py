@@ -13,7 +13,9 @@ from cyclopts import Parameter
 from supercloud.model.errors import InvalidInput
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_FORM = re.compile(r"([0-9]{1,9})([smhd])")
+#: How long, as a JSON Schema says it.
+LENGTH_PATTERN = "^([0-9]{1,9})([smhd])$"
+_FORM = re.compile(LENGTH_PATTERN)
 
 
 def parse_until(text: str, now: float) -> float:

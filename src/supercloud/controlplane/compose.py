@@ -6,16 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from supercloud.platforms.blanket import BlanketPlatform
 from supercloud.ports.keystore import KeyStore
 from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
 from supercloud.services.durable import DurableRuntime
 from supercloud.services.facade import ControlPlane
 from supercloud.services.feed import Feed, Listener
+from supercloud.services.governing import Governing
+from supercloud.services.horizontal import Horizontal
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
 from supercloud.services.parts import Parts, PlatformDrivers, Settings
 from supercloud.services.publish import Publisher
+from supercloud.services.spreading import Spreading
 from supercloud.services.store.engine import Store
 from supercloud.services.store.rights import SqlRights
 from supercloud.services.streams import Streams
@@ -55,8 +59,11 @@ async def control_plane(
         agents=agents,
         streams=streams,
         meshes=Meshes(store, agents),
+        policies=Spreading(store, agents),
+        horizontal=Horizontal(store, agents, Governing(store, operations)),
         publisher=Publisher(store, streams),
         drivers=drivers,
+        nested=BlanketPlatform,
     )
     runtime = DurableRuntime(operations, database)
     operations.runs_on(runtime.start)
@@ -70,6 +77,7 @@ async def control_plane(
         yield control, parts, runtime, takeover
     finally:
         await control.close()
+        await parts.horizontal.end()
         await parts.meshes.close()
         await parts.publisher.close()
         await agents.close()

@@ -10,6 +10,7 @@ import logging
 import re
 import ssl
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -150,12 +151,17 @@ class AgentListener:
             raise NotFound("not a digest")
         if not offset.isdigit() or len(offset) > 18:
             raise InvalidInput("not an offset")
-        path, bundle = image_file(self._settings.images, digest), self._settings.bundle
-        if bundle is not None and not path.exists():
-            path = await bundle.path(digest) or path
-        async for chunk in read_image(path, int(offset)):
+        async for chunk in read_image(await self._file(digest), int(offset)):
             await connection.send(chunk)
         await connection.close()
+
+    async def _file(self, digest: str) -> Path:
+        """An image of somebody's, the agents' code, or a part of a blanket image."""
+        path = image_file(self._settings.images, digest)
+        for own in (self._settings.blanket_files, self._settings.bundle):
+            if own is not None and not path.exists():
+                path = await own.path(digest) or path
+        return path
 
 
 class _SocketPipe:

@@ -40,6 +40,7 @@ from supercloud.ports.platform import Platform
 from supercloud.services import backup
 from supercloud.services.agents import Agents
 from supercloud.services.answers import Answers
+from supercloud.services.blanket_files import OwnBlanketFiles
 from supercloud.services.doorkeeper import Doorkeeper
 from supercloud.services.parts import PlatformDrivers, Settings
 from supercloud.services.sessions import Sessions
@@ -50,7 +51,7 @@ from supercloud.web.app import add_web
 _log = structlog.get_logger(__name__)
 _DATABASE_VARIABLE = "SUPERCLOUD_DATABASE"  # a URL may hold a password, so it never comes by argv
 _REVOKED_EVERY_S = 30.0
-_TLS_READ_BYTES = 32 << 10
+_TLS_READ_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def _harden() -> None:
 
 def expect_many() -> None:
     """Each agent is an open file, of which the usual bound is 1024, and a TLS connection, for which asyncio
-    would keep a quarter of a megabyte to read into, though a record of TLS has 16 KiB."""
+    would keep a quarter of a megabyte to read into: a record of TLS has 16 KiB, and so much does."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     SSLProtocol.max_size = _TLS_READ_BYTES
@@ -215,6 +216,7 @@ async def _run(options: Options) -> None:
         agents_port=options.agents[1],
         blanket_image=images.current,
         bundle=OwnBundle(bundle_path),
+        blanket_files=OwnBlanketFiles(images.files, images.current),
         database=normal_url(url).get_backend_name(),
     )
     keys = RemoteKeyStore(options.keystore)

@@ -22,9 +22,10 @@ from supercloud.images import blanket, guest
 from supercloud.images.bundle import bundle_path
 from supercloud.images.cache import cache_directory, file_digest
 from supercloud.images.debian import MADE_OF, relock, say
+from supercloud.images.microhypervisor import build_microhypervisor
 from supercloud.model.errors import Failed, SupercloudError
 
-_KINDS = ("blanket", "bundle", "guest")
+_KINDS = ("blanket", "bundle", "guest", "microhypervisor")
 
 
 def main() -> int:
@@ -86,6 +87,8 @@ def _path(kind: str, *, exact: bool = False) -> Path:
             return _as_asked(blanket.RECIPE, blanket.build_blanket(exact=exact), exact)
         case "bundle":
             return bundle_path().parent
+        case "microhypervisor":
+            return build_microhypervisor()
         case _:
             return _as_asked(guest.RECIPE, guest.build_guest(exact=exact), exact)
 

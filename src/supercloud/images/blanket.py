@@ -10,6 +10,7 @@ from supercloud.images.bundle import bundle_path
 from supercloud.images.cache import built, cache_directory, cached, digest_of, file_digest
 from supercloud.images.debian import MADE_OF, SOURCE_DATE_EPOCH, lock_in_force, lock_text, make_root, run, say
 from supercloud.images.initrd import Root, make_initrd
+from supercloud.images.microhypervisor import built_microhypervisor
 from supercloud.model.errors import NotFound
 from supercloud.model.names import Digest
 from supercloud.ports.platform import BlanketFiles
@@ -107,7 +108,7 @@ def _manifest(directory: Path) -> tuple[Digest, str]:
 
 
 class BuiltImages:
-    """ports.platform.BlanketImages over the cache.
+    """ports.platform.MicrohypervisorImages over the cache.
 
     A blanket keeps the image that it was made with, so images of earlier recipes are found as well.
     """
@@ -118,6 +119,10 @@ class BuiltImages:
         if found is None:
             raise NotFound("no blanket image of this recipe is built here", hint="make images")
         return _manifest(found)[0]
+
+    def microhypervisor(self) -> Path:
+        """That of today's sources. Raises NotFound unless it is built."""
+        return built_microhypervisor()
 
     def files(self, image: Digest) -> BlanketFiles:
         """The files of `image`. Only the bundle is ever built here, when the agent's code has changed.

@@ -13,7 +13,7 @@ import structlog
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.link import Grant, Happened, KeeperReport, Relay, RightReport
 from supercloud.keeper.monitors import Monitors
-from supercloud.keeper.rights import Action, Lost, Pause, Permit, Resume, Rights, Seen, Snapshot, Stop
+from supercloud.keeper.rights import Action, Lost, Park, Pause, Permit, Resume, Rights, Seen, Snapshot, Stop
 from supercloud.keeper.stops import Moment
 from supercloud.model.errors import Failed, OutcomeUnknown, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
@@ -32,10 +32,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
-    """What the keeper acts with, besides the monitors. `feed` feeds the watchdog."""
+    """What the keeper acts with, besides the monitors. `feed` feeds the watchdog; `catch_up` sets the clock
+    that blankets inside this one go by, after a stop."""
 
     permit: Callable[[Mapping[Id, float]], Awaitable[None]]
     feed: Callable[[], None]
+    catch_up: Callable[[], None] = lambda: None
 
 
 class Keeper:
@@ -65,6 +67,7 @@ class Keeper:
         self._news = asyncio.Event()
         self._at_fault: dict[Id, str] = {}
         self._ticked_s = self.moment().boottime_s
+        self._caught_up = 0
 
     def _restored(self) -> Snapshot | None:
         try:
@@ -88,6 +91,8 @@ class Keeper:
         """See link.KeeperPort."""
         instance = request.right.instance
         self._rights.grant(request.right, self.moment(), counted_from_s=request.counted_from_s)
+        if request.resume:
+            await self._resume_at_once(instance)
         await self._save()
         self._wake.set()
         try:
@@ -102,6 +107,28 @@ class Keeper:
                 "the right could not be renewed in time", hint="is the control plane reachable?"
             ) from error
         return self._report_of(instance, self.moment())
+
+    async def _resume_at_once(self, instance: Id) -> None:
+        """Before its right is on the disk: a keeper that ends in between pauses what it knows no right of."""
+        monitor = self._monitors.monitor(instance)
+        if monitor is not None and self._rights.may_run(instance, self.moment()):
+            await monitor.resume()
+
+    async def park(self, request: InstanceRef) -> bool:
+        """See link.KeeperPort."""
+        instance = request.instance
+        held, monitor = self._rights.held.get(instance), self._monitors.monitor(instance)
+        if monitor is None:
+            return False
+        if held is not None and held.parked and held.sent_s is not None and monitor.holds:
+            return True  # what was written down before a restart holds nothing by itself
+        if not await monitor.park():
+            return False
+        self._tick()  # that it was sent is noted, whether or not its monitor said so before
+        if not self._rights.park(instance):
+            return False
+        await self._save()
+        return True
 
     async def forget(self, request: InstanceRef) -> None:
         """See link.KeeperPort."""
@@ -218,12 +245,27 @@ class Keeper:
         for action in self._rights.tick(at, self._monitors.seen()):
             if isinstance(action, Permit):
                 permits[action.instance] = action.seconds
+            elif isinstance(action, Park):
+                if (monitor := self._monitors.monitor(action.instance)) is not None:
+                    monitor.hold()
             else:
                 self._act(action)
+        self._catch_up()
         self._permit(permits)
         if self._relay is not None and (self._beating is None or self._beating.done()):
             self._beating = asyncio.create_task(self._beat(self._relay))
         self._feed()
+
+    def _catch_up(self) -> None:
+        """At once, not after the pauses: the keepers of blankets inside this one see their stop by it."""
+        if self._rights.stops == self._caught_up:
+            return
+        try:
+            self._hands.catch_up()
+        except (Failed, OSError) as error:
+            _log.error("keeper.clock_stands_behind", error=str(error))
+        else:
+            self._caught_up = self._rights.stops
 
     def _feed(self) -> None:
         """What keeps this machine from being reset. Why it is not done is worth a line when that changes."""

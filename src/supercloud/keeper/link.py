@@ -16,10 +16,12 @@ SOCKET = Path("/run/supercloud/keeper.sock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """`counted_from_s`: see keeper.rights.Rights.grant."""
+    """`counted_from_s`: see keeper.rights.Rights.grant. `resume`: have it go on at once, if it stands still
+    and has its memory; a guest waits for it."""
 
     right: RunRight
     counted_from_s: float | None = None
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,11 @@ class KeeperPort(Protocol):
             RightRefused: the store refused it, or a higher epoch is known here.
             Unavailable: it could not be renewed in time, or not written down.
         """
+        ...
+
+    async def park(self, request: InstanceRef) -> bool:
+        """Whether what was sent executes nothing here any more, whoever tells it to, unless its migration is
+        decided for this blanket; durable before it is answered. Ask once everything has been sent."""
         ...
 
     async def forget(self, request: InstanceRef) -> None:

@@ -19,12 +19,13 @@ from supercloud.blanket.clock import BlanketClock
 from supercloud.keeper.egress import permit
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.keeper import Hands, Keeper
-from supercloud.keeper.link import SOCKET, KeeperPort, Relay
+from supercloud.keeper.link import SOCKET, Grant, KeeperPort, Relay, RightReport
 from supercloud.keeper.monitors import Monitors
 from supercloud.keeper.rights import Rights, Snapshot
 from supercloud.keeper.stops import Moment
 from supercloud.keeper.watchdog import Watchdog
 from supercloud.model.errors import Failed, SupercloudError
+from supercloud.wire.codec import prepare
 from supercloud.wire.proxies import handlers, remote
 from supercloud.wire.rpc import Peer, Transport
 from supercloud.wire.stream import StreamTransport
@@ -59,6 +60,7 @@ class Door:
 
     async def meet(self, transport: Transport) -> None:
         """One agent's connection, to its end."""
+        prepare(Grant, RightReport)  # of the first resume, for which a guest waits
         peer = Peer(transport, handlers(KeeperPort, "keeper", self._keeper))
         before, self._peer = self._peer, peer
         if before is not None:
@@ -86,10 +88,15 @@ async def keep(*, socket: Path = SOCKET, journal: Path = JOURNAL) -> None:
             stack.callback(watchdog.close)
         book = Journal(journal)
         stack.callback(book.close)
+        clock = BlanketClock()
         keeper = Keeper(
-            clock=BlanketClock(),
+            clock=clock,
             journal=book,
-            hands=Hands(permit=permit, feed=watchdog.feed if watchdog else _feed_nothing),
+            hands=Hands(
+                permit=permit,
+                feed=watchdog.feed if watchdog else _feed_nothing,
+                catch_up=clock.catch_up,
+            ),
             rights=new_rights,
             monitors=Monitors,
         )

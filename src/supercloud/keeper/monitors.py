@@ -15,12 +15,15 @@ import structlog
 from asyncinotify import Inotify, Mask
 from qemu.qmp import QMPClient, QMPError
 
+from supercloud.keeper.fence import Fence
 from supercloud.keeper.rights import Seen
 from supercloud.model.errors import Failed
 from supercloud.model.names import Id
 
 SOCKETS = Path("/run/supercloud/qmp")
 SUFFIX = ".keeper.sock"
+#: Where this blanket's copies of volumes are.
+IMAGES = Path("/var/lib/supercloud/volumes")
 #: How long a QEMU may take to obey before its process is killed; with the watchdog's time inside the margin.
 OBEY_S = 5.0
 _CONNECT_S = 5.0
@@ -33,13 +36,14 @@ _log = structlog.get_logger(__name__)
 class Monitor:
     """One QEMU process, by its socket and its pidfd (which cannot come to mean another process)."""
 
-    def __init__(self, instance: Id, path: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, instance: Id, path: Path, changed: Callable[[], None], images: Path = IMAGES) -> None:
         self.instance = instance
         self.seen: Seen | None = None  # None: just met, nothing heard yet
         self._path = path
         self._changed = changed
         self._qmp = QMPClient(f"keeper-{instance}")
-        self._pidfd = -1
+        self._pid = self._pidfd = -1
+        self._fence = Fence(images)
         self._ready = asyncio.Event()  # set once the monitor answers
         self._stopped = asyncio.Event()  # set while it is known not to execute
 
@@ -50,9 +54,9 @@ class Monitor:
             OSError: nothing listens at the socket (any more).
         """
         connection = await _connect(self._path)
-        pid: int
-        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        self._pidfd = os.pidfd_open(pid)
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self._pid, _, _ = struct.unpack("3i", credentials)
+        self._pidfd = os.pidfd_open(self._pid)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pidfd, ended.set)
@@ -65,6 +69,7 @@ class Monitor:
             await asyncio.gather(watching, return_exceptions=True)
             os.close(self._pidfd)
             self._pidfd = -1
+            self._fence.drop()
             self._stopped.set()
 
     async def _watch(self, connection: socket.socket) -> None:
@@ -131,10 +136,30 @@ class Monitor:
             await asyncio.gather(asking, return_exceptions=True)
         return False
 
-    async def resume(self) -> None:
-        """Continue it if it is plainly paused; a copy that was sent away or is arriving is left alone."""
+    async def park(self) -> bool:
+        """Whether it was sent and can execute nothing any more, since its disks are held here."""
         await self.look()
-        if self.seen is Seen.PAUSED:
+        return self.seen is Seen.SENT and self.hold()
+
+    @property
+    def holds(self) -> bool:
+        return self._fence.holds
+
+    def hold(self) -> bool:
+        """As `park`, of one that was last seen sent."""
+        try:
+            return self._pidfd >= 0 and self._fence.take(self._pid)
+        except OSError as error:
+            _log.warning("keeper.disks_not_held", instance=self.instance, error=str(error))
+            return False
+
+    async def resume(self) -> None:
+        """Continue it if it is plainly paused, or parked here; another copy that was sent away, or is
+        arriving, is left alone."""
+        was_parked = self._fence.holds
+        self._fence.drop()
+        await self.look()
+        if self.seen is Seen.PAUSED or (self.seen is Seen.SENT and was_parked):
             await self._ask("cont")
 
     async def _ask(self, command: str) -> None:
@@ -164,9 +189,12 @@ class Monitor:
 class Monitors:
     """Follows every QEMU whose keeper socket appears."""
 
-    def __init__(self, changed: Callable[[], None], *, sockets: Path = SOCKETS) -> None:
+    def __init__(
+        self, changed: Callable[[], None], *, sockets: Path = SOCKETS, images: Path = IMAGES
+    ) -> None:
         self._changed = changed
         self._sockets = sockets
+        self._images = images
         self._followed: dict[Id, Monitor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -177,6 +205,11 @@ class Monitors:
 
     def monitor(self, instance: Id) -> Monitor | None:
         return self._followed.get(instance)
+
+    def held(self, instance: Id) -> bool:
+        """Whether its disks are held here."""
+        monitor = self._followed.get(instance)
+        return monitor is not None and monitor.holds
 
     async def look(self) -> None:
         """Ask every QEMU, all at once; a hung one costs `OBEY_S` and nothing else."""
@@ -206,7 +239,7 @@ class Monitors:
         task.add_done_callback(self._tasks.discard)
 
     async def _keep(self, instance: Id, path: Path) -> None:
-        monitor = Monitor(instance, path, self._changed)
+        monitor = Monitor(instance, path, self._changed, self._images)
         self._followed[instance] = monitor
         try:
             await monitor.follow()

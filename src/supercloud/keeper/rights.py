@@ -73,6 +73,7 @@ class Held:
     #: When it was seen sent: from then on what runs here may be committed elsewhere, so that it executes
     #: nothing before the store has said, asked later than this, that no migration is open any more.
     sent_s: float | None = None
+    parked: bool = False  # sent, and its disks are held here so that nothing makes it go on but ourselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,14 @@ class Permit:
     seconds: float
 
 
-Action = Pause | Stop | Resume | Permit
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """Hold the disks of what was sent, if they are not held already."""
+
+    instance: Id
+
+
+Action = Pause | Stop | Resume | Permit | Park
 
 
 class Rights:
@@ -139,6 +147,8 @@ class Rights:
                 for instance, held in self._held.items():
                     if held.lost not in _NEVER_AGAIN:
                         self._held[instance] = replace(held, lost=Lost.REBOOTED, asked=_unbound(held.asked))
+        #: How many stops of this machine were seen.
+        self.stops = 0
         self._baseline, _ = compare(None, at)
         if baseline is not None and baseline.boot_id == at.boot_id:
             self._baseline = baseline
@@ -286,6 +296,14 @@ class Rights:
         """Its process is proved to have ended. Its highest epoch stays known."""
         self._held.pop(instance, None)
 
+    def park(self, instance: Id) -> bool:
+        """Its disks are held: it goes on by `Resume` alone, if it is ours still. False: it was not sent."""
+        held = self._held.get(instance)
+        if held is None or held.sent_s is None:
+            return False
+        self._held[instance] = replace(held, parked=True, resumable=True)
+        return True
+
     def stopped(self, instance: Id) -> None:
         """We ended its process after its grace: the right is not renewed, so that others can take it."""
         held = self._held.get(instance)
@@ -304,26 +322,32 @@ class Rights:
         actions: list[Action] = []
         for instance, shows in seen.items():
             held = self._held.get(instance)
-            if shows is Seen.SENT and held is not None and held.sent_s is None:
+            if shows is Seen.SENT and held is not None and held.sent_s is None and not held.parked:
                 self._held[instance] = replace(held, sent_s=at.boottime_s, resumable=True)
             actions += self._about(instance, shows, at)
         return actions + self._permits(at)
 
     def _about(self, instance: Id, shows: Seen, at: Moment) -> list[Action]:
         held = self._held.get(instance)
-        if self.may_run(instance, at):
-            if held is not None and held.resumable:
-                self._held[instance] = replace(held, resumable=False)
-                return [Resume(instance=instance)] if shows is Seen.PAUSED else []
-            return []
+        if held is not None and self.may_run(instance, at):
+            return self._goes_on(instance, held, shows)
         reason = self.why_not(instance)
         if held is not None and at.boottime_s >= held.stop_s and not _keeps_memory(held):
             return [Stop(instance=instance, reason=reason)]
+        if shows is Seen.SENT and held is not None and held.parked:
+            return [Park(instance=instance)]
         if shows in (Seen.PAUSED, Seen.IDLE, Seen.SENT):
             return []
         if held is not None:
             self._held[instance] = replace(held, resumable=True)
         return [Pause(instance=instance, reason=reason)]
+
+    def _goes_on(self, instance: Id, held: Held, shows: Seen) -> list[Action]:
+        if held.parked and shows is Seen.SENT:
+            return [Resume(instance=instance)]  # until it does: that it shows so is not news
+        resumes = held.resumable and shows is Seen.PAUSED
+        self._held[instance] = replace(held, resumable=False, parked=False)
+        return [Resume(instance=instance)] if resumes else []
 
     def _permits(self, at: Moment) -> list[Action]:
         """Changes to make in the packet filter, which ends each permit by itself when its time is over."""
@@ -351,6 +375,7 @@ class Rights:
         self._baseline, was_stopped = compare(self._baseline, at)
         if not was_stopped:
             return
+        self.stops += 1
         for instance, held in self._held.items():
             lost = held.lost if held.lost is not None else Lost.MACHINE_STOPPED
             self._held[instance] = self._losing(replace(held, asked=_unbound(held.asked)), lost, at)

@@ -45,23 +45,40 @@ class _Counted:
         self._seen = 0
 
     def visit(self, value: Any, depth: int) -> None:
-        self._seen += 1
-        if depth > self._bounds.depth:
-            raise InvalidInput(f"{self._what} is deeper than {self._bounds.depth} levels")
-        if self._seen > self._bounds.values:
-            raise InvalidInput(f"{self._what} has more than {self._bounds.values} values")
-        if isinstance(value, dict):
-            for key, one in value.items():
-                self.visit(key, depth)
-                self.visit(one, depth + 1)
-        elif isinstance(value, list | tuple):
-            for one in value:
-                self.visit(one, depth + 1)
-        elif isinstance(value, str):
-            self._text(value)
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise InvalidInput(f"{self._what} holds {value}, which is no number of JSON's")
-        elif isinstance(value, int) and not _LEAST <= value <= _MOST:
+        """Not by recursion: every event of every detector comes through here."""
+        most, deepest = self._bounds.values, self._bounds.depth
+        waiting: list[tuple[Any, int]] = [(value, depth)]
+        while waiting:
+            one, at = waiting.pop()
+            self._seen += 1
+            if at > deepest:
+                raise InvalidInput(f"{self._what} is deeper than {deepest} levels")
+            if self._seen > most:
+                raise InvalidInput(f"{self._what} has more than {most} values")
+            kind = type(one)
+            if kind is str:
+                self._text(one)
+            elif kind is dict:
+                waiting += [(key, at) for key in one]
+                waiting += [(inner, at + 1) for inner in one.values()]
+            elif kind is list or kind is tuple:
+                waiting += [(inner, at + 1) for inner in one]
+            elif kind is not bool and one is not None:
+                self._other(one, at, waiting)
+
+    def _other(self, one: Any, at: int, waiting: list[tuple[Any, int]]) -> None:
+        """Numbers, and kinds that are some of these by descent."""
+        if isinstance(one, dict):
+            waiting += [(key, at) for key in one]
+            waiting += [(inner, at + 1) for inner in one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += [(inner, at + 1) for inner in one]
+        elif isinstance(one, str):
+            self._text(one)
+        elif isinstance(one, float):
+            if not math.isfinite(one):
+                raise InvalidInput(f"{self._what} holds {one}, which is no number of JSON's")
+        elif isinstance(one, int) and not _LEAST <= one <= _MOST:
             raise InvalidInput(f"{self._what} holds a number that does not fit in 64 bits")
 
     def _text(self, text: str) -> None:

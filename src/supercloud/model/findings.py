@@ -33,6 +33,7 @@ class ObjectKind(StrEnum):
     DOMAIN = "domain"  # so it concerns every cloud that has a blanket there
     MACHINE = "machine"  # of a platform; its user calls it a blanket, and has it under the same id
     INSTANCE = "instance"
+    INDICATOR = "indicator"  # an address that somebody shared: nobody here has it
 
 
 class Severity(StrEnum):
@@ -86,6 +87,7 @@ class Finding:
     at: float
     received_at: float
     evidence: tuple[Mapping[str, Any], ...] = ()  # as OCSF's `evidences`
+    by: Id | None = None  # the blanket whose word it is; None: who decides about it saw it itself
 
 
 #: A finding is told within so long of what it saw; a detector's clock may be ahead by so much.

@@ -15,6 +15,8 @@ class Kind(StrEnum):
     INSTANCE = "instance"
     TRUST = "trust"
     FINDING = "finding"
+    INCIDENT = "incident"  # of a blanket's own loop
+    POLICY = "policy"  # a version of one, which is added and never changes
     ORDER = "order"
     ACT = "act"  # a privileged one, asked for by a provider
     OPERATION = "operation"

@@ -12,6 +12,9 @@ class Source(StrEnum):
     """The source's QEMU process, as its agent (or the passing of time) shows it."""
 
     ALIVE = "alive"
+    #: It has sent everything, and the keeper holds its disks so that it executes nothing more unless the
+    #: migration is decided for the source (`keeper.fence`).
+    PARKED = "parked"
     GONE = "gone"  # the process ended, or its right plus margin is over
     UNKNOWN = "unknown"  # the agent does not answer and the right is not over
 
@@ -37,10 +40,11 @@ def settle(source: Source, target: Target, *, transfer_over: bool) -> Outcome:
 
     `transfer_over`: the job ended, failed or was cancelled, so waiting longer cannot complete it.
 
-    A source that is alive only waits while the transfer runs; afterwards it goes on. A target that cannot
-    be seen while the source is gone is waited for: declaring it lost is for its right to run out.
+    A source that is alive only waits while the transfer runs; afterwards it goes on. One that is parked can
+    still do so, and does unless the target has everything. A target that cannot be seen while the source is
+    gone is waited for: declaring it lost is for its right to run out.
     """
-    if source is Source.ALIVE:
+    if source is Source.ALIVE or (source is Source.PARKED and target is not Target.COMPLETE):
         return Outcome.ABORT if transfer_over else Outcome.WAIT
     if source is Source.UNKNOWN:
         return Outcome.WAIT

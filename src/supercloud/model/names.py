@@ -6,6 +6,7 @@ mypy sees a plain `str` or `int` inside.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from supercloud.model import units
 MIB, GIB = units.MIB, units.GIB
 
 #: What a user calls a thing: a DNS label (RFC 1123), because instances answer to it in DNS.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=_NAME, max_length=63)]
 #: Free text that any database keeps: without NUL (PostgreSQL) and without lone surrogates (UTF-8).
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 #: What the program calls a thing, in the canonical form of a version 4 UUID.
@@ -44,6 +46,10 @@ Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 SizeBytes = Annotated[int, Field(ge=0, lt=1 << 50)]
 MemoryMib = Annotated[int, Field(ge=64, le=1 << 20)]
 Vcpus = Annotated[int, Field(ge=1, le=64)]
+
+
+def is_name(text: str) -> bool:
+    return re.fullmatch(_NAME, text) is not None and not text.endswith("\n")
 
 
 def new_id() -> str:

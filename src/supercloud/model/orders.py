@@ -17,13 +17,14 @@ from pydantic import Field
 
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import Id, Port
+from supercloud.model.openc2 import ActionTarget
 from supercloud.model.states import move
 
 #: Of OpenC2's extensions: where what is a machine of which domain is said.
 PROFILE = "x-supercloud"
 
 
-class Reaction(StrEnum):
+class Reaction(ActionTarget):
     """An action and its target, as OpenC2 names them."""
 
     DENY_NET = "deny:ipv4_net"
@@ -35,14 +36,6 @@ class Reaction(StrEnum):
     START = "start:device"
     STOP = "stop:device"
     RESTART = "restart:device"
-
-    @property
-    def action(self) -> str:
-        return self.value.partition(":")[0]
-
-    @property
-    def target(self) -> str:
-        return self.value.partition(":")[2]
 
 
 _R = Reaction

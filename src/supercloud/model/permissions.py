@@ -5,6 +5,7 @@ A permission is not called a right: that word is the run right's alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -38,6 +39,11 @@ class Permission(StrEnum):
     TRUST_READ = "trust:read"
     TRUST_WRITE = "trust:write"  # let other clouds do something in it, and let that end
     FINDING_READ = "finding:read"
+    INCIDENT_READ = "incident:read"
+    INCIDENT_CLOSE = "incident:close"
+    INCIDENT_ANSWER = "incident:answer"  # allow or refuse a reaction that asks first
+    POLICY_READ = "policy:read"
+    POLICY_WRITE = "policy:write"  # say what blankets do by themselves about what is found
     ORDER_READ = "order:read"
     ORDER_WRITE = "order:write"  # have a provider do something to a machine of its
     ACT_READ = "act:read"
@@ -91,3 +97,15 @@ def with_implied(only: frozenset[Permission]) -> frozenset[Permission]:
     reads = {one for one in Permission if one.value.endswith(":read")}
     things = {one.thing for one in only}
     return only | {one for one in reads if one.thing in things} | {Permission.OPERATION_READ}
+
+
+def allowed(
+    roles: Collection[Role], *, only: Collection[Permission] | None = None, everywhere: bool = True
+) -> frozenset[Permission]:
+    """What a token allows its principal of these roles, as it was minted: to some permissions `only`, or for
+    some clouds (not `everywhere`)."""
+    every = frozenset(one for one in Permission if not ALLOWED_BY[one].isdisjoint(roles))
+    if only is None and everywhere:
+        return every
+    left = every - UNDIVIDED if everywhere else every - UNDIVIDED - APART
+    return left if only is None else left & with_implied(frozenset(only))

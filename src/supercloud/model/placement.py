@@ -123,6 +123,7 @@ class Site:
     connected: bool = True  # at this moment; else it is expected back
     free_mib: int | None = None  # what its instances leave of its memory; None: not known
     instances: int = 0
+    holds_blankets: bool = False  # others are inside it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +176,9 @@ def of_levels(subject: Subject, site: Site, neighbours: Iterable[Neighbour] = ()
 
 
 def facts_of(site: Site, near: Sequence[Neighbour]) -> Facts:
-    """Of a blanket, with the instances that are there besides."""
-    return {**site.facts, Fact.COMPANY: levels.PRESENT if near else levels.ABSENT}
+    """Of a blanket, with the instances that are there besides. A blanket inside it is company, too."""
+    alone = not near and not site.holds_blankets
+    return {**site.facts, Fact.COMPANY: levels.ABSENT if alone else levels.PRESENT}
 
 
 def ranked(

@@ -63,6 +63,9 @@ INSTANCE_TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     _I.REMOVED: frozenset(),
 }
 
+#: Of these, an instance has no process, and its memory is its blanket's to give to others.
+AT_REST = frozenset({_I.CREATED, _I.STOPPED, _I.FAILED})
+
 _B = BlanketState
 BLANKET_TRANSITIONS: Mapping[BlanketState, frozenset[BlanketState]] = {
     _B.CREATED: frozenset({_B.BOOTING, _B.FAILED, _B.REMOVED}),

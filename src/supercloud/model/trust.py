@@ -19,8 +19,10 @@ class TrustKind(StrEnum):
 
     SHARE_IMAGE = "share-image"  # begin volumes and instances with an image
     CONNECT = "connect"  # begin connections to the instances of a network, from those of one of its own
-    SEE_FINDINGS = "see-findings"  # read what was found about its machines and its domains
-    ORDER_REACTIONS = "order-reactions"  # have providers do some things to its machines
+    SEE_FINDINGS = "see-findings"  # read what was found about its machines, its domains and by its blankets
+    ORDER_REACTIONS = "order-reactions"  # have providers do some things to its machines, and its blankets
+    PLACE = "place"  # have blankets of its own inside a blanket, and instances in those
+    MIGRATE_TO = "migrate-to"  # the same, for instances that move there running: nothing begins there
 
 
 #: What a relation of each kind is about.
@@ -29,6 +31,8 @@ THINGS = {
     TrustKind.CONNECT: "network",
     TrustKind.SEE_FINDINGS: "cloud",
     TrustKind.ORDER_REACTIONS: "cloud",
+    TrustKind.PLACE: "blanket",
+    TrustKind.MIGRATE_TO: "blanket",
 }
 
 

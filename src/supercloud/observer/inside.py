@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -173,6 +174,9 @@ async def _connect(monitor: QMPClient, path: Path) -> None:
 
 
 def main() -> None:
+    if not PORT.exists():
+        # A platform without such a port. To end would be to begin anew, again and again.
+        signal.pause()
     asyncio.run(Witness().run())
 
 

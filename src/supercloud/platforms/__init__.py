@@ -28,9 +28,10 @@ def open_platform(
     """The platform of one domain.
 
     Args:
-        kind: `qemu` or `simulated`.
+        kind: `qemu`, `microhypervisor` or `simulated`.
         state_dir: this domain's own directory; made if need be. Machines found in it are adopted.
-        options: of the kind (`qemu`: fields of `QemuOptions`); values may be strings as typed by a user.
+        options: of the kind (fields of `QemuOptions`, `MicrohypervisorOptions`, …); values may be strings as
+            typed by a user.
         cache_dir: where the proof of the accelerator is kept, shared by domains; `state_dir` by default.
 
     Raises:
@@ -48,6 +49,18 @@ def _qemu(state_dir: Path, images: BlanketImages, options: Mapping[str, object],
     return QemuPlatform(state_dir, images, _options(QemuOptions, "qemu", options), cache_dir=cache_dir)
 
 
+def _microhypervisor(
+    state_dir: Path, images: BlanketImages, options: Mapping[str, object], cache_dir: Path
+) -> Platform:
+    from supercloud.platforms.microhypervisor.driver import MicrohypervisorOptions, MicrohypervisorPlatform
+    from supercloud.ports.platform import MicrohypervisorImages
+
+    if not isinstance(images, MicrohypervisorImages):
+        raise InvalidInput("there is no micro-hypervisor among these images")
+    chosen = _options(MicrohypervisorOptions, "microhypervisor", options)
+    return MicrohypervisorPlatform(state_dir, images, chosen)
+
+
 def _simulated(
     state_dir: Path, images: BlanketImages, options: Mapping[str, object], cache_dir: Path
 ) -> Platform:
@@ -57,6 +70,7 @@ def _simulated(
 
 
 _KINDS: dict[str, Callable[[Path, BlanketImages, Mapping[str, object], Path], Platform]] = {
+    "microhypervisor": _microhypervisor,
     "qemu": _qemu,
     "simulated": _simulated,
 }

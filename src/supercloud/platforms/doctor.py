@@ -19,7 +19,7 @@ from supercloud.platforms.host import Host, ThisHost, cgroup_memory_left
 from supercloud.platforms.qemu import accelerator
 from supercloud.platforms.qemu.addresses import is_free
 from supercloud.platforms.qemu.driver import QemuOptions
-from supercloud.ports.platform import BlanketFiles, BlanketImages
+from supercloud.ports.platform import BlanketFiles, BlanketImages, MicrohypervisorImages
 
 _PYTHON = (3, 11)
 _QEMU_MAJOR = 6  # snapshot-save and snapshot-load
@@ -33,6 +33,8 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "sfdisk": ("fdisk", "builds the demo's guest"),
     "newuidmap": ("uidmap", "builds images without root"),
 }
+#: What compiles the micro-hypervisor, and where it comes from.
+_COMPILES: Mapping[str, str] = {"make": "make", "gcc": "gcc libsodium-dev", "iasl": "acpica-tools"}
 #: A demo with two blankets of 2 GiB and their build.
 _MEMORY_BYTES = 5 * GIB
 _DISK_BYTES = 6 * GIB
@@ -73,7 +75,7 @@ async def examine(
     checks = [python(), *programs(), await qemu(), device()]
     checks.append(await acceleration(files, cache_dir or state_dir))
     checks += [memory(host or ThisHost()), disk(host or ThisHost(), state_dir), control_group()]
-    return [*checks, await namespaces(), ports(QemuOptions()), image]
+    return [*checks, await namespaces(), ports(QemuOptions()), image, microhypervisor(images)]
 
 
 def python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
@@ -86,8 +88,7 @@ def python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
 
 def programs(path: str | None = None) -> list[Check]:
     """Each program of Debian that we run, and the command that installs a missing one."""
-    # Administrators' programs may be missing from a user's PATH, and are not needed from there.
-    search = path if path is not None else os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    search = _search(path)
     checks = []
     for name, (package, use) in PROGRAMS.items():
         found = shutil.which(name, path=search)
@@ -102,6 +103,11 @@ def programs(path: str | None = None) -> list[Check]:
             )
         )
     return checks
+
+
+def _search(path: str | None) -> str:
+    # Administrators' programs may be missing from a user's PATH, and are not needed from there.
+    return path if path is not None else os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 async def qemu() -> Check:
@@ -210,6 +216,21 @@ def ports(options: QemuOptions) -> Check:
         found=f"{free} of UDP {wanted.start}-{options.last_port} free on the loopback",
         hint="" if free > 16 else "give the domain other ports (first_port, last_port)",
     )
+
+
+def microhypervisor(images: BlanketImages | None, path: str | None = None) -> Check:
+    """The image for domains of that kind; where there is none, whether it could be built here."""
+    name = "micro-hypervisor"
+    if not isinstance(images, MicrohypervisorImages):
+        return Check(name=name, verdict=Verdict.WARN, found="not looked for")
+    try:
+        return Check(name=name, verdict=Verdict.OK, found=str(images.microhypervisor()))
+    except NotFound as error:
+        search = _search(path)
+        missing = [package for tool, package in _COMPILES.items() if not shutil.which(tool, path=search)]
+        install = f"apt-get install --no-install-recommends {' '.join(missing)}; " if missing else ""
+        hint = f"{install}{error.hint or 'make images'}"
+        return Check(name=name, verdict=Verdict.WARN, found=error.message, hint=hint)
 
 
 def existing(path: Path) -> Path:

@@ -70,6 +70,9 @@ class SimulatedOptions:
     first_port: Annotated[int, Field(ge=1, le=65535)] = 1
     last_port: Annotated[int, Field(ge=1, le=65535)] = 65535
     confidentiality: Confidentiality = Confidentiality.PROCEDURAL
+    #: How deep blankets may be inside one another, and how many of those in each get a port of their own.
+    nested_levels: Annotated[int, Field(ge=0)] = 3
+    inner_ports: Annotated[int, Field(ge=0)] = 0
     #: A directory that is given each machine's birth data, for whoever plays the machines.
     births: Path | None = None
 
@@ -81,6 +84,7 @@ class SimulatedMachine:
     spec: BlanketMachine
     port: int
     guest: Guest
+    inner: tuple[int, ...] = ()
     state: MachineState = MachineState.STOPPED
     link_up: bool = True
     console: bytearray = field(default_factory=bytearray)
@@ -139,6 +143,8 @@ class SimulatedPlatform:
             confidentiality=self._options.confidentiality,
             abilities=frozenset(Ability),
             reason="nothing runs",
+            nested_levels=self._options.nested_levels,
+            nested_reason="so deep is it simulated",
         )
 
     async def create(self, machine: BlanketMachine) -> Machine:
@@ -234,7 +240,8 @@ class SimulatedPlatform:
     async def _make(self, spec: BlanketMachine) -> Machine:
         if self._images is not None:
             self._images.files(spec.image)
-        known = SimulatedMachine(spec, self._free_port(), self._guest())
+        port, *inner = self._free_ports(1 + self._options.inner_ports)
+        known = SimulatedMachine(spec, port, self._guest(), tuple(inner))
         self._run(known)
         self._host.machines[spec.id] = known
         self._bear(spec)
@@ -272,13 +279,13 @@ class SimulatedPlatform:
         known.state, known.link_up = MachineState.RUNNING, True
         known.write(known.guest.boot())
 
-    def _free_port(self) -> int:
-        taken = {one.port for one in self._host.machines.values()}
+    def _free_ports(self, count: int) -> tuple[int, ...]:
+        taken = {port for one in self._host.machines.values() for port in (one.port, *one.inner)}
         first, last = self._options.first_port, self._options.last_port
-        free = next((port for port in range(first, last + 1) if port not in taken), None)
-        if free is None:
+        free = [port for port in range(first, last + 1) if port not in taken][:count]
+        if len(free) < count:
             raise Exhausted(f"no UDP port is free from {first} to {last}")
-        return free
+        return tuple(free)
 
     def _found(self, machine: Id, *, running: bool = False) -> SimulatedMachine:
         known = self._host.machines.get(checked_id(machine))
@@ -307,4 +314,5 @@ def _report(known: SimulatedMachine) -> Machine:
         state=known.state,
         wireguard=f"10.0.2.2:{known.port}",
         memory_mib=known.spec.memory_mib,
+        inner=tuple(f"10.0.2.2:{port}" for port in known.inner),
     )

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from supercloud.model.names import Digest, Id, Ipv4, Name, Port, SizeBytes
-from supercloud.ports.agent import (
-    Disk,
-    InstanceSpec,
-    Location,
-    Mesh,
-    MeshReport,
-    Progress,
-    RunState,
-    VolumeReport,
-)
+from supercloud.ports.agent import Disk, InstanceSpec, Progress, RunState, VolumeReport
+from supercloud.ports.machines import MachineReport, MakeMachine
+from supercloud.ports.overlay import Location, Mesh, MeshReport
 from supercloud.ports.platform import Flavour
 
 #: Hears the share done, from 0 to 1.
@@ -45,10 +38,11 @@ class TransferStatus:
     """Of an outgoing transfer. `over` is set only once the hypervisor's call has returned.
 
     `ended`: its source's process has ended, or is certain to without executing anything more, which may be
-    known before the hypervisor says so.
+    known before the hypervisor says so. `sent`: everything has been sent, and the process is there still.
     """
 
     over: bool
+    sent: bool = False
     ended: bool = False
     failed: str | None = None
     progress: Progress = field(default_factory=Progress)
@@ -63,6 +57,30 @@ class Route:
     address: Ipv4
     memory_port: Port
     disk_port: Port
+
+
+class Machines(Protocol):
+    """Runs blankets inside this one. As ports.machines.MachinesAgent, but for what has to be fetched."""
+
+    async def why_not(self) -> str:
+        """Empty where it can."""
+        ...
+
+    def file(self, digest: Digest) -> Path:
+        """Where a part of a blanket image belongs."""
+        ...
+
+    async def create(self, wanted: MakeMachine) -> MachineReport: ...
+
+    async def start(self, machine: Id) -> MachineReport: ...
+
+    async def stop(self, machine: Id, *, force: bool) -> MachineReport: ...
+
+    async def destroy(self, machine: Id) -> None: ...
+
+    async def inspect(self, machine: Id) -> MachineReport: ...
+
+    async def list(self) -> list[MachineReport]: ...
 
 
 class Hypervisor(Protocol):
@@ -234,6 +252,10 @@ class Overlay(Protocol):
     async def apply(self, mesh: Mesh) -> MeshReport: ...
 
     async def locate(self, location: Location) -> None: ...
+
+    def expect(self, instance: Id, devices: Sequence[str]) -> None:
+        """How its ports will be called, so that what is in force about them can be before they are there."""
+        ...
 
     async def plug(self, instance: Id, device: str, network: Id, mac: str, ip: str) -> None:
         """Let the instance's port speak with exactly this MAC and IP."""

@@ -49,6 +49,9 @@ class Declaration:
     confidentiality: Confidentiality
     abilities: frozenset[Ability]
     reason: str  # why this accelerator, in one line
+    #: How many blankets deep it goes inside a blanket of this platform (0: none), and why no deeper.
+    nested_levels: int = 0
+    nested_reason: str = "its driver says of none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,8 @@ class Machine:
     wireguard: Endpoint | None
     memory_mib: int
     reason: str = ""
+    #: The same of blankets inside this one: it leads to this one's UDP ports 51821, 51822, … in this order.
+    inner: tuple[Endpoint, ...] = ()
 
 
 class Platform(Protocol):
@@ -117,7 +122,9 @@ class ConsolePlatform(Protocol):
 
     async def console(self, machine: Id) -> AsyncIterator[bytes]: ...
 
-    async def console_write(self, machine: Id, data: bytes) -> None: ...
+    async def console_write(self, machine: Id, data: bytes) -> None:
+        """Refused where nobody but whoever is inside can type."""
+        ...
 
 
 @runtime_checkable
@@ -162,6 +169,15 @@ class BlanketImages(Protocol):
         ...
 
     def files(self, image: Digest) -> BlanketFiles: ...
+
+
+@runtime_checkable
+class MicrohypervisorImages(BlanketImages, Protocol):
+    """The same where a micro-hypervisor of our own is to run on this machine."""
+
+    def microhypervisor(self) -> Path:
+        """Its image, for a multiboot loader; NotFound if it is not built yet."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

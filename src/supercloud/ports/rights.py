@@ -84,8 +84,8 @@ class RightsStore(Protocol):
     async def commit(self, operation: Id, *, source_gone: bool) -> Decision:
         """Move the epoch to the target, unless the row was decided before; returns what stands.
 
-        `source_gone`: the source's agent said that its process ended. Without it the source's right
-        plus margin must be over.
+        `source_gone`: the source's agent said that its process ended or is parked. Without it the source's
+        right plus margin must be over.
 
         Raises:
             RightRefused: neither; or the store is in quarantine.

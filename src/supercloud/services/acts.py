@@ -16,10 +16,10 @@ from supercloud.model.acts import ACT_TRANSITIONS, ActKind, ActState, Statement
 from supercloud.model.bounded import Bounds
 from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound, Refused
 from supercloud.model.names import Id, Name, new_id
+from supercloud.model.ocsf import one_line
 from supercloud.model.states import move
 from supercloud.services.domains import find_domain
 from supercloud.services.northbound import LAST
-from supercloud.services.ocsf import one_line
 from supercloud.services.pages import Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import clouds_of, owned, within
@@ -188,7 +188,7 @@ async def _machine(session: AsyncSession, machine: Id) -> Blanket:
     query = (
         select(Blanket)
         .join(Provider, Provider.id == Blanket.provider)
-        .where(Blanket.id == machine, owned(session, Provider.owner))
+        .where(Blanket.id == machine, Blanket.parent.is_(None), owned(session, Provider.owner))
     )
     found: Blanket | None = await session.scalar(query)
     if found is None:

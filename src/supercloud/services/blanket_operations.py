@@ -19,16 +19,26 @@ from supercloud.model.names import Id, Name
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
 from supercloud.ports.durable import Saga
 from supercloud.ports.platform import BlanketMachine, MachineState, Platform
-from supercloud.services import acts, inbox, mesh, orders
+from supercloud.services import acts, inbox, mesh, nesting, orders, trust
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
-from supercloud.services.store.tables import LOCKED, Blanket, EventRow, Instance, Right, Volume, VolumeCopy
+from supercloud.services.store.tables import (
+    LOCKED,
+    Blanket,
+    EventRow,
+    Instance,
+    Right,
+    Trust,
+    Volume,
+    VolumeCopy,
+)
 from supercloud.services.store.time import wall
 
 _WIREGUARD_PORT = 51820
 _LOOK_EVERY_S = 5.0
 _INVITATION_S = 3600.0
+_REPORT_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +90,19 @@ class BlanketOperations:
         force: bool = intent["force"]
         await saga.progress("stopping its machine")
         await saga.step("stop", lambda: self._stop(blanket, force=force), type(None))
-        await saga.step("give up rights", lambda: self._surrender(blanket), type(None))
+        await saga.step("give up rights", lambda: self._surrender_all(blanket), type(None))
         await saga.step("settle", self.settle, type(None))
         return {"blanket": blanket}
 
     async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
-        """Its machine's end is the proof that none of its instances runs, so their rights are given up."""
+        """Its machine's end is the proof that none of its instances runs, so their rights are given up; and
+        that none runs in the blankets inside it, whether anybody could reach those or not.
+        """
         blanket: Id = intent["blanket"]
         await saga.progress("ending its machine")
         await saga.step("destroy", lambda: self._destroy(blanket), type(None))
+        await saga.progress("forgetting what was inside it")
+        await saga.step("forget inside", lambda: self._forget_inside(blanket), type(None))
         await saga.step("forget", lambda: self._forget(blanket), type(None))
         return {"blanket": blanket}
 
@@ -110,7 +124,7 @@ class BlanketOperations:
         )
         async with self.parts.store.write() as session:
             stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
-            stored.endpoint = machine.wireguard
+            stored.endpoint, stored.inner_endpoints = machine.wireguard, list(machine.inner)
             if stored.state in {BlanketState.CREATED, BlanketState.FAILED}:
                 stored.state = BlanketState.BOOTING
             await mesh.changed(session, stored.cloud)
@@ -126,6 +140,8 @@ class BlanketOperations:
             ) from error
         async with self.parts.store.write() as session:
             stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
+            # Those inside it take theirs from these as they are started again themselves.
+            stored.inner_endpoints = list(machine.inner)
             if stored.endpoint != machine.wireguard:
                 stored.endpoint = machine.wireguard
                 await mesh.changed(session, stored.cloud)
@@ -173,9 +189,18 @@ class BlanketOperations:
         )
 
     async def _reported(self, blanket: Id) -> None:
-        """Only what is known to work can be used; its hypervisor's first look at itself takes a while."""
+        """Only what is known to work can be used; its hypervisor's first look at itself takes a while, and
+        inside another blanket longer than an answer is waited for."""
         agent = await self.parts.agents.wait_for(blanket, self.parts.settings.join_s)
-        await inbox.ready(self.parts.store, blanket, await agent.report())
+        for tries_left in reversed(range(_REPORT_TRIES)):
+            try:
+                report = await agent.report()
+            except Unavailable:
+                if not tries_left:
+                    raise
+            else:
+                await inbox.ready(self.parts.store, blanket, report)
+                return
 
     async def _give_up(self, blanket: Id, why: str) -> None:
         _, platform = await self._find(blanket)
@@ -193,8 +218,18 @@ class BlanketOperations:
         except NotFound:
             return  # this step ran before
         await platform.destroy(blanket)
+        await self._shut_out(blanket)
+
+    async def _shut_out(self, blanket: Id) -> None:
         await self.parts.keys.revoke(blanket=blanket)
         await self.parts.agents.drop(blanket, "the blanket was removed")
+
+    async def _forget_inside(self, blanket: Id) -> None:
+        async with self.parts.store.read() as session:
+            inside = [row.id for row in await nesting.inside_of(session, blanket)]
+        for one in inside:
+            await self._shut_out(one)
+            await self._forget(one)
 
     async def _forget(self, blanket: Id) -> None:
         async with self.parts.store.read() as session:
@@ -227,9 +262,16 @@ class BlanketOperations:
             now = await wall(session)
             await orders.machine_gone(session, blanket, now)
             await acts.machine_gone(session, blanket, now)
+            await trust.forget(session, self.parts.keys, Trust.blanket == blanket)
             await session.execute(delete(Blanket).where(Blanket.id == blanket))
             await mesh.changed(session, row.cloud)
         await self.parts.meshes.spread(row.cloud)
+
+    async def _surrender_all(self, blanket: Id) -> None:
+        async with self.parts.store.read() as session:
+            inside = [row.id for row in await nesting.inside_of(session, blanket)]
+        for one in (*inside, blanket):
+            await self._surrender(one)
 
     async def _surrender(self, blanket: Id) -> None:
         """Of a blanket whose machine has ended."""
@@ -243,7 +285,7 @@ class BlanketOperations:
             row = await session.get(Blanket, blanket)
         if row is None:
             raise NotFound(f"there is no blanket {blanket}")
-        return row, await platform_of(self.parts, row.provider)
+        return row, await platform_of(self.parts, row)
 
 
 async def _lose_volumes(session: AsyncSession, blanket: Blanket) -> None:

@@ -13,6 +13,7 @@ from supercloud.model.names import Id, Name, new_id
 from supercloud.model.quota import Amounts, Quota, Slice, check_quota, check_slice, taken
 from supercloud.model.right import RightTerms
 from supercloud.services import quotas, trust, wanted
+from supercloud.services.governing import ROTATE
 from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, own_cloud, owned, owner_of, within
@@ -150,7 +151,7 @@ class Clouds:
             row = await find_cloud(session, cloud)
             operation = await operations.record(
                 session,
-                "cloud.rotate-keys",
+                ROTATE,
                 object_id=row.id,
                 name=row.name,
                 cloud=row.id,

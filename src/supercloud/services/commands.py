@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.bounded import Bounds
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.names import Id, Name
+from supercloud.model.ocsf import one_line
 from supercloud.model.orders import MEANINGS, OPEN, OrderState, Reaction, answered
 from supercloud.services.domains import find_domain
 from supercloud.services.northbound import LAST
-from supercloud.services.ocsf import one_line
 from supercloud.services.pages import Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.providers import taken_by

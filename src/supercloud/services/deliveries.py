@@ -23,10 +23,10 @@ from supercloud.model.findings import (
     check_moment,
 )
 from supercloud.model.names import Id, new_id
+from supercloud.model.ocsf import DetectionFinding
 from supercloud.services.domains import find_domain
 from supercloud.services.findings import Said, drop_oldest, record
 from supercloud.services.northbound import LAST
-from supercloud.services.ocsf import DetectionFinding
 from supercloud.services.pages import Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import owned
@@ -156,7 +156,9 @@ class _Delivery:
         if said is None or said in {self._domain.id, self._domain.name}:
             return None
         machine = await self._session.scalar(
-            select(Blanket).where(Blanket.id == said, Blanket.provider == self._domain.id)
+            select(Blanket).where(
+                Blanket.id == said, Blanket.provider == self._domain.id, Blanket.parent.is_(None)
+            )
         )
         if machine is None:
             raise NotFound(

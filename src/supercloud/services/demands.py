@@ -13,7 +13,7 @@ from supercloud.model import levels
 from supercloud.model.levels import Demand, Fact, Facts, Level, Thing
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.platform import Declaration, Flavour
-from supercloud.services.declarations import declaration
+from supercloud.services.declarations import declaration, declaration_of
 from supercloud.services.store.tables import Blanket, Instance, Network, NicRow, Provider, Volume
 from supercloud.wire.codec import from_json
 
@@ -51,7 +51,7 @@ def facts_of(row: Blanket, provider: Provider, report: BlanketReport | None = No
     """Of a blanket, by its own last report, or by one that it gave just now."""
     if report is None and row.report is not None:
         report = from_json(BlanketReport, row.report)
-    declared = declaration(provider)
+    declared = declaration_of(row, provider)
     flavour = Flavour(row.wanted["flavour"]) if report is None else report.flavour
     shell = levels.PRESENT if row.wanted.get("debug_shell", False) else levels.ABSENT
     known = {} if report is None else {Fact.FILTER: _presence(report.closes_networks)}

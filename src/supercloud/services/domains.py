@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from supercloud.model.domains import Capacity, Rented, Window, WindowState
 from supercloud.model.errors import Conflict, Exhausted, NotFound, SupercloudError
@@ -150,7 +151,7 @@ class Domains:
     async def machines(self, ref: Ref, *, page: Page = EVERYTHING) -> Part[MachineView]:
         async with self._parts.store.read() as session:
             row = await find_domain(session, ref)
-            query = select(Blanket, _is_used()).where(Blanket.provider == row.id)
+            query = select(Blanket, _is_used()).where(*_machines_of(row.id))
             if page.state is not None:
                 query = query.where(Blanket.state == page.state)
             rows = (await session.execute(page.of(query, Blanket.id))).all()
@@ -161,7 +162,7 @@ class Domains:
     async def health(self, ref: Ref) -> HealthView:
         async with self._parts.store.read() as session:
             row = await find_domain(session, ref)
-            rented = set(await session.scalars(select(Blanket.id).where(Blanket.provider == row.id)))
+            rented = set(await session.scalars(select(Blanket.id).where(*_machines_of(row.id))))
         found: Sequence[Machine] = ()
         why = "" if row.accepted else NOT_ACCEPTED
         if row.accepted:
@@ -350,14 +351,22 @@ def _domain_view(row: Provider, rented: Rented) -> DomainView:
     )
 
 
+def _machines_of(domain: Id) -> tuple[ColumnElement[bool], ...]:
+    """What is inside a machine is its user's, and none of the domain's own."""
+    return Blanket.provider == domain, Blanket.parent.is_(None)
+
+
 def _is_used() -> ColumnElement[bool]:
-    """Whether something is in a blanket."""
+    """Whether something is in a blanket: an instance, a volume's data, another blanket."""
+    inner = aliased(Blanket)
     instance = exists().where(Instance.blanket == Blanket.id)
-    return or_(instance, exists().where(VolumeCopy.blanket == Blanket.id, VolumeCopy.current))
+    inside = exists().where(inner.parent == Blanket.id)
+    return or_(instance, inside, exists().where(VolumeCopy.blanket == Blanket.id, VolumeCopy.current))
 
 
 async def _in_use(session: AsyncSession, domains: Iterable[Id]) -> defaultdict[Id, int]:
-    query = select(Blanket.provider, func.count()).where(Blanket.provider.in_(list(domains)), _is_used())
+    theirs = (Blanket.provider.in_(list(domains)), Blanket.parent.is_(None))
+    query = select(Blanket.provider, func.count()).where(*theirs, _is_used())
     rows = (await session.execute(query.group_by(Blanket.provider))).all()
     return defaultdict(int, dict(rows))
 

@@ -146,6 +146,8 @@ READS = {
     Kind.INSTANCE: Permission.VM_READ,
     Kind.TRUST: Permission.TRUST_READ,
     Kind.FINDING: Permission.FINDING_READ,
+    Kind.INCIDENT: Permission.INCIDENT_READ,
+    Kind.POLICY: Permission.POLICY_READ,
     Kind.ORDER: Permission.ORDER_READ,
     Kind.ACT: Permission.ACT_READ,
     Kind.OPERATION: Permission.OPERATION_READ,

@@ -23,6 +23,7 @@ from supercloud.model.states import InstanceState
 from supercloud.model.trust import TrustKind
 from supercloud.ports.controller import Event
 from supercloud.ports.durable import Saga
+from supercloud.services import incidents
 from supercloud.services.acts import Acts, Askings
 from supercloud.services.adoption import Adopting, Adoptions
 from supercloud.services.blanket_operations import BlanketOperations
@@ -35,7 +36,10 @@ from supercloud.services.deliveries import Deliveries
 from supercloud.services.domains import Domains
 from supercloud.services.feed import Place, Watch
 from supercloud.services.findings import Findings
+from supercloud.services.governing import LEAVE, ROTATE
 from supercloud.services.images import Images
+from supercloud.services.incidents import Incidents
+from supercloud.services.indicators import Indicators
 from supercloud.services.instance_operations import InstanceOperations
 from supercloud.services.instances import Instances
 from supercloud.services.levels import Levels
@@ -49,6 +53,7 @@ from supercloud.services.orders import Orders
 from supercloud.services.pages import Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.placement import Placement
+from supercloud.services.policies import Policies
 from supercloud.services.principals import Principals
 from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
@@ -86,6 +91,9 @@ class ControlPlane(
     Moves,
     Levels,
     Findings,
+    Incidents,
+    Policies,
+    Indicators,
     Orders,
     Acts,
 ):
@@ -102,9 +110,15 @@ class ControlPlane(
         self._deadlines = Deadlines(parts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._register()
-        parts.agents.on_ready += [parts.meshes.greet, self.reconciler.blanket, self._placement.arrived]
+        parts.agents.on_ready += [
+            parts.meshes.greet,
+            self.reconciler.blanket,
+            self._placement.arrived,
+            parts.policies.arrived,
+            parts.horizontal.arrived,
+        ]
         parts.agents.on_events.append(self._heard)
-        parts.feed.listeners.append(self._trusted)
+        parts.feed.listeners += [self._trusted, parts.policies.told]
 
     async def start(self) -> None:
         """Once the durable runtime is up: carry on, listen, and keep the store true from now on."""
@@ -114,6 +128,8 @@ class ControlPlane(
         self._later(self.reconciler.run())
         self._later(self._windows.run())
         self._later(self._deadlines.run())
+        self._later(self._parts.policies.run())
+        self._later(self._parts.horizontal.run())
 
     def on_behalf_of(self, caller: Caller) -> Northbound:
         """The same control plane, as far as `caller` sees it. Operations are carried out by this one."""
@@ -224,13 +240,14 @@ class ControlPlane(
             "instance.migrate": instances.migrate,
             "group.move": moves.group,
             "provider.drain": moves.drain,
+            LEAVE: moves.leave,
             "volume.attach": volumes.attach,
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,
             "volume.snapshot": volumes.snapshot,
             "volume.backup": backups.back_up,
             "volume.remove": volumes.remove,
-            "cloud.rotate-keys": self._rotate,
+            ROTATE: self._rotate,
         }
         for kind, work in works.items():
             self._parts.operations.register(kind, work)
@@ -242,6 +259,8 @@ class ControlPlane(
         """Something happened in a blanket: look at once what it means for its instances."""
         if any(event.kind.startswith(("instance.", "right.")) for event in events):
             self._later(self.reconciler.blanket(blanket))
+        if any(event.kind == incidents.KIND for event in events):
+            self._parts.horizontal.changed()
         if any(event.kind == "certificate.renewed" for event in events):
             # Its word for its keys comes with the certificate, so that its peers need the new one in time.
             self._later(self._parts.meshes.greet(blanket))

@@ -14,6 +14,7 @@ from supercloud.model.names import Id, new_id
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, move
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.controller import Event
+from supercloud.services import incidents
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import LOCKED, Blanket, EventRow
 from supercloud.wire.codec import to_json
@@ -79,7 +80,10 @@ async def take(store: Store, blanket: Id, cloud: Id, events: Sequence[Event], *,
                 )
             )
         )
-        fresh = {one.id: one for one in events if one.id not in known}
+        fresh = {one.id: one for one in events if one.id not in known and one.kind != incidents.KIND}
+        for one in events:
+            if one.kind == incidents.KIND:
+                await incidents.keep(session, blanket, cloud, one.data, at=at)
         for one in fresh.values():
             session.add(
                 EventRow(

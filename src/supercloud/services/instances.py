@@ -113,7 +113,8 @@ class Instances:
             await own_cloud(session, found.cloud)
             row = await again(session, found)
             await check_images(session, row)
-            around = await placing.look(session, parts, row.cloud, but=row.id)
+            there = row.blanket is not None
+            around = await placing.look(session, parts, row.cloud, but=row.id, arriving=there)
             subject = await placing.subject_of(session, row)
             if row.blanket is None:
                 choice = around.choose(subject)
@@ -257,7 +258,7 @@ async def begin_migration(
         await own_cloud(session, found.cloud)
         row = await again(session, found)
         await check_images(session, row)
-        around = await placing.look(session, parts, row.cloud, but=row.id)
+        around = await placing.look(session, parts, row.cloud, but=row.id, arriving=True)
         if target not in around.sites:
             raise Refused("the blanket was removed")
         around.asked_for(await placing.subject_of(session, row), target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,12 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.model.errors import Exhausted, NotFound, SupercloudError
 from supercloud.model.names import GENERATIONS, Id
 from supercloud.model.states import BlanketState
-from supercloud.ports.agent import Abroad, Announcement, Location, Mesh, MeshReport, Network, Peer
+from supercloud.ports.overlay import Abroad, Announcement, Location, Mesh, MeshReport, Network, Peer
 from supercloud.services import passages
 from supercloud.services.agents import Agents
 from supercloud.services.store import tables
 from supercloud.services.store.changes import UNSEEN
 from supercloud.services.store.engine import Store
+from supercloud.services.together import Rounds
 from supercloud.wire.codec import from_json, to_json
 
 _log = structlog.get_logger(__name__)
@@ -160,12 +161,26 @@ class Meshes:
         #: What each blanket has of other clouds. Absent: not known, since it is being told, or nobody heard
         #: whether it took it.
         self._abroad: dict[Id, Abroad] = {}
+        #: Blankets that were asked to take theirs, and of which nobody heard that they did.
+        self._owed: set[Id] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: A blanket is not told all of it again for each of its peers, if these come together.
+        self._rounds = Rounds(self._in_turn)
 
     async def close(self) -> None:
+        await self._rounds.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Begin again with those that are connected and did not take theirs, as one does not that is too busy
+        to answer in time: else it would have none until it connects anew, and its peers would not know it.
+        """
+        owed, self._owed = self._owed, set()
+        for blanket in owed:
+            if self._agents.is_connected(blanket):  # whoever is not is greeted as it connects
+                self._later(self.greet(blanket))
 
     async def spread(self, cloud: Id, *, patient: bool = False) -> tuple[Id, ...]:
         """Apply to every connected blanket of `cloud`; those that did not take it. Whom it concerns in other
@@ -271,28 +286,38 @@ class Meshes:
         try:
             return await self.apply(blanket)
         except SupercloudError as error:
+            self._owed.add(blanket)
             _log.warning("mesh.apply_failed", blanket=blanket, why=error.message)
             return None
 
     async def apply(self, blanket: Id) -> tuple[MeshReport, bool, Id]:
-        """Its report, whether its keys are news to its peers, and its cloud.
+        """Tell it all that was so when this was called; its report, whether its keys are news to its peers,
+        and its cloud.
 
         Raises: what the agent answers; Unavailable.
         """
+        return await self._rounds(blanket)
+
+    async def _in_turn(self, blanket: Id) -> tuple[MeshReport, bool, Id]:
         async with self._turn(blanket):
-            mesh, report = await self._apply(blanket)
+            mesh, report, known = await self._apply(blanket)
             if mesh.generation < report.generation < GENERATIONS:  # it takes nothing older than what it has
                 await self._overtake(blanket, report.generation)
-                mesh, report = await self._apply(blanket)
+                mesh, report, known = await self._apply(blanket)
             self._abroad[blanket] = _lasting(mesh.abroad)
+            self._owed.discard(blanket)
+            if known.says(report):  # as nearly always: nothing to write
+                return report, False, known.cloud
             return report, *await self.heard(blanket, report)
 
-    async def _apply(self, blanket: Id) -> tuple[Mesh, MeshReport]:
+    async def _apply(self, blanket: Id) -> tuple[Mesh, MeshReport, _Known]:
         # Before it is read: what is revoked from now on has to be told after this.
         self._abroad.pop(blanket, None)
         async with self._store.read() as session:
             mesh = await wanted(session, blanket)
-        return mesh, await self._agents.agent(blanket).overlay.apply(mesh)
+            row = await session.get_one(tables.Blanket, blanket)  # which `wanted` has read
+            known = _Known(row.cloud, tuple(row.keys), row.announcement)
+        return mesh, await self._agents.agent(blanket).overlay.apply(mesh), known
 
     async def _overtake(self, blanket: Id, generation: int) -> None:
         """A store that was restored from before goes on after what a blanket has heard meanwhile."""
@@ -310,8 +335,7 @@ class Meshes:
 
     async def heard(self, blanket: Id, report: MeshReport) -> tuple[bool, Id]:
         """Remember the keys that a blanket reports; whether they are new, and its cloud."""
-        keys = [report.key] + ([report.next_key] if report.next_key else [])
-        said = to_json(Announcement, report.announcement) if report.announcement else None
+        keys, said = _keys(report), _announced(report)
         async with self._store.write() as session:
             row = await session.get(tables.Blanket, blanket, with_for_update=tables.LOCKED)
             if row is None:
@@ -353,6 +377,27 @@ class Meshes:
                     )
                 )
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was known of a blanket as its mesh was read."""
+
+    cloud: Id
+    keys: tuple[str, ...]
+    announcement: dict[str, Any] | None
+
+    def says(self, report: MeshReport) -> bool:
+        """Whether it reports just that."""
+        return list(self.keys) == _keys(report) and self.announcement == _announced(report)
+
+
+def _keys(report: MeshReport) -> list[str]:
+    return [report.key] + ([report.next_key] if report.next_key else [])
+
+
+def _announced(report: MeshReport) -> dict[str, Any] | None:
+    return to_json(Announcement, report.announcement) if report.announcement else None
 
 
 def _lasting(abroad: Abroad) -> Abroad:

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, or_, select
 from supercloud.model.errors import Failed, NotFound, Refused, SupercloudError
 from supercloud.model.names import Id, Name
 from supercloud.model.placement import Choice, nowhere
-from supercloud.model.states import InstanceState, OperationState
+from supercloud.model.states import AT_REST, InstanceState, OperationState
 from supercloud.ports.durable import Saga
 from supercloud.services import placing
 from supercloud.services.fates import End, Fate, result_of
@@ -86,6 +86,22 @@ class MoveOperations:
             )
         return result_of(fates)
 
+    async def leave(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Because a horizontal loop decided it.
+
+        Raises:
+            Failed: some stayed; the result says which and why.
+        """
+        errand = await saga.step("choose", lambda: self._leaving(intent), Errand)
+        fates = await self._carry_out(saga, errand)
+        if left := [one for one in fates if one.end is End.STAYED]:
+            raise Failed(
+                f"{len(left)} of {len(fates)} instances stay there: "
+                + "; ".join(f"{one.name} ({_why(one)})" for one in left[:_TOLD]),
+                hint=f"supercloud operation show {saga.operation} has all of them",
+            )
+        return result_of(fates)
+
     # ------------------------------------------------------------ what is to move
 
     async def _of_group(self, intent: Intent) -> Errand:
@@ -104,6 +120,17 @@ class MoveOperations:
         to_be = [instance for instance, at in coming.items() if at & set(blankets)]
         rows = await self._instances(or_(Instance.blanket.in_(blankets), Instance.id.in_(to_be)))
         return Errand(instances=tuple(row.id for row in rows), away=blankets)
+
+    async def _leaving(self, intent: Intent) -> Errand:
+        """What runs there, and what is on its way there: what is at rest goes when it is started."""
+        blanket, named = intent["blanket"], intent["instances"]
+        async with self.parts.store.read() as session:
+            coming = await placing.bound_for(session, None)
+        to_be = [instance for instance, at in coming.items() if blanket in at]
+        here = or_(Instance.blanket == blanket, Instance.id.in_(to_be))
+        rows = await self._instances(here if named is None else Instance.id.in_(named))
+        moving = tuple(row.id for row in rows if row.state not in AT_REST or row.id in to_be)
+        return Errand(instances=moving, away=tuple(intent["away"]))
 
     async def _instances(self, *where: ColumnElement[bool]) -> list[Instance]:
         async with self.parts.store.read() as session:
@@ -247,7 +274,9 @@ class _Run:
 
     async def _choices(self, row: Instance, refused: dict[Name, str]) -> Iterable[Choice]:
         async with self._parts.store.read() as session:
-            around = await placing.look(session, self._parts, row.cloud, but=row.id, held=False)
+            around = await placing.look(
+                session, self._parts, row.cloud, but=row.id, held=False, arriving=True
+            )
             subject = await placing.subject_of(session, row)
         among = self._errand.to or [one for one in around.sites if one not in self._errand.away]
         found, not_these = around.ranked(subject, among)

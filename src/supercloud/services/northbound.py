@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from supercloud.model.findings import Layer, Severity
+from supercloud.model.incidents import ExportFormat
 from supercloud.model.levels import Level, Thing
 from supercloud.model.names import (
     Digest,
@@ -29,6 +30,21 @@ from supercloud.services.pages import EVERYTHING, Page, Part
 if TYPE_CHECKING:
     from supercloud.services.southbound import Southbound
 
+from supercloud.services.incident_views import (
+    AnswerIt,
+    CloseIt,
+    ImportedView,
+    ImportIndicators,
+    IncidentDetail,
+    IncidentView,
+)
+from supercloud.services.policy_views import (
+    CloudPolicyView,
+    PolicyView,
+    RollBack,
+    SetPolicy,
+    VersionView,
+)
 from supercloud.services.requests import (
     AddBlanket,
     AddPrincipal,
@@ -139,6 +155,10 @@ class Northbound(Protocol):
 
     async def mint_token(self, request: MintToken) -> MintedView: ...
     async def tokens(self, *, page: Page = EVERYTHING) -> Part[TokenView]: ...
+    async def token(self, prefix: str) -> TokenView:
+        """By as much of its id as tells it apart."""
+        ...
+
     async def revoke_token(self, request: RevokeToken) -> RevokedView: ...
 
     async def add_provider(self, request: AddProvider) -> ProviderView: ...
@@ -192,6 +212,66 @@ class Northbound(Protocol):
     async def finding(self, finding: Id) -> FindingView: ...
     async def finding_event(self, finding: Id) -> dict[str, Any]:
         """The OCSF event, as it came."""
+        ...
+
+    async def incidents(
+        self, *, cloud: Ref | None = None, open_only: bool = False, page: Page = LAST
+    ) -> Part[IncidentView]:
+        """The newest first."""
+        ...
+
+    async def incident(self, incident: Id) -> IncidentDetail: ...
+    async def close_incident(self, incident: Id, request: CloseIt) -> IncidentDetail:
+        """Told to its blanket. Raises: Unavailable (which is away, so that nobody could undo anything)."""
+        ...
+
+    async def answer_reaction(self, incident: Id, reaction: Id, request: AnswerIt) -> IncidentDetail:
+        """Told to its blanket. Raises: Conflict (it does not ask any more), Unavailable."""
+        ...
+
+    async def policy(self, blanket: Ref, *, cloud: Ref | None = None) -> PolicyView:
+        """As the blanket has it. Raises: Unavailable."""
+        ...
+
+    async def set_policy(self, blanket: Ref, request: SetPolicy, *, cloud: Ref | None = None) -> PolicyView:
+        """Its own, which goes before its cloud's; at once, or as soon as it connects. Raises: InvalidInput,
+        Conflict (it does not take it)."""
+        ...
+
+    async def clear_policy(self, blanket: Ref, *, cloud: Ref | None = None) -> PolicyView:
+        """It goes by its cloud's again."""
+        ...
+
+    async def policy_versions(self, blanket: Ref, *, cloud: Ref | None = None) -> list[VersionView]:
+        """The newest first, as many as are kept."""
+        ...
+
+    async def roll_back_policy(
+        self, blanket: Ref, request: RollBack, *, cloud: Ref | None = None
+    ) -> PolicyView: ...
+
+    async def cloud_policy(self, cloud: Ref, *, horizontal: bool = False) -> CloudPolicyView: ...
+    async def set_cloud_policy(
+        self, cloud: Ref, request: SetPolicy, *, horizontal: bool = False
+    ) -> CloudPolicyView:
+        """Of each of its blankets that has none of its own, now or later; or, `horizontal`, of the cloud over
+        all of them. Raises: InvalidInput."""
+        ...
+
+    async def clear_cloud_policy(self, cloud: Ref, *, horizontal: bool = False) -> CloudPolicyView: ...
+    async def cloud_policy_versions(self, cloud: Ref, *, horizontal: bool = False) -> list[VersionView]: ...
+    async def roll_back_cloud_policy(
+        self, cloud: Ref, request: RollBack, *, horizontal: bool = False
+    ) -> CloudPolicyView:
+        """Raises: Conflict (there is no such version)."""
+        ...
+
+    async def export_incident(self, incident: Id, *, format_: ExportFormat) -> dict[str, Any]:
+        """In another's format, without names."""
+        ...
+
+    async def import_indicators(self, cloud: Ref, request: ImportIndicators) -> ImportedView:
+        """The cloud's horizontal policy decides about them. Raises: InvalidInput, Conflict (it has none)."""
         ...
 
     async def place_order(self, request: PlaceOrder) -> OrderView: ...

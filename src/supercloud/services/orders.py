@@ -171,6 +171,11 @@ async def _target(session: AsyncSession, request: PlaceOrder, reaction: Reaction
             raise
     else:
         found = _Target(own, own.cloud, None)
+    if found.blanket.parent is not None:
+        raise Refused(
+            f"blanket {found.blanket.name} is inside another one, and no machine of its domain's",
+            hint="order it for the outermost blanket around it",
+        )
     await session.get_one(Cloud, found.asker, with_for_update=LOCKED, populate_existing=True)
     if found.relation is not None:
         relation = await session.get(

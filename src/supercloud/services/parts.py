@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from supercloud.model.names import Digest, Id
 from supercloud.ports.keystore import KeyStore
+from supercloud.ports.machines import NestedDriver
 from supercloud.ports.platform import Platform
 
 if TYPE_CHECKING:
     from supercloud.services.agents import Agents
+    from supercloud.services.blanket_files import OwnBlanketFiles
     from supercloud.services.directory import Directory
     from supercloud.services.feed import Feed
+    from supercloud.services.horizontal import Horizontal
     from supercloud.services.mesh import Meshes
     from supercloud.services.operations import Operations
     from supercloud.services.publish import Publisher
+    from supercloud.services.spreading import Spreading
     from supercloud.services.store.engine import Store
     from supercloud.services.store.rights import SqlRights
     from supercloud.services.streams import Streams
@@ -40,6 +44,8 @@ class Settings:
     cpu_model: str = "Westmere"  # a named baseline that every host of the last decade, and TCG, can give
     #: The code for agents that are upgraded. None: there is none to give.
     bundle: OwnBundle | None = None
+    #: The files of blanket images, for blankets inside blankets. None: there are none to give.
+    blanket_files: OwnBlanketFiles | None = None
     #: A blanket under emulation on a busy machine takes minutes, so that this is generous.
     join_s: float = 900.0
 
@@ -56,5 +62,8 @@ class Parts:
     agents: Agents
     streams: Streams
     meshes: Meshes
+    policies: Spreading
+    horizontal: Horizontal
     publisher: Publisher
     drivers: PlatformDrivers
+    nested: NestedDriver

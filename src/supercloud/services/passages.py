@@ -22,7 +22,7 @@ from supercloud.model.levels import Level, Thing
 from supercloud.model.names import Cidr, Id
 from supercloud.model.states import JOINED, BlanketState
 from supercloud.model.trust import TrustKind
-from supercloud.ports.agent import Abroad, Announcement, Foreigner, ForeignPeer, Passage
+from supercloud.ports.overlay import Abroad, Announcement, Foreigner, ForeignPeer, Passage
 from supercloud.services.store.tables import Blanket, Cloud, Network, NicRow, Right, Trust
 from supercloud.services.store.time import wall
 from supercloud.wire.codec import from_json

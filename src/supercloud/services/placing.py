@@ -30,9 +30,11 @@ from supercloud.model.placement import (
     of_levels,
     ranked,
 )
-from supercloud.model.states import InstanceState
-from supercloud.services.declarations import declaration
+from supercloud.model.states import AT_REST
+from supercloud.services import guests
+from supercloud.services.declarations import declaration_of
 from supercloud.services.demands import demands_of, facts_of
+from supercloud.services.nesting import memory_taken
 from supercloud.services.parts import Parts
 from supercloud.services.preflight import MEMORY_SPARE_MIB
 from supercloud.services.providers import price_of
@@ -41,8 +43,6 @@ from supercloud.wire.codec import from_json, to_json
 
 #: What brings an instance somewhere, and where its intent says so.
 _BRINGING = {"instance.run": "blanket", "instance.start": "blanket", "instance.migrate": "target"}
-#: Of these, an instance's memory is its blanket's to give to others.
-_AT_REST = frozenset({InstanceState.CREATED, InstanceState.STOPPED, InstanceState.FAILED})
 _CLOSED = "domain {} is being drained"
 
 
@@ -120,11 +120,18 @@ class Surroundings:
 
 
 async def look(
-    session: AsyncSession, parts: Parts, cloud: Id, *, but: Id | None = None, held: bool = True
+    session: AsyncSession,
+    parts: Parts,
+    cloud: Id,
+    *,
+    but: Id | None = None,
+    held: bool = True,
+    arriving: bool = False,
 ) -> Surroundings:
     """What instance `but`, which is not its own neighbour, finds in its cloud.
 
     `held`: no provider begins to be drained until the transaction ends, so that a drain finds what comes.
+    `arriving`: it comes running, or is where it is already; else it is to begin.
     """
     bound = await bound_for(session, cloud)
     rows = [row for row in await session.execute(_NEIGHBOURS.where(Instance.cloud == cloud)) if row.id != but]
@@ -140,7 +147,7 @@ async def look(
     for row in rows:
         at = {one for one in (row.blanket, *bound[row.id]) if one in blankets}
         load.update(at)
-        needing = at if row.state not in _AT_REST else bound[row.id]
+        needing = at if row.state not in AT_REST else bound[row.id]
         memory.update(dict.fromkeys(needing, row.memory_mib))
         neighbours.append(
             Neighbour(
@@ -152,8 +159,17 @@ async def look(
                 domains=frozenset(providers[blankets[one].provider].name for one in at),
             )
         )
+    inside = await memory_taken(session, tuple(blankets))
+    shut = await guests.closed(session, blankets.values(), arriving=arriving)
     sites = {
-        row.id: _site(parts, row, providers[row.provider], load[row.id], memory[row.id])
+        row.id: _site(
+            row,
+            providers[row.provider],
+            load[row.id],
+            (memory[row.id], inside[row.id]),
+            closed=shut.get(row.id) or _closed(parts, row, providers[row.provider]),
+            connected=parts.agents.is_connected(row.id),
+        )
         for row in blankets.values()
     }
     return Surroundings(sites, tuple(neighbours))
@@ -172,25 +188,37 @@ async def bound_for(session: AsyncSession, cloud: Id | None) -> defaultdict[Id, 
     return found
 
 
-def _site(parts: Parts, row: Blanket, provider: Provider, instances: int, used_mib: int) -> Site:
+def _site(
+    row: Blanket,
+    provider: Provider,
+    instances: int,
+    used_mib: tuple[int, int],
+    *,
+    closed: str,
+    connected: bool,
+) -> Site:
+    """`used_mib`: by its instances, and by the blankets inside it."""
     return Site(
         id=row.id,
         name=row.name,
         domain=provider.name,
         location=provider.location,
         price=price_of(provider),
-        confidentiality=declaration(provider).confidentiality,
+        confidentiality=declaration_of(row, provider).confidentiality,
         facts=facts_of(row, provider),
-        closed=_closed(parts, row, provider),
-        connected=parts.agents.is_connected(row.id),
-        free_mib=None if row.report is None else row.report["memory_mib"] - MEMORY_SPARE_MIB - used_mib,
+        closed=closed,
+        connected=connected,
+        free_mib=None if row.report is None else row.report["memory_mib"] - MEMORY_SPARE_MIB - sum(used_mib),
         instances=instances,
+        holds_blankets=used_mib[1] > 0,
     )
 
 
 def _closed(parts: Parts, row: Blanket, provider: Provider) -> str:
     if not parts.agents.may_answer(row):
         return f"it is {row.state}, not connected"
+    if row.quarantined_by is not None:
+        return f"it is in quarantine by reaction {row.quarantined_by}"
     return _CLOSED.format(provider.name) if provider.draining_since is not None else ""
 
 

@@ -7,8 +7,11 @@ import asyncio
 from supercloud.model import levels
 from supercloud.model.errors import Refused, Unavailable
 from supercloud.model.levels import Fact
+from supercloud.model.names import Id
+from supercloud.model.placement import Confidentiality
 from supercloud.model.states import InstanceState
 from supercloud.ports.agent import BlanketReport
+from supercloud.services.declarations import declaration_of
 from supercloud.services.demands import demands_of, facts_of
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import InstanceFacts
@@ -32,6 +35,8 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         raise Refused(f"blanket {target.name} is {target.state}, not connected")
     if not parts.agents.is_expected(row.blanket):
         raise Refused("the blanket that it runs in is not connected")
+    if target.parent is not None and target.endpoint is None:
+        await _check_heard(parts, row.blanket, target)
     standing = await parts.rights.standing(row.id)
     if standing.record.holder != row.blanket:
         raise Refused("the blanket that it runs in does not hold its right now")
@@ -41,8 +46,11 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         cloud = await session.get_one(Cloud, row.cloud)
         owners = [await session.get_one(Provider, one.provider) for one in (source, target)]
         demands = await demands_of(session, row)
-    confidentiality = [one.declaration["confidentiality"] for one in owners]
-    if confidentiality == ["enforced", "procedural"]:
+    enforced = [
+        declaration_of(*one).confidentiality is Confidentiality.ENFORCED
+        for one in zip((source, target), owners, strict=True)
+    ]
+    if enforced == [True, False]:
         raise Refused(f"the platform of {target.name} does not enforce confidentiality, its present one does")
     try:
         here, there = await asyncio.gather(*(parts.agents.agent(one.id).report() for one in (source, target)))
@@ -56,6 +64,18 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
             hint=f"supercloud level explain vm {row.name} shows what each blanket can give",
         )
     _compare(instance, cloud, target, here, there)
+
+
+async def _check_heard(parts: Parts, here: Id, target: Blanket) -> None:
+    """A nested blanket that nothing is forwarded to dials the others: of two, neither hears the other."""
+    async with parts.store.read() as session:
+        source = await session.get_one(Blanket, here)
+    if source.parent is not None and source.endpoint is None:
+        raise Refused(
+            f"blankets {source.name} and {target.name} are both inside others and dial out only, so that "
+            "neither reaches the other",
+            hint="migrate to one that is reached from outside",
+        )
 
 
 def _compare(

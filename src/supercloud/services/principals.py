@@ -169,6 +169,20 @@ class Principals:
             lambda row: _token_view(row[0], row[1], revoked=row[0].id in revoked),
         )
 
+    async def token(self, prefix: str) -> TokenView:
+        """By its id, or how that begins.
+
+        Raises:
+            NotFound: no such token, or another principal's; Conflict: several begin so.
+        """
+        async with self._parts.store.read() as session:
+            caller = caller_of(session)
+            of = None if caller is None or caller.operator else caller.principal
+            row = await _begins(session, prefix, of=of)
+            principal = await session.get_one(Principal, row.principal)
+            revoked = await session.get(Revocation, row.id) is not None
+            return _token_view(row, principal.name, revoked=revoked)
+
     async def revoke_token(self, request: RevokeToken) -> RevokedView:
         """With all that descends from it. The same again is harmless.
 
@@ -205,17 +219,25 @@ def _check_descent(token: Token, principal: Id, undivided: bool, ids: tuple[str,
 async def _minted(session: AsyncSession, prefix: str) -> str:
     """The id of a minted token, from as much of it as tells it apart."""
     caller = caller_of(session)
-    query = select(MintedToken).where(MintedToken.id.startswith(prefix, autoescape=True)).limit(2)
+    of = None
     if caller is not None and not (caller.operator and caller.undivided):
         if not caller.undivided:
             raise Denied("by its id only who holds a token as it was minted may revoke another")
-        query = query.where(MintedToken.principal == caller.principal)
+        of = caller.principal
+    return (await _begins(session, prefix, of=of)).id
+
+
+async def _begins(session: AsyncSession, prefix: str, *, of: Id | None) -> MintedToken:
+    """The only one whose id begins so; of one principal, or of any."""
+    query = select(MintedToken).where(MintedToken.id.startswith(prefix, autoescape=True)).limit(2)
+    if of is not None:
+        query = query.where(MintedToken.principal == of)
     found = list(await session.scalars(query))
     if not found:
         raise NotFound(f"no token {prefix[:16]} was minted", hint="supercloud token ls shows which were")
     if len(found) > 1:
         raise Conflict(f"several tokens begin with {prefix}", hint="give more of the id")
-    return found[0].id
+    return found[0]
 
 
 async def _minted_for(session: AsyncSession, ref: Ref | None) -> Principal:

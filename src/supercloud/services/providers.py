@@ -17,6 +17,7 @@ from supercloud.model.names import Id, new_id
 from supercloud.model.orders import Reaction
 from supercloud.model.placement import Price
 from supercloud.ports.platform import Declaration, Platform
+from supercloud.services import nesting
 from supercloud.services.declarations import declaration
 from supercloud.services.demands import facts_of_new
 from supercloud.services.pages import EVERYTHING, Page, Part
@@ -113,17 +114,29 @@ class Providers:
             await session.delete(row)
 
 
-async def platform_of(parts: Parts, provider: Id) -> Platform:
-    """The driver of a provider.
+async def platform_of(parts: Parts, blanket: Blanket) -> Platform:
+    """The driver of what runs a blanket's machine: its provider's, or that of the blanket it is in.
 
     Raises:
-        NotFound: no such provider.
+        NotFound: no such provider or blanket; no blanket images to give.
     """
     async with parts.store.read() as session:
-        row = await session.get(Provider, provider)
+        if blanket.parent is not None:
+            return await _nested(session, parts, blanket.parent)
+        row = await session.get(Provider, blanket.provider)
     if row is None:
-        raise NotFound(f"there is no provider {provider}")
+        raise NotFound(f"there is no provider {blanket.provider}")
     return parts.drivers(row.id, row.kind, row.options)
+
+
+async def _nested(session: AsyncSession, parts: Parts, parent: Id) -> Platform:
+    around = await session.get(Blanket, parent)
+    if around is None:
+        raise NotFound(f"there is no blanket {parent}")
+    if parts.settings.blanket_files is None:
+        raise NotFound("this control plane has no blanket images to give")
+    known = await nesting.inside(session, parts, around)
+    return parts.nested(known, parts.agents.agent(parent).machines, parts.settings.blanket_files.image)
 
 
 def capacity_of(row: Provider) -> Capacity:
@@ -136,9 +149,11 @@ def taken_by(row: Provider) -> tuple[Reaction, ...]:
 
 
 async def rented_of(session: AsyncSession, providers: Sequence[Id]) -> dict[Id, Rented]:
-    """Of each, by all clouds."""
+    """Of each, by all clouds. What is inside a rented machine is not rented besides."""
     found = dict.fromkeys(providers, Rented())
-    rows = select(Blanket.provider, Blanket.wanted).where(Blanket.provider.in_(providers))
+    rows = select(Blanket.provider, Blanket.wanted).where(
+        Blanket.provider.in_(providers), Blanket.parent.is_(None)
+    )
     for provider, wanted in await session.execute(rows):
         before = found[provider]
         found[provider] = Rented(
@@ -180,6 +195,8 @@ def _view(row: Provider, blankets: int, windows: Sequence[Maintenance]) -> Provi
         options=dict(row.options),
         accelerator=declared.accelerator,
         nesting=declared.nesting,
+        nested_levels=declared.nested_levels,
+        nested_reason=declared.nested_reason,
         confidentiality=declared.confidentiality,
         abilities=tuple(sorted(declared.abilities)),
         reason=declared.reason,

@@ -23,7 +23,7 @@ from supercloud.services.sagas.migrate import Trip, arrive_late
 from supercloud.services.sagas.world import World
 from supercloud.services.store.tables import Blanket, Instance, MigrationRow, Operation, Right, VolumeCopy
 from supercloud.services.store.time import restores
-from supercloud.services.tidy import has_arrived, release_ended
+from supercloud.services.tidy import drop_unclaimed, has_arrived, release_ended
 
 _log = structlog.get_logger(__name__)
 _EVERY_S = 10.0
@@ -71,7 +71,7 @@ class Reconciler:
 
     async def run(self) -> None:
         while True:
-            for work in (self._lost_blankets, self.expired, self.blankets):
+            for work in (self._lost_blankets, self.expired, self._parts.meshes.settle, self.blankets):
                 try:
                     await work()
                 except SupercloudError as error:
@@ -199,6 +199,7 @@ class Reconciler:
                         await self._instance(blanket, report)
                 await self._volumes(blanket)
                 await release_ended(self._parts, self._world, blanket)
+                await drop_unclaimed(self._parts, self._world, blanket)
             except SupercloudError as error:
                 _log.info("reconcile.blanket_failed", blanket=blanket, why=error.message)
 

@@ -69,6 +69,11 @@ def caller_of(session: AsyncSession) -> Caller | None:
     return found
 
 
+def called(caller: Caller | None) -> str:
+    """What it is called in what is kept."""
+    return "the control plane" if caller is None else f"principal {caller.principal}"
+
+
 def owner_of(session: AsyncSession) -> Id | None:
     """Whose something is that is made in this session."""
     caller = caller_of(session)

@@ -110,9 +110,13 @@ class CreateCloud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddBlanket:
+    """On a provider's platform, or inside `parent`, a blanket of the cloud's own or of one that it is within:
+    one of the two is said."""
+
     name: Name
     cloud: Ref
-    provider: Ref
+    provider: Ref | None = None
+    parent: Ref | None = None
     flavour: Flavour = Flavour.KVM
     vcpus: Vcpus = 2
     memory_mib: MemoryMib = 2048
@@ -219,7 +223,8 @@ class GrantTrust:
     `image` is for share-image. For connect, `network` is what may be reached, and `to_network` the network of
     `to` from which it may: one's own by its name, anybody's by its id. `reactions`, and at least one, are for
     order-reactions. `of`: the cloud that this kind and see-findings are about, by its id where it is not
-    `cloud` itself, so that what it let is passed on.
+    `cloud` itself, so that what it let is passed on. `blanket` is for place and migrate-to: one of `cloud`'s,
+    or by its id one that is passed on.
     """
 
     kind: TrustKind
@@ -229,6 +234,7 @@ class GrantTrust:
     network: NetworkRef | None = None
     to_network: Ref | None = None
     of: Ref | None = None
+    blanket: Ref | None = None
     reactions: Annotated[tuple[Reaction, ...], Field(max_length=len(Reaction))] = ()
     lasts_s: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
     delegable: bool = False

@@ -15,12 +15,12 @@ from pydantic import Field
 
 from supercloud.model.domains import Capacity, Rented, WindowState
 from supercloud.model.names import Id, MemoryMib, Name, SizeBytes, Text, Vcpus
+from supercloud.model.ocsf import DetectionFinding
 from supercloud.model.orders import Reaction
 from supercloud.model.placement import Confidentiality, Location, Price
 from supercloud.model.states import BlanketState, OperationState
 from supercloud.services.feed import Place, Watch
 from supercloud.services.northbound import LAST
-from supercloud.services.ocsf import DetectionFinding
 from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.requests import OptionName, OptionValue, PlatformKind, Ref
 from supercloud.services.security_views import (

@@ -12,10 +12,11 @@ from supercloud.model.errors import Conflict, InvalidInput, NotFound, Refused
 from supercloud.model.names import Id
 from supercloud.model.trust import TrustKind
 from supercloud.services import passages, relations
-from supercloud.services.refs import find_network, named
+from supercloud.services.guests import is_within
+from supercloud.services.refs import find_blanket, find_network, named
 from supercloud.services.requests import GrantTrust, NetworkRef, Ref
 from supercloud.services.sharing import is_own, shared_with, usable_image
-from supercloud.services.store.tables import LOCKED, Cloud, Network, Trust
+from supercloud.services.store.tables import LOCKED, Blanket, Cloud, Network, Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ async def subject(session: AsyncSession, request: GrantTrust, cloud: Cloud, to: 
     asked = {name for name in _NAMED if getattr(request, name)}
     wanted, optional, find = _KINDS[request.kind]
     if not wanted <= asked <= wanted | optional:
-        words = _in_words(wanted) or "no image, networks or reactions"
+        words = _in_words(wanted) or "no image, network, blanket or reactions"
         raise InvalidInput(f"{request.kind} takes {words}, and nothing else of what it could be about")
     return await find(session, request, cloud, to)
 
@@ -109,16 +110,43 @@ async def _cloud(session: AsyncSession, request: GrantTrust, cloud: Cloud, to: C
     )
 
 
+async def _blanket(session: AsyncSession, request: GrantTrust, cloud: Cloud, to: Cloud) -> Subject:
+    """One of the granting cloud's own, or by its id one that it may have blankets in itself."""
+    assert request.blanket is not None  # noqa: S101 - asked
+    try:
+        found, by = await find_blanket(session, request.blanket, cloud.id), list[Trust]()
+    except NotFound:
+        by = list(await relations.lending(session, cloud.id, request.blanket, request.kind))
+        if not by:
+            raise
+        found = await session.get_one(Blanket, request.blanket)
+    await _lock(session, cloud.id, found.cloud)
+    if await session.get(Blanket, found.id, populate_existing=True) is None:
+        raise NotFound(f"blanket {found.name} was removed")
+    own = found.cloud == cloud.id
+    within = await is_within(session, to.id, found.cloud)
+    return Subject(
+        id=found.id,
+        name=f"blanket {request.blanket}",
+        own=own,
+        by=by,
+        anyhow="it is of its own cloud, or of one around it" if within else None,
+        columns={"blanket": found.id},
+    )
+
+
 _Find = Callable[[AsyncSession, GrantTrust, Cloud, Cloud], Awaitable[Subject]]
 _NONE: frozenset[str] = frozenset()
 #: Of a request, what a kind can be told that it is about.
-_NAMED = ("image", "network", "to_network", "of", "reactions")
+_NAMED = ("image", "network", "to_network", "of", "reactions", "blanket")
 #: What each kind has to be told that it is about, and what it may be.
 _KINDS: Mapping[TrustKind, tuple[frozenset[str], frozenset[str], _Find]] = {
     TrustKind.SHARE_IMAGE: (frozenset({"image"}), _NONE, _image),
     TrustKind.CONNECT: (frozenset({"network", "to_network"}), _NONE, _network),
     TrustKind.SEE_FINDINGS: (_NONE, frozenset({"of"}), _cloud),
     TrustKind.ORDER_REACTIONS: (frozenset({"reactions"}), frozenset({"of"}), _cloud),
+    TrustKind.PLACE: (frozenset({"blanket"}), _NONE, _blanket),
+    TrustKind.MIGRATE_TO: (frozenset({"blanket"}), _NONE, _blanket),
 }
 
 

@@ -17,7 +17,7 @@ from supercloud.ports.rights import Verdict
 from supercloud.services.parts import Parts
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.world import World
-from supercloud.services.store.tables import Blanket, MigrationRow, Operation
+from supercloud.services.store.tables import Blanket, MigrationRow, Operation, VolumeCopy
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +42,29 @@ async def release_ended(parts: Parts, world: World, blanket: Id) -> None:
             continue
         async with parts.store.write() as session:
             await session.execute(delete(MigrationRow).where(MigrationRow.operation == operation))
+
+
+async def drop_unclaimed(parts: Parts, world: World, blanket: Id) -> None:
+    """Copies in `blanket` of operations that ended before there was a migration to speak of."""
+    async with parts.store.read() as session:
+        operations = set(
+            await session.scalars(
+                select(Operation.id)
+                .join(VolumeCopy, VolumeCopy.operation == Operation.id)
+                .outerjoin(MigrationRow, MigrationRow.operation == VolumeCopy.operation)
+                .where(
+                    VolumeCopy.blanket == blanket,
+                    VolumeCopy.current.is_(False),
+                    Operation.ended_at.is_not(None),
+                    MigrationRow.operation.is_(None),
+                )
+            )
+        )
+    for operation in operations:
+        try:
+            await disks.drop_leftovers(world, operation)
+        except SupercloudError as error:
+            _log.info("tidy.later", operation=operation, why=error.message)
 
 
 async def _is_carried_out(world: World, migration: MigrationRow) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+K = TypeVar("K")
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -51,3 +52,46 @@ class Together(Generic[A, R]):
             raise
         for one, answer in zip(together, answers, strict=True):
             one.answer.append(answer)
+
+
+class Rounds(Generic[K, R]):
+    """`work` on a key, one at a time for each. Who asks while it is carried out shares the next one with
+    everybody else who does: what is answered was begun after it was asked for, and seldom only for one."""
+
+    def __init__(self, work: Callable[[K], Awaitable[R]]) -> None:
+        self._work = work
+        self._under_way: dict[K, asyncio.Task[R]] = {}
+        self._next: dict[K, asyncio.Task[R]] = {}
+
+    async def __call__(self, key: K) -> R:
+        """Raises: what `work` does, to everybody who shares it. Who is cancelled leaves it to the others."""
+        task = self._next.get(key)
+        if task is None:
+            task = self._next[key] = asyncio.create_task(self._after(self._under_way.get(key), key))
+            task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        tasks = [*self._under_way.values(), *self._next.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _after(self, before: asyncio.Task[R] | None, key: K) -> R:
+        task = self._next[key]
+        try:
+            if before is not None:
+                await asyncio.wait((before,))
+        finally:  # cancelled, too: nobody may wait for it any more
+            del self._next[key]
+        self._under_way[key] = task
+        try:
+            return await self._work(key)
+        finally:
+            del self._under_way[key]
+
+
+def _seen(task: asyncio.Task[R]) -> None:
+    """Of a round whose askers are all gone, nobody else looks at how it ended."""
+    if not task.cancelled():
+        task.exception()

@@ -1,7 +1,8 @@
 """The user's own libvirt tools: letting them in to a blanket, their connections, and what they made there.
 
 Whoever has such a connection is as good as root in that blanket. So a blanket that tools were let in to is
-marked, for ever, before its agent opens: levels from `baseline` on keep away from it.
+marked, for ever, before its agent opens: levels from `baseline` on keep away from it, and so do blankets that
+would be inside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from supercloud.model.errors import Conflict, NotFound, Refused
 from supercloud.model.levels import Demand
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.tools import ConnectTools, ForeignVm
-from supercloud.services import placing
+from supercloud.services import guests, nesting, placing
 from supercloud.services.demands import demands_of, volume_demand
 from supercloud.services.northbound import Stream
 from supercloud.services.parts import Parts
@@ -34,7 +35,8 @@ class ToolsAccess:
     async def let_tools_in(self, ref: Ref, *, cloud: Ref | None = None) -> None:
         """
         Raises:
-            Refused: something there has a level that excludes it; or the blanket has no place for tools.
+            Refused: something there has a level that excludes it; a blanket is inside it; it is inside
+                another cloud's; it has no place for tools.
             Conflict: its agent is not connected.
         """
         async with self._parts.store.write() as session:
@@ -77,6 +79,12 @@ class ToolsAccess:
 
     async def _check(self, session: AsyncSession, row: Blanket) -> None:
         _check_place(self._parts, row)
+        await guests.check_tools(session, row)
+        if await nesting.inside_of(session, row.id):
+            raise Refused(
+                f"blankets are inside blanket {row.name}, and tools there would reach their machines",
+                hint="connect to another blanket, or to one of those inside",
+            )
         for demand in await _demands_at(session, row):
             if levels.has(demand.level, demand.thing, levels.NO_TOOLS):
                 raise Refused(

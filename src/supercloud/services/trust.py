@@ -1,5 +1,5 @@
 """Trust relations: granted, passed on, listed, revoked. What asks for them: services.sharing, .passages,
-.findings and .orders.
+.findings, .orders and .guests.
 
 Whoever changes anything that descends from a relation holds the row locked in which the descent begins (its
 `root`), so that what is passed on while it is revoked is either seen and revoked too, or refused.
@@ -27,12 +27,12 @@ from supercloud.model.trust import (
     to_pass_on,
 )
 from supercloud.ports.keystore import KeyStore
-from supercloud.services import orders, passages
+from supercloud.services import guests, loop_orders, orders, passages
 from supercloud.services.pages import EVERYTHING, Page, Part
 from supercloud.services.parts import Parts
 from supercloud.services.refs import find_cloud, within
 from supercloud.services.requests import GrantTrust, Ref
-from supercloud.services.store.tables import LOCKED, Cloud, Image, Network, Trust
+from supercloud.services.store.tables import LOCKED, Blanket, Cloud, Image, Network, Trust
 from supercloud.services.store.time import wall
 from supercloud.services.subjects import Subject, subject
 from supercloud.services.views import Range, TrustView
@@ -100,7 +100,10 @@ class Trusts:
             if page.state is not None:
                 query = query.where(_is(TrustState(page.state), now))
             rows = (await session.execute(page.of(query, Trust.created_at, Trust.id))).all()
-        return page.part(rows, lambda row: (row[0].created_at, row[0].id), lambda row: _view((*row,), now))
+            there = await guests.guests_of(session, [row[0] for row in rows])
+        return page.part(
+            rows, lambda row: (row[0].created_at, row[0].id), lambda row: _view((*row,), now, there)
+        )
 
     async def trust(self, relation: Id) -> TrustView:
         async with self._parts.store.read() as session:
@@ -121,10 +124,12 @@ class Trusts:
                     row.revoked_at = now
             await session.flush()
             await orders.withdraw(session, ended, now)
+            await loop_orders.withdraw(session, ended, now)
             shown = await _shown(session, relation, now)
             ends = await _connected(session, ended)
         if ends:
             await self._cut(relation, ends)
+        self._parts.horizontal.changed()
         if shown.needs_approval:
             try:
                 await self._parts.keys.withdraw_image_key(share=relation)
@@ -166,6 +171,7 @@ async def forget(session: AsyncSession, keys: KeyStore, which: ColumnElement[boo
         of = [one[0] for one in found if one[1] == root]
         gone = {*of, *descending(of, [_relation(row) for row in tree])}
         await orders.withdraw(session, gone, now)
+        await loop_orders.withdraw(session, gone, now)
         for row in sorted(tree, key=lambda row: row.depth, reverse=True):
             if row.id in gone:
                 image = None if row.image is None else await session.get_one(Image, row.image)
@@ -258,13 +264,14 @@ def _query() -> Select[*tuple[Any, ...]]:
     by, to, origin = aliased(Cloud), aliased(Cloud), aliased(Cloud)
     reached, begins = aliased(Network), aliased(Network)
     return (
-        select(Trust, by.name, to.name, origin.name, Image, reached, begins)
+        select(Trust, by.name, to.name, origin.name, Image, reached, begins, Blanket)
         .join(by, by.id == Trust.cloud)
         .join(to, to.id == Trust.to)
         .join(origin, origin.id == Trust.origin)
         .outerjoin(Image, Image.id == Trust.image)
         .outerjoin(reached, reached.id == Trust.network)
         .outerjoin(begins, begins.id == Trust.to_network)
+        .outerjoin(Blanket, Blanket.id == Trust.blanket)
     )
 
 
@@ -294,7 +301,7 @@ async def _shown(session: AsyncSession, relation: Id, now: float) -> TrustView:
         raise NotFound(
             f"there is no trust relation {relation}", hint="supercloud trust ls shows which there are"
         )
-    return _view((*found,), now)
+    return _view((*found,), now, await guests.guests_of(session, [found[0]]))
 
 
 def _relation(row: Trust) -> Relation:
@@ -303,7 +310,7 @@ def _relation(row: Trust) -> Relation:
         kind=TrustKind(row.kind),
         cloud=row.cloud,
         to=row.to,
-        thing=row.image or row.network or row.origin,
+        thing=row.image or row.network or row.blanket or row.origin,
         parent=row.parent,
         depth=row.depth,
         delegable=row.delegable,
@@ -331,9 +338,10 @@ def _row(made: Relation, parent: Trust | None, now: float, columns: Mapping[str,
     )
 
 
-def _view(row: tuple[Any, ...], now: float) -> TrustView:
-    relation, by, to, origin, image, reached, begins = row
-    about = image or reached
+def _view(row: tuple[Any, ...], now: float, there: Mapping[Id, tuple[Id, ...]]) -> TrustView:
+    """`there`: the blankets of trusted clouds, by relation."""
+    relation, by, to, origin, image, reached, begins, around = row
+    about = image or reached or around
     state = _relation(relation).state(now)
     lasts = reached is not None and state is TrustState.ACTIVE
     return TrustView(
@@ -345,6 +353,8 @@ def _view(row: tuple[Any, ...], now: float) -> TrustView:
         to_id=relation.to,
         thing=origin if about is None else about.name,
         of_id=relation.origin if about is None else None,
+        blanket=relation.blanket,
+        guests=there.get(relation.id, ()),
         digest=None if image is None else image.digest,
         network=_range(reached),
         to_network=_range(begins),

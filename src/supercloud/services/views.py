@@ -83,6 +83,8 @@ class ProviderView:
     options: dict[str, str]
     accelerator: str
     nesting: bool
+    nested_levels: int  # so many blankets deep it goes inside a blanket there, and why no deeper
+    nested_reason: str
     confidentiality: Confidentiality
     abilities: tuple[str, ...]
     reason: str
@@ -151,6 +153,9 @@ class BlanketView:
     cloud: str
     cloud_id: Id
     provider: str
+    parent: Name | None  # the blanket that it is in, as far as the caller knows it
+    depth: int  # how many blankets are around it
+    deeper: int  # how many levels of blankets there can be in it
     state: BlanketState
     flavour: Flavour | None  # as its agent reported it
     connected: bool
@@ -161,6 +166,7 @@ class BlanketView:
     gives: Level | None  # the highest that it can hold, of what is alone there; None: not even the lowest
     reason: str
     tools: bool = False  # libvirt tools of its owner's own were let in
+    quarantined_by: Id | None = None  # the reaction by which nothing new comes there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +222,13 @@ class TrustView:
     cloud_id: Id
     to: Name
     to_id: Id
-    thing: Name  # what it is about: the name of an image, a network or a cloud
+    thing: Name  # what it is about: the name of an image, a network, a blanket or a cloud
     digest: Digest | None  # of an image
     network: Range | None  # that may be reached
     to_network: Range | None  # from which it may be
     of_id: Id | None  # of a cloud
+    blanket: Id | None  # inside which the trusted cloud may have blankets
+    guests: tuple[Id, ...]  # that it has there, though the relation may have ended
     reactions: tuple[Reaction, ...]  # of kind order-reactions: which
     delegable: bool
     parent: Id | None  # the relation that this one passes on

@@ -86,20 +86,27 @@ def _in(table: type[Any], cloud: Cloud) -> Select[Any]:
 
 
 async def _blankets(session: AsyncSession, cloud: Cloud) -> tuple[AddBlanket, ...]:
-    query = select(Blanket, Provider.name).join(Provider, Provider.id == Blanket.provider)
+    around = aliased(Blanket)
+    query = (
+        select(Blanket, Provider.name, around)
+        .join(Provider, Provider.id == Blanket.provider)
+        .outerjoin(around, around.id == Blanket.parent)
+    )
     rows = await session.execute(query.where(Blanket.cloud == cloud.id).order_by(Blanket.name))
     return tuple(
         AddBlanket(
             name=row.name,
             cloud=cloud.name,
-            provider=provider,
+            provider=provider if parent is None else None,
+            # Another cloud's has no name that would be sure to mean it.
+            parent=None if parent is None else parent.name if parent.cloud == cloud.id else parent.id,
             flavour=Flavour(row.wanted["flavour"]),
             vcpus=row.wanted["vcpus"],
             memory_mib=row.wanted["memory_mib"],
             disk_bytes=row.wanted["disk_bytes"],
             debug_shell=row.wanted.get("debug_shell", False),
         )
-        for row, provider in rows
+        for row, provider, parent in rows
     )
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.errors import Conflict, DataLost, NotFound
+from supercloud.model.errors import Conflict, DataLost, NotFound, Refused, Unavailable
 from supercloud.model.names import Digest, Id, Ipv4, new_id
 from supercloud.model.states import INSTANCE_TRANSITIONS, InstanceState, move
-from supercloud.ports.agent import Agent, Disk, InstanceSpec, MeshReport, Nic, SealedKey, UserData
+from supercloud.ports.agent import Agent, Disk, InstanceSpec, Nic, SealedKey, UserData
 from supercloud.ports.keystore import KeyStore
+from supercloud.ports.loop import Guard, GuardRef
+from supercloud.ports.overlay import MeshReport
 from supercloud.ports.rights import RightsStore
-from supercloud.services import sharing
+from supercloud.services import guests, loop_orders, sharing
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import CopyFacts, DiskFacts, InstanceFacts
 from supercloud.services.store.tables import (
@@ -26,6 +30,8 @@ from supercloud.services.store.tables import (
     Volume,
     VolumeCopy,
 )
+
+_log = structlog.get_logger(__name__)
 
 
 class StoreWorld:
@@ -65,6 +71,38 @@ class StoreWorld:
             if blanket is not None:
                 row.blanket = blanket
 
+    async def guard(self, instance: Id, *, operation: Id, source: Id, target: Id) -> Guard:
+        """Its security state at `source`, as `target` is to take it over. A source that does not answer, or
+        has no loop, adds nothing to what horizontal loops ordered there."""
+        try:
+            found = await self._parts.agents.agent(source).loop.guard(
+                GuardRef(operation=operation, instance=instance)
+            )
+        except (NotFound, Unavailable) as error:
+            _log.info("guard.not_given", instance=instance, blanket=source, why=error.message)
+            found = Guard(operation=operation, instance=instance, at=0.0)
+        async with self._store.read() as session:
+            ordered = await loop_orders.going_with(session, instance, source=source, target=target)
+        return replace(found, ordered=ordered)
+
+    async def take_over(self, guard: Guard, *, target: Id) -> None:
+        """On return it is in force there.
+
+        Raises:
+            Refused: it has no loop, or the agent of before.
+            Failed, Unavailable.
+        """
+        try:
+            await self._parts.agents.agent(target).loop.take_over(guard)
+        except NotFound as error:
+            raise Refused(
+                f"blanket {target} cannot hold what is in force about it", hint="supercloud blanket upgrade"
+            ) from error
+
+    async def guard_moved(self, instance: Id) -> None:
+        """What horizontal loops ordered about it is ordered where it is to be done now."""
+        await self._parts.horizontal.moved(instance)
+
     async def cancel_asked(self, operation: Id) -> bool:
         """Whether somebody wants the operation given up, where it still can be."""
         return await self._parts.operations.cancel_asked(operation)
@@ -88,6 +126,7 @@ class StoreWorld:
         Raises:
             Conflict: the volume's data is in another blanket.
             DataLost: it had data, and nobody has them any more.
+            Refused: the blanket is inside another cloud's, which lets nothing come there any more.
         """
         async with self._store.write() as session:
             row = await _volume(session, volume)
@@ -95,6 +134,7 @@ class StoreWorld:
             if copy is None and row.lost is not None:
                 raise DataLost(f"volume {row.name} is lost: {row.lost}", hint="remove it, and make another")
             if copy is None:
+                await guests.check_coming(session, blanket)
                 copy = VolumeCopy(
                     id=new_id(), volume=volume, cloud=row.cloud, blanket=blanket, current=True, made=False
                 )
@@ -106,7 +146,10 @@ class StoreWorld:
             return _copy_facts(copy)
 
     async def reserve_copy(self, operation: Id, *, volume: Id, blanket: Id) -> CopyFacts:
-        """The operation's own copy at `blanket`, which is not the volume yet."""
+        """The operation's own copy at `blanket`, which is not the volume yet.
+
+        Raises: Refused, as first_copy.
+        """
         async with self._store.write() as session:
             row = await _volume(session, volume)
             found = await session.scalar(
@@ -118,6 +161,7 @@ class StoreWorld:
             )
             if found is not None:
                 return _copy_facts(found)
+            await guests.check_coming(session, blanket)
             copy = VolumeCopy(
                 id=new_id(),
                 volume=volume,

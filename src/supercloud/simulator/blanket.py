@@ -26,6 +26,7 @@ from supercloud.keeper.watchdog import TIMEOUT_S
 from supercloud.model.errors import NotFound, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
 from supercloud.ports.clock import Instant
+from supercloud.simulator.around import Around
 from supercloud.simulator.bugs import Bugs
 from supercloud.simulator.drivers import NoStreams, SimForwards, SimMonitors, SimOverlay, SimVolumes
 from supercloud.simulator.libvirt import SimHypervisor
@@ -63,7 +64,8 @@ class Saved:
 
 
 class _Clock:
-    """ports.clock.HolderClock. The RTC is the host's: it goes on while the machine stands still."""
+    """ports.clock.HolderClock. The RTC is the host's: it goes on while the machine stands still. Inside
+    another blanket it is that one's clock."""
 
     def __init__(self, blanket: SimBlanket) -> None:
         self._blanket = blanket
@@ -78,7 +80,9 @@ class _Clock:
         return Instant(self._blanket.boot, self.now())
 
     def rtc_s(self) -> float:
-        return float(int(1_000_000 + self._blanket.loop.true_s))
+        around = self._blanket.around
+        behind_s = 0.0 if around is None else around.behind_s
+        return float(int(1_000_000 + self._blanket.loop.true_s - behind_s))
 
 
 class _Link(KeeperLink):
@@ -126,6 +130,7 @@ class SimBlanket:
         self._folder = folder
         self._random = random
         self.machine = Machine(self.loop, name)
+        self.around: Around | None = None  # the blanket that it is inside of
         self.processes = Processes(lambda: self.loop.true_s, self._changed)
         self.files: dict[Id, DiskFile] = {}
         self.open: dict[Id, Id] = {}
@@ -298,7 +303,9 @@ class SimBlanket:
         return None
 
     def libvirt_resumed(self, qemu: Qemu) -> None:
-        self.world.observer.excuse(self.id, qemu.instance, "libvirt let it go on by itself")
+        """Excused while nobody else may run it: what is committed as parked cannot be resumed."""
+        if self.world.controller.holder(qemu.instance) == self.id:
+            self.world.observer.excuse(self.id, qemu.instance, "libvirt let it go on by itself")
 
     def _changed(self, qemu: Qemu, why: str) -> None:
         shows = qemu.shows if self.processes.alive(qemu) else "gone"
@@ -328,6 +335,8 @@ class SimBlanket:
     def kill_keeper(self) -> None:
         if not self.keeper_process.dead:
             self.keeper_process.kill()
+            for qemu in self.processes.present.values():
+                qemu.held = False  # the kernel drops its locks
             self._again(self.start_keeper)
 
     def _again(self, start) -> None:  # type: ignore[no-untyped-def]
@@ -339,11 +348,15 @@ class SimBlanket:
             self.processes.end(qemu, "killed")
 
     def stop(self) -> None:
-        """Its L0 stops it: everything in it stands still, and so does its clock."""
+        """Its L0 stops it, or what is around it: everything in it stands still, and so does its clock."""
+        if self.around is not None:
+            self.around.stop()
         self.machine.stop()
         self.world.observer.stood_still(self)
 
     def go_on(self) -> None:
+        if self.around is not None:
+            self.around.go_on()
         if self.machine.stopped:
             self.machine.go_on()
             self.world.observer.went_on(self)

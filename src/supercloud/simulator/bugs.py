@@ -34,6 +34,8 @@ class Bugs:
     name: str = "none"
     rights: type[Rights] = Rights
     watchdog_is_fed_anyway: bool = False
+    holds_no_disks: bool = False  # what is parked is not: nothing locks its disks
+    clock_around_stays_behind: bool = False  # a keeper does not set the clock of what is inside it
     target_runs_at_once: bool = False  # libvirt is not told to leave the target paused
     margin_s: float | None = None
     patches: tuple[tuple[Any, str, Any], ...] = ()
@@ -174,6 +176,7 @@ ALL: dict[str, Bugs] = {
         Bugs("nonces are not consumed", patches=((right, "renew", _nonce_stays),)),
         Bugs("what was sent goes on", rights=SentGoesOn),
         Bugs("stops are not seen", rights=SeesNoStops),
+        Bugs("a stop around a nested blanket is not passed on", clock_around_stays_behind=True),
         Bugs("any peer may speak for an instance", patches=((plan, "_remote", _from_every_peer),)),
         Bugs("the target runs before the commit", target_runs_at_once=True),
         Bugs(
@@ -183,6 +186,7 @@ ALL: dict[str, Bugs] = {
                 (store_rights.SqlRights, "_decide", _gone_whatever),
             ),
         ),
+        Bugs("what is parked is not held", holds_no_disks=True, rights=LetsRunWhatIsNotIts),
         Bugs("no quarantine after a restore", patches=((incarnation, "_begin", _no_quarantine),)),
         Bugs("the watchdog is fed while the keeper hangs", watchdog_is_fed_anyway=True),
         Bugs("what libvirt resumes goes on", rights=LetsRunWhatIsNotIts),

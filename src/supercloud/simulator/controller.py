@@ -13,16 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from supercloud.keystore.store import OwnedKeyStore
 from supercloud.model.errors import Failed, SupercloudError, Unavailable, error_from
 from supercloud.model.names import Id, new_id
+from supercloud.platforms.blanket import BlanketPlatform
 from supercloud.ports.clock import StoreTime
 from supercloud.ports.platform import Platform
 from supercloud.services.agents import Agents
 from supercloud.services.directory import Directory
 from supercloud.services.facade import ControlPlane
 from supercloud.services.feed import Feed
+from supercloud.services.governing import Governing
+from supercloud.services.horizontal import Horizontal
 from supercloud.services.mesh import Meshes
 from supercloud.services.operations import Operations
 from supercloud.services.parts import Parts, Settings
 from supercloud.services.publish import Publisher
+from supercloud.services.spreading import Spreading
 from supercloud.services.store.time import RESTORES
 from supercloud.services.streams import Streams
 from supercloud.simulator.database import Disk
@@ -152,8 +156,11 @@ class SimController:
             agents=agents,
             streams=streams,
             meshes=Meshes(store, agents),
+            policies=Spreading(store, agents),
+            horizontal=Horizontal(store, agents, Governing(store, operations)),
             publisher=Publisher(store, streams),
             drivers=_no_platform,
+            nested=BlanketPlatform,
         )
         control = ControlPlane(parts)
         if not self.disk.has_tables:

@@ -12,8 +12,9 @@ from supercloud.blanket.overlay.simulated import SimulatedOverlay
 from supercloud.keeper.rights import Seen
 from supercloud.model.errors import NotFound, Unavailable
 from supercloud.model.names import Digest, Id, Ipv4, Name, SizeBytes
-from supercloud.ports.agent import Landing, Location, VolumeReport
+from supercloud.ports.agent import Landing, VolumeReport
 from supercloud.ports.hypervisor import Reading, Route, VolumeSource, Watch
+from supercloud.ports.overlay import Location
 from supercloud.simulator.qemu import SEEN, DiskFile, Qemu, Shows
 
 if TYPE_CHECKING:
@@ -147,9 +148,23 @@ class SimMonitor:
         self._look()
         return False
 
+    async def park(self) -> bool:
+        await self._blanket.trace.step("qmp", "query-status")
+        self._look()
+        return self._qemu.shows is Shows.HANDING_OVER and self.hold()
+
+    @property
+    def holds(self) -> bool:
+        return self._qemu.held
+
+    def hold(self) -> bool:
+        self._qemu.held = not self._blanket.bugs.holds_no_disks
+        return True
+
     async def resume(self) -> None:
         await self._blanket.trace.step("qmp", "cont")
-        if self._qemu.shows is Shows.PAUSED:
+        was_parked, self._qemu.held = self._qemu.held, False
+        if self._qemu.shows is Shows.PAUSED or (was_parked and self._qemu.shows is Shows.HANDING_OVER):
             self._blanket.processes.show(self._qemu, Shows.RUNNING, "resumed by the keeper")
         self._look()
 

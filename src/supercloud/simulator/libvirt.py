@@ -168,7 +168,9 @@ class SimHypervisor:
             return TransferStatus(over=True, failed="no transfer is under way any more")
         alive = instance in self._blanket.processes.present
         progress = Progress(total_bytes=100, done_bytes=int(job.done * 100))
-        return TransferStatus(over=job.over, failed=job.failed if alive else None, progress=progress)
+        sent = alive and not job.over and self._find(instance).shows is Shows.HANDING_OVER
+        failed = job.failed if alive else None
+        return TransferStatus(over=job.over, sent=sent, failed=failed, progress=progress)
 
     async def cancel(self, instance: Id) -> None:
         await self._act("cancel")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -208,6 +209,9 @@ class SimLoop(asyncio.BaseEventLoop):
                 self._standing.append((due, order, process, timer))
                 continue
             self.true_s = max(self.true_s, due)
+            while process.machine.now() < timer.when():
+                # What waits for a moment by its own clock would find it not come yet, for ever.
+                self.true_s = math.nextafter(self.true_s, math.inf)
             self._push(process, timer)
             return
         raise RuntimeError("nothing will ever happen again")

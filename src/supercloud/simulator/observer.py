@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from supercloud.simulator.blanket import SimBlanket
     from supercloud.simulator.world import SimWorld
 
-#: One comparison of clocks (each second), and the pause itself.
+#: One comparison of clocks (each second), and the pause itself; inside another blanket one more before it.
 STOP_SEEN_S = 1.5
+LOOK_AROUND_S = 1.0
 #: From libvirt's resume to the keeper's pause.
 RESUME_SEEN_S = 0.5
 
@@ -78,7 +79,7 @@ class Observer:
             self.check(instance)
 
     def went_on(self, blanket: SimBlanket) -> None:
-        until = self._now + STOP_SEEN_S
+        until = self._now + STOP_SEEN_S + (0.0 if blanket.around is None else LOOK_AROUND_S)
         for instance in self._world.instances:
             self._excused[blanket.id, instance] = (until, "its machine stood still")
             self.check(instance)

@@ -51,6 +51,7 @@ class Qemu:
     shows: Shows
     began_at: float  # true time of the last change
     undone: bool = False  # its memory is an older state, put back by an L0
+    held: bool = False  # the keeper has locked its disks, which it has given back
 
     def copy(self, files: dict[Id, DiskFile]) -> Qemu:
         """As a snapshot of its machine holds it."""
@@ -71,6 +72,8 @@ class Processes:
         return qemu
 
     def show(self, qemu: Qemu, shows: Shows, why: str) -> None:
+        if qemu.held and shows is Shows.RUNNING:
+            return  # it cannot open its disks for writing: `cont` fails
         if self.present.get(qemu.instance) is qemu and qemu.shows is not shows:
             qemu.shows, qemu.began_at = shows, self._now()
             self._changed(qemu, why)

@@ -53,6 +53,7 @@ class Plan:
     faults: tuple[At, ...] = ()
     then: tuple[str, ...] = ()  # operations asked for afterwards, whatever became of the first
     length_s: float | None = None  # of rights; None: drawn
+    nested: tuple[str, ...] = ()  # blankets that are inside another one, which is what is stopped
 
     def __str__(self) -> str:
         return f"{self.operation}: " + ("; ".join(map(str, self.faults)) or "no fault")
@@ -99,6 +100,8 @@ def _names(plan: Plan) -> tuple[str, ...]:
 
 
 async def _prepare(world: SimWorld, plan: Plan) -> None:
+    for name in plan.nested:
+        world.put_inside(name)
     while not world.controller.all_ready():
         if world.loop.true_s > _END_S:
             raise Failed("the blankets never came up")

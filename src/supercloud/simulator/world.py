@@ -22,6 +22,7 @@ from supercloud.services.store import tables
 from supercloud.services.store.engine import Store
 from supercloud.services.store.rights import SqlRights
 from supercloud.simulator import determinism
+from supercloud.simulator.around import Around
 from supercloud.simulator.blanket import SimBlanket
 from supercloud.simulator.bugs import Bugs
 from supercloud.simulator.controller import SimController
@@ -100,6 +101,10 @@ class SimWorld:
         self.controller.start()
         for made in self.blankets.values():
             made.begin()
+
+    def put_inside(self, name: str) -> None:
+        """A blanket that another one is around, from now on."""
+        self[name].around = Around(self[name], self._folder / f"around-{name}")
 
     def __getitem__(self, name: str) -> SimBlanket:
         (found,) = [one for one in self.blankets.values() if one.name == name]

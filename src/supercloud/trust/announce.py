@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from supercloud.model.errors import Denied, InvalidInput
 from supercloud.model.names import Id, WireguardKey
-from supercloud.ports.agent import Announcement, ForeignPeer, Peer
+from supercloud.ports.overlay import Announcement, ForeignPeer, Peer
 from supercloud.trust.canonical import canonical
 from supercloud.trust.certificates import Anchors, Kind
 from supercloud.trust.keys import IdentityKey, from_text, to_text, verify_signature

@@ -16,6 +16,8 @@ from supercloud.web.ask import Ask
 from supercloud.web.deed import Action, fixed
 from supercloud.web.domains import DOMAIN_ACTIONS
 from supercloud.web.forms import Field, Form, checked, chosen, counted, named, size, ticked, written
+from supercloud.web.incidents import INCIDENT_ACTIONS
+from supercloud.web.principals import PRINCIPAL_ACTIONS
 from supercloud.web.security import SECURITY_ACTIONS
 
 _P, _I = Permission, InstanceState
@@ -153,7 +155,8 @@ _ACTIONS = (
 )  # fmt: skip
 #: By the path of the kind of thing, and name.
 ACTIONS: Mapping[tuple[str, str], Action] = {
-    (one.of, one.name): one for one in (*_ACTIONS, *SECURITY_ACTIONS, *DOMAIN_ACTIONS)
+    (one.of, one.name): one
+    for one in (*_ACTIONS, *INCIDENT_ACTIONS, *SECURITY_ACTIONS, *PRINCIPAL_ACTIONS, *DOMAIN_ACTIONS)
 }
 
 

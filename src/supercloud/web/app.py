@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -44,11 +46,19 @@ def _create(sessions: Sessions) -> FastAPI:
     # Before the pages, whose paths are of every shape.
     web.mount(f"{_ROOT}/static/foreign", StaticFiles(directory=_HERE / "foreign", check_dir=False))
     web.mount(f"{_ROOT}/static", StaticFiles(directory=_HERE / "static"))
-    web.include_router(signin.router(sessions))
-    # Those first whose paths others would take for a thing's or an action's.
-    for part in (live, console, levels, health, doing, views):
-        web.include_router(part.router())
+    web.state.sessions = sessions
+    web.router.routes.extend(_routes())
     return web
+
+
+@cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """The pages', as the API keeps its own: nothing in them is of one application."""
+    found = APIRouter()
+    # Those first whose paths others would take for a thing's or an action's.
+    for part in (signin, live, console, levels, health, doing, views):
+        found.include_router(part.router())
+    return tuple(found.routes)
 
 
 class _Beside:

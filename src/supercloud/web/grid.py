@@ -1,7 +1,7 @@
 """The two-dimensional view: layers down, domains across, everything in its cell.
 
 A pure function of what the API shows. An instance that moves is in two cells: where it runs, and where it
-goes to.
+goes to. Where an incident is open, what it is about lights up.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from supercloud.model.incidents import IncidentState
 from supercloud.model.levels import Level
 from supercloud.model.names import Id
 from supercloud.model.states import InstanceState
 from supercloud.model.units import MIB, format_size
+from supercloud.services.incident_views import IncidentView
 from supercloud.services.southbound import DomainView, MachineView
 from supercloud.services.views import BlanketView, InstanceView, OperationView, ProviderView
 from supercloud.web.tones import Tone, tone_of
@@ -38,6 +40,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Of a tile: the incidents about it that are open. `tone`: of the one that most wants a person."""
+
+    said: str
+    href: str
+    tone: Tone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
     """One thing in its cell. `key`: the same wherever the thing is, so that it is seen moving."""
 
@@ -49,6 +60,7 @@ class Tile:
     lines: tuple[str, ...] = ()
     level: str = ""  # of security: that it has, or that it can hold
     move: Move | None = None
+    alarm: Alarm | None = None
     arriving: bool = False  # the place that a moving instance goes to
 
 
@@ -96,16 +108,20 @@ def grid_of(
     blankets: Iterable[BlanketView],
     instances: Iterable[InstanceView],
     operations: Iterable[OperationView],
+    incidents: Iterable[IncidentView] = (),
 ) -> Grid:
-    """`operations`: the open ones. Columns are sorted by name; domains without anything are shown too."""
-    blankets = tuple(blankets)
+    """`operations` and `incidents`: the open ones. Columns are sorted by name; domains without anything are
+    shown too."""
+    blankets, instances = tuple(blankets), tuple(instances)
+    clouds = {one.id: one.cloud_id for one in instances} | {one.id: one.cloud_id for one in blankets}
+    alarms = _alarms(incidents, clouds)
     names = {one.id: one.name for one in blankets}
     going = {one.object: one for one in operations if one.kind == "instance.migrate" and one.to in names}
     placed: defaultdict[Id, list[Tile]] = defaultdict(list)  # by blanket: names are their clouds' own
     nowhere: list[Tile] = []
     for instance in instances:
         migration = going.get(instance.id)
-        tile = _instance(instance, migration, names)
+        tile = replace(_instance(instance, migration, names), alarm=alarms.get(instance.id))
         if instance.blanket_id in names:
             placed[instance.blanket_id].append(tile)
         else:
@@ -119,7 +135,7 @@ def grid_of(
     platforms = {one.name: one for one in providers}
     return Grid(
         domains=tuple(
-            _domain(name, platforms.get(name), by_domain[name], placed)
+            _domain(name, platforms.get(name), by_domain[name], placed, alarms)
             for name in sorted({*platforms, *by_domain})
         ),
         nowhere=tuple(nowhere),
@@ -131,13 +147,41 @@ def _domain(
     provider: ProviderView | None,
     blankets: Sequence[BlanketView],
     placed: Mapping[Id, Sequence[Tile]],
+    alarms: Mapping[Id, Alarm],
 ) -> Domain:
     groups = [Group(blanket=one.name, tiles=tuple(placed[one.id])) for one in blankets if placed.get(one.id)]
     return Domain(
         name=name,
         instances=tuple(groups),
-        blankets=tuple(_blanket(one) for one in blankets),
-        platform=None if provider is None else _platform(provider),
+        blankets=tuple(replace(_blanket(one), alarm=alarms.get(one.id)) for one in blankets),
+        platform=None if provider is None else replace(_platform(provider), alarm=alarms.get(provider.id)),
+    )
+
+
+#: Of incidents' states, the one that most wants a person first.
+_URGENT = (IncidentState.ESCALATED, IncidentState.OPEN, IncidentState.REACTING, IncidentState.CONTAINED)
+
+
+def _alarms(incidents: Iterable[IncidentView], clouds: Mapping[Id, Id]) -> Mapping[Id, Alarm]:
+    """By thing. `clouds`: of what is drawn, whose it is: a blanket lights up nothing of another cloud's. An
+    incident about nothing that is drawn is its blanket's."""
+    found: defaultdict[Id, list[IncidentView]] = defaultdict(list)
+    for one in incidents:
+        about = {each for each in one.objects if each == one.domain_id or clouds.get(each) == one.cloud_id}
+        for each in about or {one.blanket_id}:
+            found[each].append(one)
+    return {each: _alarm(sorted(of, key=lambda one: _URGENT.index(one.state))) for each, of in found.items()}
+
+
+def _alarm(incidents: Sequence[IncidentView]) -> Alarm:
+    first = incidents[0]
+    alone = len(incidents) == 1
+    return Alarm(
+        said=f"1 incident: {first.state}" if alone else f"{len(incidents)} incidents, one {first.state}",
+        href=href("incidents", first.id)
+        if alone
+        else f"/web/incidents?{urlencode({'cloud': first.cloud_id})}",
+        tone=tone_of(first.state),
     )
 
 

@@ -13,7 +13,9 @@ from supercloud.services.requests import Ref
 from supercloud.web import shown
 from supercloud.web.ask import Ask
 from supercloud.web.domains import DOMAIN_KINDS
+from supercloud.web.incidents import INCIDENT_KIND
 from supercloud.web.kind import Beside, Kind, Section
+from supercloud.web.principals import PRINCIPAL_KINDS, who_may
 from supercloud.web.security import SECURITY_KINDS
 
 _OPERATION_COLUMNS = ("Operation", "About", "State", "Phase", "Began", "Ended")
@@ -50,6 +52,12 @@ def _history(which: Callable[[Any], dict[str, Any]]) -> Callable[[Ask, Any], Awa
 
 
 _of_it = _history(lambda view: {"about": view.id})
+_in_cloud = _history(lambda view: {"cloud": view.id})
+
+
+async def _of_cloud(ask: Ask, view: Any) -> list[Section]:
+    return [await who_may(ask, view), *await _in_cloud(ask, view)]
+
 
 _KINDS = (
     Kind(
@@ -58,13 +66,20 @@ _KINDS = (
         title="Clouds",
         read=Permission.CLOUD_READ,
         key=TEXTS,
-        watched=(Changed.CLOUD, Changed.BLANKET, Changed.INSTANCE, Changed.OPERATION),
+        watched=(
+            Changed.CLOUD,
+            Changed.BLANKET,
+            Changed.INSTANCE,
+            Changed.OPERATION,
+            Changed.TOKEN,
+            Changed.TRUST,
+        ),
         columns=("Name", "Owner", "Within", "Blankets", "Instances"),
         listed=lambda control, _, page: control.clouds(page=page),
         shown=lambda control, ref, _: control.cloud(ref),
         row=shown.cloud_row,
         facts=shown.cloud_facts,
-        sections=_history(lambda view: {"cloud": view.id}),
+        sections=_of_cloud,
         in_cloud=False,
     ),
     Kind(
@@ -200,4 +215,6 @@ _KINDS = (
     ),
 )
 #: By path, in the order in which they are offered.
-KINDS: Mapping[str, Kind] = {one.path: one for one in (*_KINDS, *SECURITY_KINDS, *DOMAIN_KINDS)}
+KINDS: Mapping[str, Kind] = {
+    one.path: one for one in (*_KINDS, INCIDENT_KIND, *SECURITY_KINDS, *PRINCIPAL_KINDS, *DOMAIN_KINDS)
+}

@@ -9,9 +9,10 @@ from supercloud.model.levels import Level
 from supercloud.model.permissions import Permission
 from supercloud.model.quota import Quota
 from supercloud.model.states import JOINED
-from supercloud.model.trust import LONGEST_S, TrustKind
+from supercloud.model.trust import LONGEST_S, TrustKind, TrustState
 from supercloud.ports.platform import Flavour
 from supercloud.services.northbound import Northbound
+from supercloud.services.pages import Page
 from supercloud.services.requests import (
     AddBlanket,
     CreateCloud,
@@ -126,11 +127,19 @@ async def _create_cloud(control: Northbound, form: Form) -> Any:
 # ---------------------------------------------------------------- what is in clouds
 
 
-async def _blanket_fields(ask: Ask, _cloud: Ref) -> tuple[Field, ...]:
+async def _blanket_fields(ask: Ask, cloud: Ref) -> tuple[Field, ...]:
+    """On a platform, or in a blanket of its own, of a cloud around it, or of one that lets it be there."""
     providers = await ask.some(_P.PROVIDER_READ, lambda control: control.providers())
+    around = await ask.some(_P.BLANKET_READ, lambda control: control.blankets())
+    room = [(one.id, f"{one.name} ({one.cloud})") for one in around if one.deeper and one.state in JOINED]
+    trusts = await ask.some(_P.TRUST_READ, lambda control: control.trusts(cloud=cloud, page=_LASTING))
+    mine = [one for one in trusts if one.blanket and cloud in {one.to, one.to_id}]
+    lent = {one.blanket: f"{one.thing} ({one.cloud} lets it)" for one in mine}
+    room += [(one, called) for one, called in lent.items() if one not in dict(room)]
     return (
         _NAME,
-        chosen("provider", "Provider", named(each for each in providers if each.accepted), required=True),
+        chosen("provider", "Provider", (("", ""), *named(each for each in providers if each.accepted))),
+        chosen("parent", "Or in blanket", (("", ""), *room)),
         chosen("flavour", "Flavour", [(each, each) for each in Flavour], value=Flavour.KVM),
         counted("vcpus", "vCPUs", least=1, most=64, value="2"),
         counted("memory_mib", "Memory, MiB", least=64, most=1 << 20, value="2048"),
@@ -142,7 +151,8 @@ async def _add_blanket(control: Northbound, form: Form) -> Any:
     asked = {
         "name": written(form, "name"),
         "cloud": written(form, "cloud"),
-        "provider": written(form, "provider"),
+        "provider": maybe(form, "provider"),
+        "parent": maybe(form, "parent"),
         "flavour": maybe(form, "flavour"),
         "vcpus": number(form, "vcpus"),
         "memory_mib": number(form, "memory_mib"),
@@ -151,6 +161,7 @@ async def _add_blanket(control: Northbound, form: Form) -> Any:
     return await control.add_blanket(request_of(AddBlanket, asked))
 
 
+_LASTING = Page(state=TrustState.ACTIVE)
 _NETWORK = fixed(
     _NAME, Field(name="cidr", label="Addresses", required=True, hint="private ones: 10.20.0.0/24"), _LEVEL
 )
@@ -196,6 +207,11 @@ _TRUST = fixed(
         hint="for connect, yours by its name, another's by its id",
     ),
     Field(
+        name="blanket",
+        label="Inside blanket",
+        hint="for place and migrate-to, by its name; by its id one that is passed on",
+    ),
+    Field(
         name="reactions",
         label="Reactions",
         hint="for order-reactions: deny:ipv4_net restart:device",
@@ -207,7 +223,7 @@ _TRUST = fixed(
 
 async def _grant(control: Northbound, form: Form) -> Any:
     days = number(form, "days")
-    names = ("kind", "cloud", "to", "image", "network", "to_network")
+    names = ("kind", "cloud", "to", "image", "network", "to_network", "blanket")
     asked = {name: maybe(form, name) for name in names}
     more = {
         "lasts_s": None if days is None else float(days * _DAY_S),

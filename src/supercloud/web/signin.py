@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from supercloud.model.errors import Unauthenticated
@@ -18,20 +18,28 @@ SIGN_OUT = "/web/sign-out"
 _Code = Annotated[str | None, Query(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
 
 
-def router(sessions: Sessions) -> APIRouter:
+async def _sessions(request: Request) -> Sessions:
+    found: Sessions = request.app.state.sessions
+    return found
+
+
+_Kept = Annotated[Sessions, Depends(_sessions)]
+
+
+def router() -> APIRouter:
     """A code is used up by a form that says who it signs in, never by a link alone: who follows one that
     somebody else sent sees whose session it would be.
     """
     found = APIRouter()
 
     @found.get(SIGN_IN)
-    async def ask(visit: Visiting, code: _Code = None) -> Response:
+    async def ask(visit: Visiting, sessions: _Kept, code: _Code = None) -> Response:
         if code is None and visit.bearer is not None:
             return RedirectResponse("/web/", status_code=303)
         return _page(visit, sessions, code)
 
     @found.post(SIGN_IN)
-    async def begin(visit: Visiting) -> Response:
+    async def begin(visit: Visiting, sessions: _Kept) -> Response:
         try:
             session = sessions.begin(written(visit.form, "code"))
         except Unauthenticated as error:
@@ -43,7 +51,7 @@ def router(sessions: Sessions) -> APIRouter:
         return answer
 
     @found.post(SIGN_OUT)
-    async def end(visit: Visiting) -> Response:
+    async def end(visit: Visiting, sessions: _Kept) -> Response:
         sessions.end(visit.secret)
         answer = RedirectResponse(SIGN_IN, status_code=303)
         keep_cookie(answer, SESSION, "")

@@ -8,7 +8,9 @@ from enum import StrEnum
 from supercloud.model.acts import ActState
 from supercloud.model.domains import WindowState
 from supercloud.model.findings import Severity
+from supercloud.model.incidents import IncidentState
 from supercloud.model.orders import OrderState
+from supercloud.model.reactions import ReactionState
 from supercloud.model.states import BlanketState, InstanceState, OperationState
 from supercloud.model.trust import TrustState
 
@@ -45,6 +47,18 @@ _TONES: Mapping[type[StrEnum], Mapping[str, Tone]] = {
     Severity: {
         **dict.fromkeys((Severity.FATAL, Severity.CRITICAL, Severity.HIGH), Tone.BAD),
         **dict.fromkeys((Severity.MEDIUM, Severity.LOW), Tone.WARN),
+    },
+    IncidentState: {
+        IncidentState.CONTAINED: Tone.GOOD,
+        IncidentState.REACTING: Tone.BUSY,
+        IncidentState.OPEN: Tone.WARN,
+        IncidentState.ESCALATED: Tone.BAD,
+    },
+    ReactionState: {
+        ReactionState.VERIFIED: Tone.GOOD,
+        **dict.fromkeys((ReactionState.INTENDED, ReactionState.DONE, ReactionState.UNDOING), Tone.BUSY),
+        ReactionState.ASKED: Tone.WARN,
+        **dict.fromkeys((ReactionState.UNVERIFIED, ReactionState.ESCALATED), Tone.BAD),
     },
     OrderState: {
         OrderState.DONE: Tone.GOOD,

@@ -29,7 +29,14 @@ from supercloud.web.pages import page, part
 
 #: In a list, and in the two-dimensional view, which says so where there is more.
 _LISTED, _DRAWN = 100, 1000
-_GRIDS = (Changed.CLOUD, Changed.BLANKET, Changed.INSTANCE, Changed.PROVIDER, Changed.OPERATION)
+_GRIDS = (
+    Changed.CLOUD,
+    Changed.BLANKET,
+    Changed.INSTANCE,
+    Changed.PROVIDER,
+    Changed.OPERATION,
+    Changed.INCIDENT,
+)
 
 KindPath = Annotated[str, Path(pattern="^(" + "|".join(KINDS) + ")$")]
 _Cursor = Annotated[str | None, Query(max_length=1024, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -80,11 +87,21 @@ async def _grid(ask: Ask, cloud: Ref | None) -> Response:
     )
     instances = await ask.some(Permission.VM_READ, lambda control: control.instances(cloud=cloud, page=most))
     providers = await ask.some(Permission.PROVIDER_READ, lambda control: control.providers(page=most))
+    incidents = await ask.some(
+        Permission.INCIDENT_READ,
+        lambda control: control.incidents(cloud=cloud, open_only=True, page=most),
+    )
     open_, going_on = await under_way(ask, cloud)
     query = f"?{urlencode({'cloud': cloud})}" if cloud else ""
     values: dict[str, Any] = {
-        "grid": grid_of(providers=providers, blankets=blankets, instances=instances, operations=open_),
-        "more": any(one.after is not None for one in (blankets, instances, providers)),
+        "grid": grid_of(
+            providers=providers,
+            blankets=blankets,
+            instances=instances,
+            operations=open_,
+            incidents=incidents,
+        ),
+        "more": any(one.after is not None for one in (blankets, instances, providers, incidents)),
         "most": _DRAWN,
         "sections": [going_on],
         "live": Live(path=f"/web/{query}", kinds=_GRIDS),

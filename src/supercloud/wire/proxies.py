@@ -7,7 +7,6 @@ A port method is `async def name(self, request: R) -> A` or `async def name(self
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast, get_type_hints
@@ -17,12 +16,14 @@ from supercloud.ports.agent import (
     BlanketReport,
     InstancesAgent,
     MigrationAgent,
-    OverlayAgent,
     StreamsAgent,
     UpgradeAgent,
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
+from supercloud.ports.loop import LoopAgent
+from supercloud.ports.machines import MachinesAgent
+from supercloud.ports.overlay import OverlayAgent
 from supercloud.ports.tools import ToolsAgent
 from supercloud.wire.rpc import Handler
 
@@ -36,6 +37,11 @@ _TIMEOUTS_S = {
     "instances.start": 180.0,
     "instances.stop": 300.0,
     "tools.open": 180.0,
+    "machines.place": 3600.0,
+    "machines.create": 300.0,
+    "machines.start": 300.0,
+    "machines.stop": 300.0,
+    "machines.destroy": 120.0,
 }
 _USUAL_S = 60.0
 
@@ -47,6 +53,8 @@ _GROUPS: dict[str, type] = {
     "streams": StreamsAgent,
     "upgrade": UpgradeAgent,
     "tools": ToolsAgent,
+    "machines": MachinesAgent,
+    "loop": LoopAgent,
 }
 
 
@@ -70,21 +78,34 @@ class Caller(Protocol):
     ) -> T: ...
 
 
-def remote(port: type, group: str, peer: Caller) -> Any:
-    """An object with the port's methods, each of which asks the other end."""
+class _Remote:
+    """A port's methods, each made when it is asked for: a control plane has all of them for each of thousands
+    of agents."""
 
-    def bind(name: str, takes: Any, gives: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
-        wire_name = f"{group}.{name}"
+    __slots__ = ("_group", "_peer", "_port")
+
+    def __init__(self, port: type, group: str, peer: Caller) -> None:
+        self._port = port
+        self._group = group
+        self._peer = peer
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        found = _methods(self._port).get(name)
+        if found is None:
+            raise AttributeError(f"{self._port.__name__} has no {name}")
+        takes, gives = found
+        wire_name = f"{self._group}.{name}"
         timeout_s = _TIMEOUTS_S.get(wire_name, _USUAL_S)
 
         async def ask(request: object = None) -> Any:
-            return await peer.call(wire_name, request, takes, gives, timeout_s=timeout_s)
+            return await self._peer.call(wire_name, request, takes, gives, timeout_s=timeout_s)
 
         return ask
 
-    return types.SimpleNamespace(
-        **{name: bind(name, takes, gives) for name, (takes, gives) in _methods(port).items()}
-    )
+
+def remote(port: type, group: str, peer: Caller) -> Any:
+    """An object with the port's methods, each of which asks the other end."""
+    return _Remote(port, group, peer)
 
 
 def handlers(port: type, group: str, implementation: object) -> dict[str, Handler]:
@@ -106,6 +127,8 @@ class RemoteAgent:
         self.streams = cast(StreamsAgent, remote(StreamsAgent, "streams", peer))
         self.upgrade = cast(UpgradeAgent, remote(UpgradeAgent, "upgrade", peer))
         self.tools = cast(ToolsAgent, remote(ToolsAgent, "tools", peer))
+        self.machines = cast(MachinesAgent, remote(MachinesAgent, "machines", peer))
+        self.loop = cast(LoopAgent, remote(LoopAgent, "loop", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)

@@ -20,11 +20,15 @@ import pytest
 from api_rig import Served, Signing, served
 from blanket_double import Double
 from control_rig import World, arrived, furnish
+from incident_rig import incident_event
 from playwright.async_api import Browser, Page, async_playwright, expect
 from web_rig import code
 
 from supercloud.model.domains import Capacity
+from supercloud.model.incidents import IncidentState
+from supercloud.model.names import new_id
 from supercloud.model.placement import Price
+from supercloud.services import inbox
 from supercloud.services.caller import Caller
 from supercloud.services.requests import AddBlanket, AddPrincipal, AddProvider, MintToken
 from supercloud.services.southbound import PlanWindow, RegisterDomain
@@ -340,6 +344,46 @@ async def _provider(scene: Scene) -> Signing:
     return Signing(key, (await control.mint_token(MintToken(principal="acme"))).token, scene.api.channel)
 
 
+async def test_an_incident_lights_up(scene: Scene) -> None:
+    """As it happens, in the cell of what it is about; and goes out as it is closed."""
+    instance = await scene.api.bench.run("web", on="north")
+    own = new_id()
+    await _incident(scene, own, instance)
+    async with scene.signed_in() as window:
+        page = window.page
+        lit = page.locator(".tile.alarmed")
+        await expect(cell(page, 2, 0).locator(".tile.alarmed")).to_contain_text("1 incident: escalated")
+        await expect(lit).to_have_count(1)
+        assert await _violations(page) == []
+        await window.picture("web-incident-grid")
+        await page.get_by_role("link", name="1 incident: escalated").click()
+        await expect(page.get_by_role("region", name="Timeline")).to_contain_text("Scan for open ports")
+        await expect(page.get_by_role("region", name="Reactions")).to_contain_text("contain:device")
+        assert await _violations(page) == []
+        await window.picture("web-incident")
+        await page.get_by_role("link", name="Close").click()
+        await page.get_by_label("undo what is in force").check()
+        await page.get_by_role("button", name="Close").click()
+        await expect(page.get_by_role("region", name="Timeline")).to_be_visible()
+        assert scene.north.loop.closed[0].undo
+        await window.open(f"{scene.origin}/web/")
+        await _incident(scene, own, instance, version=2, state=IncidentState.CLOSED, closed_at=time.time())
+        await expect(lit).to_have_count(0)
+        await _incident(scene, new_id(), instance, state=IncidentState.OPEN)
+        await expect(lit).to_have_count(1)
+        await expect(page.get_by_role("status")).to_contain_text("web: running, 1 incident: open")
+        assert window.wrong == []
+
+
+async def _incident(scene: Scene, own: str, instance: str, **more: Any) -> None:
+    """As north's loop tells it."""
+    bench, blanket = scene.api.bench, scene.north.birth.blanket
+    cloud = (await bench.control.cloud("c")).id
+    values = {"state": IncidentState.ESCALATED, "instance": instance} | more
+    told = incident_event(own, cloud=cloud, blanket=blanket, **values)
+    await inbox.take(bench.parts.store, blanket, cloud, [told], at=time.time())
+
+
 async def test_a_provider(scene: Scene) -> None:
     """It sees its machines, plans, drains and opens again; and sees that happen."""
     signing = await _provider(scene)
@@ -390,7 +434,7 @@ async def test_for_everybody(scene: Scene, scheme: str) -> None:
     paths = [
         "", "instances", of_it, f"operations/{view.id}", "new/instances", "clouds", "providers", "trust",
         f"{of_it}/level?as_if=isolated", f"{of_it}/remove", f"{of_it}/stop", volume, f"{volume}/resize",
-        "new/trust?cloud=c", "new/clouds",
+        "new/trust?cloud=c", "new/clouds", "incidents", "principals", "principals/operator", "tokens",
     ]  # fmt: skip
     async with scene.signed_in(color_scheme=scheme) as window:
         page = window.page

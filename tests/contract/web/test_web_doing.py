@@ -9,7 +9,7 @@ import re
 import pytest
 from api_rig import Served
 from control_rig import share_with
-from web_rig import Browser, links, signed_in
+from web_rig import Browser, links, person, signed_in
 
 from supercloud.model.errors import NotFound
 from supercloud.model.levels import Level, Thing
@@ -101,9 +101,10 @@ async def test_what_is_taken_away_is_asked_for_again_by_its_name(cloud: Served) 
 def test_nothing_is_removed_without_being_asked_for_again() -> None:
     removing = [one for one in ACTIONS.values() if one.name in {"remove", "revoke"}]
     assert all(one.loses for one in removing)
-    ended_otherwise = {"operations", "drains", "windows"} | {"findings", "orders", "acts"}
+    ended_otherwise = {"operations", "drains", "windows", "incidents"} | {"findings", "orders", "acts"}
     of_providers = {"commands", "delivered", "asked"}
-    assert {one.of for one in removing} == set(KINDS) - ended_otherwise - of_providers
+    made_elsewhere = {"principals"}  # by the command line alone
+    assert {one.of for one in removing} == set(KINDS) - ended_otherwise - of_providers - made_elsewhere
     assert ACTIONS["windows", "cancel"].loses
 
 
@@ -205,6 +206,33 @@ async def test_trust_is_granted_listed_and_revoked(cloud: Served) -> None:
         assert (await one.post(f"{path}/revoke", {"sure": name})).headers["location"] == path
         assert (await control.trust(made.id)).state is TrustState.REVOKED
         assert f"{path}/revoke" not in links(await one.get(path))
+
+
+async def test_room_is_lent_from_a_page_and_offered_to_whom_it_is_lent(cloud: Served) -> None:
+    control = cloud.bench.control
+    dave = await person(cloud, "dave")
+    await share_with(cloud.bench, "dave", times=0)
+    other, north = await control.cloud("hers"), await control.blanket("north")
+    option = f'<option value="{north.id}">north (c lets it)</option>'
+    async with signed_in(cloud) as one, signed_in(cloud, dave.signing()) as his:
+        form = f"/web/new/blankets?cloud={other.id}"
+        assert north.id not in (await his.get(form)).text
+        await one.get("/web/new/trust?cloud=c")
+        asked = {"kind": "place", "cloud": "c", "to": other.id, "blanket": "north"}
+        wrong = await one.post("/web/new/trust", {**asked, "blanket": ""})
+        assert wrong.status_code == 422 and "place takes blanket" in wrong.text
+        path = (await one.post("/web/new/trust", asked)).headers["location"]
+        assert "c trusts hers: place north" in (await one.get(path)).text
+        assert option in (await his.get(form)).text
+        small = {"vcpus": "1", "memory_mib": "400", "disk_gib": "4", "flavour": "kvm"}
+        made = await his.post(
+            "/web/new/blankets", {"name": "g", "cloud": other.id, "parent": north.id, **small}
+        )
+        operation = await control.operation(made.headers["location"].removeprefix("/web/operations/"))
+        guest = (await cloud.bench.done(operation)).object
+        assert guest in (await one.get(path)).text, "who lends it sees its id"
+        assert (await one.post(f"{path}/revoke", {"sure": "c trusts hers: place north"})).status_code == 303
+        assert north.id not in (await his.get(form)).text
 
 
 async def test_a_network_is_connected_from_its_page_and_cut(cloud: Served) -> None:

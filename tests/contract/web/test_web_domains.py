@@ -27,6 +27,7 @@ from supercloud.web.gate import DOMAIN_EVENTS
 from supercloud.web.kinds import KINDS
 from supercloud.web.levels import LEVELLED
 from supercloud.web.making import MAKINGS
+from supercloud.web.principals import PRINCIPAL_ACTIONS, PRINCIPAL_KINDS
 
 pytestmark = pytest.mark.contract
 
@@ -131,9 +132,10 @@ async def test_a_provider_sees_its_own_domains_and_nothing_of_users(api: Served)
     async with _provider(api) as one, _provider(api, "rival") as other:
         path = await _registered(api, one)
         ways = {link for link in links(await one.get("/web/")) if link.count("/") == 2 and "?" not in link}
-        assert ways == {"/web/", "/web/sign-out", *(f"/web/{kind.path}" for kind in DOMAIN_KINDS)}
+        kinds = (*DOMAIN_KINDS, *PRINCIPAL_KINDS)  # of the latter, itself and what it holds
+        assert ways == {"/web/", "/web/sign-out", *(f"/web/{kind.path}" for kind in kinds)}
         for kind in KINDS.values():
-            ours = kind in DOMAIN_KINDS
+            ours = kind in kinds
             assert (await one.get(f"/web/{kind.path}")).status_code == (200 if ours else 403), kind.path
         for making in MAKINGS.values():
             status = 200 if making in DOMAIN_MAKINGS else 403
@@ -141,7 +143,10 @@ async def test_a_provider_sees_its_own_domains_and_nothing_of_users(api: Served)
         for action in ACTIONS.values():
             if action not in DOMAIN_ACTIONS:
                 refused = await one.post(f"/web/{action.of}/p/{action.name}", FILLED)
-                assert refused.status_code == 403, action
+                assert refused.status_code == (404 if action in PRINCIPAL_ACTIONS else 403), action
+        for kind in PRINCIPAL_KINDS:
+            seen = (await one.get(f"/web/{kind.path}")).text
+            assert "acme" in seen and "rival" not in seen and "operator" not in seen, kind.path
         assert (await one.get("/web/events")).status_code == 403
         assert (await one.get("/web/domains/p")).status_code == 404, "which is nobody's"
         for way in (path, f"{path}/health", f"{path}/set", "/web/domains/edge"):

@@ -8,11 +8,14 @@ import time
 import pytest
 from api_rig import Served
 from control_rig import World, furnish, share_with, transferring
+from incident_rig import incident_event
 from provider_rig import told_about
 from sqlalchemy import update
 from web_rig import HOSTILE, crawled, links, signed_in, well_formed
 
+from supercloud.model.names import new_id
 from supercloud.model.states import OperationState
+from supercloud.services import inbox
 from supercloud.services.requests import AddPrincipal
 from supercloud.services.southbound import PlanWindow
 from supercloud.services.store.tables import Blanket, Maintenance, Operation
@@ -38,6 +41,7 @@ async def test_every_page_of_a_full_one_with_whatever_is_said_in_it(cloud: Serve
     await bench.control.add_principal(AddPrincipal(name="dave", key=IdentityKey.new().name))
     await share_with(bench, "dave")
     await told_about(bench.control, "north", (await bench.control.blanket("north")).id)
+    await _incident(cloud, HOSTILE)
     at = time.time() + 9000
     south = bench.control.southbound()
     await south.plan_window(PlanWindow(domain="p", begins_at=at, ends_at=at + 60, drain_ahead_s=60))
@@ -64,6 +68,13 @@ async def test_every_page_of_a_full_one_with_whatever_is_said_in_it(cloud: Serve
             refused = await one.get(path)
             assert refused.status_code in {404, 405, 422}, path
             well_formed(refused.text, path)
+
+
+async def _incident(served: Served, title: str) -> None:
+    """As north's loop tells it."""
+    north = await served.bench.control.blanket("north")
+    told = incident_event(new_id(), cloud=north.cloud_id, blanket=north.id, title=title)
+    await inbox.take(served.bench.parts.store, north.id, north.cloud_id, [told], at=time.time())
 
 
 async def test_a_list_that_is_long_goes_on(cloud: Served, monkeypatch: pytest.MonkeyPatch) -> None:

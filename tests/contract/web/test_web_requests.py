@@ -121,6 +121,26 @@ async def test_a_form_of_ours_without_an_origin_is_one_that_the_browser_vouches_
         assert out.status_code == 303
 
 
+async def test_a_page_of_another_origin_reads_and_changes_nothing_over_the_api(cloud: Served) -> None:
+    """A browser's cookies open nothing there, and no answer says that another origin may read it."""
+    control = cloud.bench.control
+    evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    asks = {**evil, "Access-Control-Request-Method": "POST"}
+    async with signed_in(cloud) as one:
+        assert one.session
+        for path in ("/v1/status", "/v1/clouds", "/v1/events", "/v1/openapi.json", "/southbound/v1/domains"):
+            for method, headers in (("GET", evil), ("POST", evil), ("DELETE", evil), ("OPTIONS", asks)):
+                body = {"content": '{"name": "theirs"}'} if method == "POST" else {}
+                answer = await one.http.request(method, path, headers=headers, **body)
+                assert answer.status_code == 401, (method, path, answer.text)
+                allowed = [name for name in answer.headers if name.startswith("access-control-")]
+                assert not allowed, (method, path)
+        page = await one.get("/web/", **evil)
+        assert not [name for name in page.headers if name.startswith("access-control-")]
+        assert page.headers["cross-origin-resource-policy"] == "same-origin"
+    assert [view.name for view in await control.clouds()] == ["c"]
+
+
 async def test_only_small_forms_are_read(api: Served) -> None:
     async with signed_in(api) as one:
         large = await one.post("/web/sign-out", {"more": "x" * FORM_BYTES})

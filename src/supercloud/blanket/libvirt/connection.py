@@ -28,6 +28,8 @@ from supercloud.model.errors import (
 T = TypeVar("T")
 #: Without pydantic or stubs for libvirt, its handles are opaque to the type checker.
 Handle = Any
+#: Hears of a domain, by its name: what happened and why, in libvirt's numbers. In libvirt's event thread.
+Hear = Callable[[str, int, int], None]
 
 _KEEPALIVE_S: Final = 5
 _KEEPALIVE_MISSES: Final = 6  # a blanket under load answers late; half a minute is dead
@@ -65,6 +67,7 @@ class Connection:
         self._opening = asyncio.Lock()
         self._lost = asyncio.Event()
         self._on_open: list[Callable[[Handle], None]] = []
+        self._on_lifecycle: list[Hear] = []
         self._loop = asyncio.get_running_loop()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -92,6 +95,10 @@ class Connection:
         self._on_open.append(callback)
         if self._handle is not None:
             self._lost.set()  # the keeper reopens and so runs it
+
+    def on_lifecycle(self, hear: Hear) -> None:
+        """Have `hear` told of every domain's life. libvirt takes one listener of a kind in a connection."""
+        self._on_lifecycle.append(hear)
 
     async def call(self, what: Callable[[Handle], T], *, executor: Executor | None = None) -> T:
         """`what(connection)` in a worker thread; every libvirtError translated.
@@ -128,6 +135,7 @@ class Connection:
             handle = libvirt.open(self._uri)
             handle.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_MISSES)
             handle.registerCloseCallback(self._closed, None)
+            handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
             for callback in self._on_open:
                 callback(handle)
         except libvirt.libvirtError as error:
@@ -136,6 +144,11 @@ class Connection:
 
     def _closed(self, _handle: Handle, _reason: int, _opaque: object) -> None:
         self._loop.call_soon_threadsafe(self._lost.set)
+
+    def _lifecycle(self, _handle: Handle, found: Handle, event: int, detail: int, _opaque: object) -> None:
+        name = found.name()
+        for hear in self._on_lifecycle:
+            hear(name, event, detail)
 
     async def _keep_open(self) -> None:
         """Events arrive only over an open connection, so it is kept open though nobody calls."""

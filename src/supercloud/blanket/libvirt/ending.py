@@ -1,4 +1,5 @@
-"""When a source's process is over: known before libvirt says it, and while the kernel still takes it apart.
+"""When a source has sent everything, and when its process is over: known before libvirt says it, and while
+the kernel still takes it apart.
 
 A guest that has moved waits for this. libvirt tells up to half a second after a process has ended; and under
 emulation the kernel needs most of a second to end a process with a virtual machine in it. QEMU itself says
@@ -31,15 +32,18 @@ _log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def ending(instance: Id, monitor: Path, ended: Callable[[], None]) -> AsyncIterator[None]:
-    """Have `ended` called, once, on the event loop when the instance's process is over meanwhile.
+async def ending(
+    instance: Id, monitor: Path, *, sent: Callable[[bool], None], ended: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Have `ended` called, once, on the event loop when the instance's process is over meanwhile; and `sent`,
+    whenever that changes, with whether it has sent everything and stands still.
 
     What cannot be watched is left to libvirt's own event. `monitor`: a QMP socket of that QEMU for us.
     """
     over, listening = asyncio.Event(), asyncio.Event()
     with _process(instance, over.set):
         watching = [
-            asyncio.create_task(_told_to_go(monitor, listening, over)),
+            asyncio.create_task(_told_to_go(monitor, listening, over, sent)),
             asyncio.create_task(_tell(over, ended)),
         ]
         try:
@@ -56,7 +60,9 @@ async def _tell(over: asyncio.Event, ended: Callable[[], None]) -> None:
     ended()
 
 
-async def _told_to_go(monitor: Path, listening: asyncio.Event, over: asyncio.Event) -> None:
+async def _told_to_go(
+    monitor: Path, listening: asyncio.Event, over: asyncio.Event, tell_sent: Callable[[bool], None]
+) -> None:
     """`listening` is set once nothing is missed any more, or nothing can be heard."""
     qmp = QMPClient("agent")
     try:
@@ -69,8 +75,10 @@ async def _told_to_go(monitor: Path, listening: asyncio.Event, over: asyncio.Eve
                 match event["event"]:
                     case "MIGRATION":
                         sent = _said(event, "status") == "completed"
+                        tell_sent(sent)
                     case "RESUME":
                         sent = False
+                        tell_sent(sent)
                     case _ if sent and _said(event, "reason") in _TOLD_TO_GO:
                         over.set()
     except (QMPError, OSError, EOFError, TimeoutError) as error:

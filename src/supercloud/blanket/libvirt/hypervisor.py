@@ -53,6 +53,7 @@ class Lifecycle:
         self._flavour: Flavour | None = None
         self._listeners: set[asyncio.Queue[DomainEvent]] = set()
         self._seen: set[Id] = set()
+        connection.on_lifecycle(self._lifecycle)
         connection.on_open(self._listen)
 
     async def cpu_models(self) -> tuple[str, ...]:
@@ -183,8 +184,6 @@ class Lifecycle:
     # ---- libvirt's side: these run in libvirt's event thread or a worker
 
     def _listen(self, handle: Handle) -> None:
-        libvirt = bindings()
-        handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
         present: set[Id] = set()
         for one in handle.listAllDomains():
             instance = instance_of(one.name())
@@ -194,9 +193,9 @@ class Lifecycle:
         for instance in self._seen - present:
             self._post(DomainEvent(instance=instance, state=RunState.ABSENT, detail="gone"))
 
-    def _lifecycle(self, _handle: Handle, found: Handle, event: int, detail: int, _opaque: object) -> None:
+    def _lifecycle(self, name: str, event: int, detail: int) -> None:
         told = _EVENTS.get(event)
-        instance = instance_of(found.name())
+        instance = instance_of(name)
         if told is None or instance is None:
             return
         state, word = told
@@ -252,11 +251,11 @@ def run_state(found: Handle) -> RunState:
             if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION and is_receiving(found):
                 return RunState.INCOMING
             return RunState.PAUSED
+        return RunState.DEFINED if found.isPersistent() else RunState.ABSENT
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
             raise
         return RunState.ABSENT
-    return RunState.DEFINED if found.isPersistent() else RunState.ABSENT
 
 
 def is_receiving(found: Handle) -> bool:

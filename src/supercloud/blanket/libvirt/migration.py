@@ -34,6 +34,7 @@ _AT_ONCE: Final = 16
 class _Outgoing:
     task: asyncio.Task[None] | None = None
     failed: str | None = None
+    sent: bool = False
     ended: bool = False
     progress: Progress = field(default_factory=Progress)
 
@@ -91,7 +92,12 @@ class Migrating:
             )
 
         monitor = self._places.monitor(instance, "agent")
-        async with ending(instance, monitor, lambda: self._ended(instance, outgoing)):
+        async with ending(
+            instance,
+            monitor,
+            sent=lambda sent: self._sent(instance, outgoing, sent),
+            ended=lambda: self._ended(instance, outgoing),
+        ):
             try:
                 await self._connection.call(migrate, executor=self._senders)
             except OutcomeUnknown:  # libvirt says it alike of its own connection and of that to the target
@@ -101,6 +107,11 @@ class Migrating:
         with contextlib.suppress(SupercloudError):  # it is looked up again anyway
             state = await self._connection.call(lambda handle: state_of(handle, instance))
             self._tell(DomainEvent(instance=instance, state=state, detail="its transfer is over"))
+
+    def _sent(self, instance: Id, outgoing: _Outgoing, sent: bool) -> None:
+        if sent and not outgoing.sent:
+            self._tell(DomainEvent(instance=instance, state=RunState.PAUSED, detail="it has been sent"))
+        outgoing.sent = sent
 
     def _ended(self, instance: Id, outgoing: _Outgoing) -> None:
         outgoing.ended = True
@@ -113,8 +124,10 @@ class Migrating:
         """
         outgoing = self._outgoing.get(instance) or _Outgoing()
         here = outgoing.task is not None and not outgoing.task.done()
-        if here and outgoing.ended:
-            return TransferStatus(over=False, ended=True, progress=outgoing.progress)
+        if here and (outgoing.ended or outgoing.sent):  # libvirt has other things to do than to answer now
+            return TransferStatus(
+                over=False, sent=outgoing.sent, ended=outgoing.ended, progress=outgoing.progress
+            )
 
         def look(handle: Handle) -> tuple[bool, bool, Progress | None]:
             libvirt = bindings()

@@ -18,6 +18,7 @@ from supercloud.blanket.domain_xml import instance_of
 from supercloud.blanket.foreign_xml import Described, ForeignDisk, described
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
 from supercloud.blanket.libvirt.hypervisor import run_state
+from supercloud.blanket.machines.domain import machine_of
 from supercloud.model.errors import Conflict, Failed, NotFound, OutcomeUnknown, Unavailable
 from supercloud.model.names import Id
 from supercloud.ports.agent import RunState, VolumeReport
@@ -85,7 +86,7 @@ class LibvirtTools:
 
     async def list(self) -> list[ForeignVm]:
         def look(handle: Handle) -> list[ForeignVm]:
-            found = [one for one in handle.listAllDomains() if instance_of(one.name()) is None]
+            found = [one for one in handle.listAllDomains() if not _is_ours(one.name())]
             vms = [_vm(one) for one in found[:FOREIGN_VMS]]
             return [one for one in vms if one is not None]
 
@@ -121,9 +122,14 @@ def _get(handle: Handle, vm: Id) -> Handle:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
             raise
         found = None
-    if found is None or instance_of(found.name()) is not None:
+    if found is None or _is_ours(found.name()):
         raise NotFound(f"there is no foreign VM {vm} here")
     return found
+
+
+def _is_ours(name: str) -> bool:
+    """An instance, or the machine of a blanket inside this one."""
+    return instance_of(name) is not None or machine_of(name) is not None
 
 
 def _vm(found: Handle) -> ForeignVm | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from supercloud.model.names import Cidr, Endpoint, Id, WireguardKey
-from supercloud.ports.agent import Abroad, Foreigner, Mesh, Network, Passage, Peer
+from supercloud.ports.overlay import Abroad, Foreigner, Mesh, Network, Passage, Peer
 
 #: (who may begin, with whom) -> until when.
 Reach = Mapping[tuple[Cidr, Cidr], float]

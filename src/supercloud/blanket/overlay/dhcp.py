@@ -20,7 +20,7 @@ from pathlib import Path
 from supercloud.blanket.overlay.plan import INSTANCE_MTU, Segment
 from supercloud.model.errors import Failed
 from supercloud.model.names import Id
-from supercloud.ports.agent import Location
+from supercloud.ports.overlay import Location
 
 _RESTART_S = 1.0
 _END_S = 5.0

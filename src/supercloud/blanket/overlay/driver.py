@@ -38,7 +38,7 @@ from supercloud.blanket.overlay.vxlan import Wiring
 from supercloud.blanket.overlay.wireguard import Keys, Tunnel
 from supercloud.model.errors import Failed, NotFound
 from supercloud.model.names import Id, Ipv4, Mac, Port
-from supercloud.ports.agent import Location, Mesh, MeshReport
+from supercloud.ports.overlay import Location, Mesh, MeshReport
 
 _KNOWLEDGE = TypeAdapter(Knowledge)
 #: How often a peer's two keys are looked at while it rotates: what it sends in between arrives not.
@@ -86,6 +86,7 @@ class LinuxOverlay:
         self._keys = Keys(keys)
         self._dhcp = Children(Settings(directory=run / "dhcp", resolver=resolver, user=dhcp_user))
         self._known = NOTHING
+        self._expected: dict[Id, tuple[str, ...]] = {}
         self._plan = plan(NOTHING, blanket=blanket)
         #: Whether the kernel is as `_plan` says: not before the first time, nor after a part has failed.
         self._whole = False
@@ -133,6 +134,9 @@ class LinuxOverlay:
         async with self._lock:
             await self._change(told_location(self._known, location))
 
+    def expect(self, instance: Id, devices: Sequence[str]) -> None:
+        self._expected[instance] = tuple(devices)
+
     async def plug(self, instance: Id, device: str, network: Id, mac: Mac, ip: Ipv4) -> None:
         """Raises: NotFound (no such network here), InvalidInput (not an address of it), Failed."""
         async with self._lock:
@@ -148,6 +152,7 @@ class LinuxOverlay:
     async def unplug(self, instance: Id) -> None:
         async with self._lock:
             devices = self._devices(instance)
+            self._expected.pop(instance, None)
             if devices:
                 await nft.run(packet_filter.permit(devices, 0))
             await self._change(unplugged(self._known, instance))
@@ -306,6 +311,14 @@ class LinuxOverlay:
             # Written by another version of this program: the control plane tells it all again.
             _log.warning("what an earlier agent knew of the overlay cannot be read")
             return NOTHING
+
+    def owner(self, device: str) -> Id | None:
+        """The instance whose port that is; None: nobody's."""
+        return next((port.instance for port in self._known.ports if port.device == device), None)
+
+    def devices(self, instance: Id) -> list[str]:
+        """Its ports: those that are there, or will be."""
+        return self._devices(instance) or list(self._expected.get(instance, ()))
 
     def _devices(self, instance: Id) -> list[str]:
         return [port.device for port in self._known.ports if port.instance == instance]

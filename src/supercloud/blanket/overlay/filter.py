@@ -15,9 +15,15 @@ another cloud, and for what leaves to one also by not being a beginning, so that
 What carries instances' frames between blankets, WireGuard and VXLAN, is not tracked: two look-ups less for
 each packet, and no entry for each of their flows.
 
-`permitted` and `grants` have timeouts and are never flushed: an apply or a restarted agent cannot prolong or
-end them. Those of `reach` follow from moments that are known, and are what is left until then. A change of
-the other sets and all rules is one transaction: no packet sees a state between.
+What passes to and from blankets inside this one is decided in the chain `machines`, which is another's to
+fill (blanket.machines) and is never flushed here; what that does not accept is dropped here, as all else.
+
+`isolated`, `denied` and `limited` are the loop's (`reactions.py`): what is in them cuts a port or an address,
+or all but so many bytes a second, before anything else is asked.
+
+`permitted`, `grants` and the loop's have timeouts and are never flushed: an apply or a restarted agent cannot
+prolong or end them. Those of `reach` follow from moments that are known, and are what is left until then. A
+change of the other sets and all rules is one transaction: no packet sees a state between.
 """
 
 from __future__ import annotations
@@ -40,6 +46,9 @@ Element = tuple[str | int, ...]
 
 TABLE = "supercloud"
 PERMITTED, GRANTS, REACH = "permitted", "grants", "reach"
+#: What of blankets inside this one may pass: made here, filled by blanket.machines.
+MACHINES, MACHINE_PREFIX = "machines", "m"
+ISOLATED, DENIED, LIMITED = "isolated", "denied", "limited"
 _SETS: dict[str, tuple[str, str | list[str]]] = {
     "own": ("bridge", ["ifname", "ether_addr", "ipv4_addr"]),
     "own_macs": ("bridge", ["ifname", "ether_addr"]),
@@ -50,7 +59,7 @@ _SETS: dict[str, tuple[str, str | list[str]]] = {
 }
 #: Where no instance may go: private, shared, local and multicast addresses. The provider's own network, the
 #: mesh and the control plane are among them.
-_NOT_THE_WORLD = (
+NOT_THE_WORLD = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -69,6 +78,7 @@ def ruleset(wanted: Filter, *, underlay: str, listen_port: Port, now: float = 0.
         commands.append({"add": {"table": {"family": family, "name": TABLE}}})
     commands += [_timed_set("bridge", PERMITTED, "ifname")]
     commands += [_timed_set("inet", GRANTS, ["ipv4_addr", "inet_service"])]
+    commands += reaction_sets()
     commands += [
         _timed_set("inet", REACH, ["ipv4_addr", "ipv4_addr"], "interval"),
         {"flush": {"set": {"family": "inet", "table": TABLE, "name": REACH}}},
@@ -76,6 +86,7 @@ def ruleset(wanted: Filter, *, underlay: str, listen_port: Port, now: float = 0.
     for name, (family, kind) in _SETS.items():
         one = {"family": family, "table": TABLE, "name": name}
         commands += [{"add": {"set": {**one, "type": kind}}}, {"flush": {"set": one}}]
+    commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": MACHINES}}})
     for family, chain, hook, priority, policy in _CHAINS:
         one = {"family": family, "table": TABLE, "name": chain}
         based: Json = {**one}
@@ -89,6 +100,16 @@ def ruleset(wanted: Filter, *, underlay: str, listen_port: Port, now: float = 0.
                 {"add": {"rule": {"family": family, "table": TABLE, "chain": chain, "expr": rule}}}
             )
     return {"nftables": [*commands, *_differences(Filter(), wanted), *_reaches(Filter(), wanted, now)]}
+
+
+def reaction_sets() -> list[Json]:
+    """What reactions are put in; there already, they stay as they are."""
+    limits = {"family": "bridge", "table": TABLE, "name": LIMITED, "type": "ifname", "map": "limit"}
+    return [
+        _timed_set("bridge", ISOLATED, "ifname"),
+        _timed_set("bridge", DENIED, "ipv4_addr"),
+        {"add": {"map": {**limits, "flags": ["timeout"]}}},
+    ]
 
 
 def change(before: Filter, after: Filter, *, now: float = 0.0) -> Json | None:
@@ -130,6 +151,7 @@ _CHAINS = (
     ("bridge", "from_peer", None, None, None),
     ("bridge", "crossing", "forward", 0, "accept"),
     ("bridge", "upwards", "input", 0, "accept"),
+    ("bridge", "downwards", "output", 0, "accept"),
     ("inet", "arriving", "prerouting", -300, "accept"),
     ("inet", "leaving", "output", -300, "accept"),
     ("inet", "input", "input", 0, "drop"),
@@ -149,6 +171,7 @@ _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
 _NOTRACK: Json = {"notrack": None}
 _COUNTED_DROP: Rule = [{"counter": None}, _DROP]
+_LIMIT: Json = {"limit": {"map": {"key": {"meta": {"key": "iifname"}}, "data": f"@{LIMITED}"}}}
 
 
 def _bridge_rules() -> list[Rules]:
@@ -156,7 +179,17 @@ def _bridge_rules() -> list[Rules]:
     dhcp = [_is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67)]
     unpermitted = _match("!=", _meta("iifname"), f"@{PERMITTED}")
     return [
-        ("bridge", "entering", [[taps, _jump("from_instance")], [links, _jump("from_peer")]]),
+        (
+            "bridge",
+            "entering",
+            [
+                [_is(_meta("iifname"), f"@{ISOLATED}"), *_COUNTED_DROP],
+                *_denied(),
+                [_LIMIT, *_COUNTED_DROP],
+                [taps, _jump("from_instance")],
+                [links, _jump("from_peer")],
+            ],
+        ),
         (
             "bridge",
             "from_instance",
@@ -176,11 +209,18 @@ def _bridge_rules() -> list[Rules]:
                 # Peers reach one another directly, never through a third.
                 [links, _is(_meta("oifname"), f"{LINK_PREFIX}*"), *_COUNTED_DROP],
                 [_is(_field("udp", "dport"), {"set": [67, 68]}), *_COUNTED_DROP],
+                [_is(_meta("oifname"), f"@{ISOLATED}"), *_COUNTED_DROP],
             ],
         ),
+        # What the blanket itself sends to an instance, or forwards to one from outside the bridge.
+        ("bridge", "downwards", [[_is(_meta("oifname"), f"@{ISOLATED}"), *_COUNTED_DROP], *_denied()]),
         # The gateway serves the instances of its own blanket only.
         ("bridge", "upwards", [[links, *_COUNTED_DROP]]),
     ]
+
+
+def _denied() -> list[Rule]:
+    return [[_is(_field("ip", end), f"@{DENIED}"), *_COUNTED_DROP] for end in ("saddr", "daddr")]
 
 
 def _genuine(name: str) -> list[Rule]:
@@ -280,12 +320,14 @@ def _to_the_underlay(underlay: str, listen_port: Port) -> list[Rules]:
             "forward",
             [
                 [_is(_ct_state(), "invalid"), *_COUNTED_DROP],
+                [_in(f"{MACHINE_PREFIX}*"), _jump(MACHINES)],
+                [_is(_meta("oifname"), f"{MACHINE_PREFIX}*"), _jump(MACHINES)],
                 [bridges, _is(_meta("oifname"), MESH_DEVICE), _jump("to_abroad")],
                 [_in(MESH_DEVICE), _is(_meta("oifname"), f"{BRIDGE_PREFIX}*"), _jump("from_abroad")],
                 [
                     outward,
                     out,
-                    _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in _NOT_THE_WORLD]}),
+                    _match("!=", _field("ip", "daddr"), {"set": [_prefix(cidr) for cidr in NOT_THE_WORLD]}),
                     _ACCEPT,
                 ],
                 [below, _is(_meta("oifname"), "@outward"), _KNOWN, _ACCEPT],

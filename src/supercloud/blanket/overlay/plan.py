@@ -16,7 +16,7 @@ from supercloud.blanket.overlay.abroad import Reach, Speaker, of_mesh, told_ends
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import Cidr, Id, Ipv4, Mac
 from supercloud.model.names import Port as UdpPort
-from supercloud.ports.agent import Foreigner, Location, Mesh, Network, Peer
+from supercloud.ports.overlay import Foreigner, Location, Mesh, Network, Peer
 
 MESH_DEVICE = "wg-sc"
 MESH_NET = IPv4Network("100.64.0.0/10")

@@ -19,7 +19,7 @@ from supercloud.blanket.overlay.plan import (
 )
 from supercloud.model.errors import NotFound
 from supercloud.model.names import Id, Ipv4, Mac, Port, WireguardKey
-from supercloud.ports.agent import Location, Mesh, MeshReport
+from supercloud.ports.overlay import Location, Mesh, MeshReport
 
 
 class SimulatedOverlay:
@@ -49,6 +49,9 @@ class SimulatedOverlay:
 
     async def locate(self, location: Location) -> None:
         self._known = told_location(self._known, location)
+
+    def expect(self, instance: Id, devices: Sequence[str]) -> None:
+        """Nobody looks here before they are plugged."""
 
     async def plug(self, instance: Id, device: str, network: Id, mac: Mac, ip: Ipv4) -> None:
         if network not in self.plan.segments:

@@ -58,6 +58,8 @@ class ApiResult:
         return {
             **{key: _rounded(value) for key, value in asdict(self).items()},
             "requests_ratio": _rounded(self.requests_per_s / self.limit_requests_per_s),
+            "list_p99_ratio": _rounded(self.list_p99_ms / self.limit_list_p99_ms),
+            "show_p99_ratio": _rounded(self.show_p99_ms / self.limit_show_p99_ms),
             "cli_start_ratio": _rounded(self.cli_start_s / self.limit_cli_start_s),
         }
 

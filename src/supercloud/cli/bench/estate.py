@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ import psutil
 
 from supercloud.cli.bench.children import child, free_port
 from supercloud.cli.control import ControlPlane
+from supercloud.cli.daemons import Daemon
 from supercloud.cli.output import Bar
 from supercloud.client import Client, Place
 from supercloud.images.blanket import BuiltImages
@@ -36,9 +38,12 @@ from supercloud.model.names import MIB
 BLANKETS = 10
 _IN_A_CLOUD = 10
 CLOUD = "bench0"
-#: What the control plane keeps of the first ones is not only for them.
+#: What the control plane keeps since the first ones came is not only for them.
 _FIRST = 2
 _AT_ONCE = 16
+#: A program that takes less than this of a processor has come to rest.
+_RESTS_PERCENT, _REST_S = 5.0, 120.0
+_BACK_S = 300.0
 _VIRTUAL_BYTES = 64 * MIB
 _BLANKET_MIB = 64  # of a host that has 1 TiB
 
@@ -78,14 +83,31 @@ class Estate:
         Raises:
             Failed: it ended.
         """
-        ports = self.control.ports()
-        daemon = (
-            self.control.keystore if program == "keystore" or ports is None else self.control.daemon(ports)
-        )
+        return rss(self.process(program))
+
+    def process(self, program: str) -> psutil.Process:
+        """Of `controlplane` or `keystore`.
+
+        Raises:
+            Failed: it ended.
+        """
+        daemon = self.control.keystore if program == "keystore" else self._daemon
         process = daemon.process()
         if process is None:
             raise Failed(f"the bench's {program} ended", hint=f"its log is {daemon.log}")
-        return rss(process)
+        return process
+
+    def restart(self) -> None:
+        """The control plane alone, at the ports that it had."""
+        self._daemon.stop()
+        self.control.up(api_port=None, agents_port=None)
+
+    @property
+    def _daemon(self) -> Daemon:
+        ports = self.control.ports()
+        if ports is None:
+            raise Failed("the bench's control plane never came up")
+        return self.control.daemon(ports)
 
 
 @contextmanager
@@ -106,9 +128,11 @@ def estate(instances: int, bar: Bar, *, blankets: int = BLANKETS) -> Iterator[Es
         control.up(api_port=free_port(), agents_port=free_port())
         made = Estate(home, place, control, 0)
         made = replace(made, fresh_rss=made.rss("controlplane"))
-        with made.machines("sim"):
+        with made.machines("first"), made.machines("sim") as agents:
             _furnish(made, home / "image", clouds=-(-blankets // _IN_A_CLOUD))
-            made = replace(made, agent_bytes=_join(made, blankets, bar))
+            _join(made, blankets, bar)
+            bar("connecting agents", None)
+            made = replace(made, agent_bytes=_connected_bytes(made, agents, blankets))
             _fill(made.client(), instances, blankets, bar)
             yield made
     finally:
@@ -143,18 +167,52 @@ def _furnish(made: Estate, image: Path, clouds: int) -> None:
     client.upload(digest, image, 0, lambda _: None)
 
 
-def _join(made: Estate, blankets: int, bar: Bar) -> float:
-    """Add the blankets; by how many bytes each of them but the first made the control plane grow."""
-    client, doing = made.client(), f"joining {blankets} blankets"
+def _join(made: Estate, blankets: int, bar: Bar) -> None:
+    """Add the blankets; the first ones, of a provider of their own, stay when the others are kept away."""
     requests = [
-        {"name": f"b{number}", "cloud": _cloud_of(number), "provider": "sim", "memory_mib": _BLANKET_MIB}
+        {
+            "name": f"b{number}",
+            "cloud": _cloud_of(number),
+            "provider": "first" if number < _FIRST else "sim",
+            "memory_mib": _BLANKET_MIB,
+        }
         for number in range(blankets)
     ]
-    _each(client, "/blankets", requests[:_FIRST], bar, doing)
-    first = made.rss("controlplane")
-    _each(client, "/blankets", requests[_FIRST:], bar, doing)
+    _each(made.client(), "/blankets", requests, bar, f"joining {blankets} blankets")
+
+
+def _connected_bytes(made: Estate, agents: psutil.Process, blankets: int) -> float:
+    """What each connected agent but the first ones keeps resident in a control plane that did nothing else:
+    begun anew, with them and without.
+
+    Raises:
+        Failed: they did not come back.
+    """
     more = blankets - _FIRST
-    return max(0, made.rss("controlplane") - first) / more if more > 0 else 0.0
+    if more <= 0:
+        return 0.0
+    agents.suspend()
+    try:
+        made.restart()
+        _until_connected(made, _FIRST)
+        without = made.rss("controlplane")
+    finally:
+        agents.resume()
+    _until_connected(made, blankets)
+    return max(0, made.rss("controlplane") - without) / more
+
+
+def _until_connected(made: Estate, many: int) -> None:
+    """And until what follows from their coming is done."""
+    client, process = made.client(), made.process("controlplane")
+    late = time.monotonic() + _BACK_S
+    while client.get("/status")["blankets_connected"] < many:
+        if time.monotonic() > late:
+            raise Failed(f"{many} agents were not connected within {_BACK_S:.0f} s")
+        time.sleep(0.5)
+    late = time.monotonic() + _REST_S
+    while process.cpu_percent(2.0) > _RESTS_PERCENT and time.monotonic() < late:
+        pass
 
 
 async def _bind(socket: Path, digest: str) -> None:

@@ -24,12 +24,14 @@ from asyncinotify import Inotify, Mask
 from supercloud import __version__
 from supercloud.agent.birth import Birth, read_birth
 from supercloud.agent.channel import Channel
-from supercloud.agent.dial import Dialer, join
+from supercloud.agent.dial import Dialer
 from supercloud.agent.identity import Passport, Safe
+from supercloud.agent.main import identify
 from supercloud.cli.bench.children import until_left_alone
 from supercloud.model.errors import Refused, SupercloudError
 from supercloud.model.right import Renewal, RightTerms, RunRight
 from supercloud.ports import agent as a
+from supercloud.ports import overlay as o
 from supercloud.ports.controller import Hello, RenewRights
 from supercloud.ports.platform import Flavour
 from supercloud.trust.announce import announce
@@ -54,16 +56,16 @@ class _Group:
 class Machine:
     """One blanket: ports.agent.Agent, as far as making and running instances needs it."""
 
-    def __init__(self, birth: Birth, safe: Safe) -> None:
+    def __init__(self, birth: Birth, passport: Passport) -> None:
         self.birth = birth
-        self.passport = Passport(safe, safe.keys(), cast(Any, safe.certificate()))
+        self.passport = passport
         self.states: dict[str, a.RunState] = {}
         self.rights: dict[str, RunRight] = {}
         self.copies: dict[str, a.VolumeReport] = {}
         self._asked: dict[str, Renewal] = {}
         self.instances = cast(a.InstancesAgent, _Instances(self))
         self.volumes = cast(a.VolumesAgent, _Volumes(self))
-        self.overlay = cast(a.OverlayAgent, _Overlay(self))
+        self.overlay = cast(o.OverlayAgent, _Overlay(self))
         self.migration = cast(a.MigrationAgent, _Group(self))
         self.streams = cast(a.StreamsAgent, _Group(self))
         self._boot_id = secrets.token_hex(16)
@@ -167,14 +169,14 @@ class _Overlay(_Group):
         self._key = base64.b64encode(secrets.token_bytes(32)).decode()
         self._generation = 0
 
-    async def apply(self, request: a.Mesh) -> a.MeshReport:
+    async def apply(self, request: o.Mesh) -> o.MeshReport:
         self._generation = request.generation
         return await self.report()
 
-    async def locate(self, request: a.Location) -> None:
+    async def locate(self, request: o.Location) -> None:
         """Nobody sends to it."""
 
-    async def report(self) -> a.MeshReport:
+    async def report(self) -> o.MeshReport:
         said = announce(
             identity=self._machine.passport.keys.identity,
             certificate_pem=self._machine.passport.certificate_pem,
@@ -183,16 +185,15 @@ class _Overlay(_Group):
             next_key=None,
             generation=1,
         )
-        return a.MeshReport(generation=self._generation, key=self._key, announcement=said)
+        return o.MeshReport(generation=self._generation, key=self._key, announcement=said)
 
 
 async def _live(path: Path, state: Path) -> None:
     born = read_birth(path)
     # The platform says where a blanket finds this machine; the fleet is on it.
     birth = replace(born, endpoint="127.0.0.1:" + born.endpoint.rpartition(":")[2])
-    safe = Safe(state / birth.blanket)
-    safe.keep(await join(birth, safe.keys()))
-    await Machine(birth, safe).run()
+    passport = await identify(birth, Safe(state / birth.blanket))
+    await Machine(birth, passport).run()
 
 
 async def _watch(births: Path, state: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from supercloud.cli.bench.children import free_port
 from supercloud.cli.bench.plain import resident_kib
-from supercloud.cli.bench.shell import Shell
 from supercloud.cli.control import ControlPlane
 from supercloud.cli.demo.load import console_log
 from supercloud.cli.demo.witness import Witness
 from supercloud.cli.output import Bar, Format
+from supercloud.cli.shell import Shell
 from supercloud.client import Client, Place
 from supercloud.images.blanket import BuiltImages
 from supercloud.model.errors import Failed

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from supercloud.cli.bench.shell import Shell
 from supercloud.cli.bench.twin import NAME, TAP, Twin, twin_of
+from supercloud.cli.shell import Shell
 from supercloud.model.errors import SupercloudError
 from supercloud.model.names import Id, Ipv4, new_id
 

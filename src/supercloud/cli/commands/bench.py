@@ -22,6 +22,10 @@ class Bench(StrEnum):
     API = "api"
     FOOTPRINT = "footprint"
     AUTHZ = "authz"
+    LOOP = "loop"
+    CONTAINMENT = "containment"
+    INTROSPECT = "introspect"
+    MICROHYPERVISOR = "microhypervisor"
     ALL = "all"
 
 
@@ -35,6 +39,7 @@ def bench(
     instances: Count = 1000,
     blankets: Count = 10,
     times: Count = 5,
+    quick: bool = False,
     write_docs: Path | None = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -42,7 +47,9 @@ def bench(
 
     Everything runs under a control plane of the bench's own, of which nothing stays. `migration` boots two
     blankets and takes about half an hour under emulation; `api` and `footprint` take a few minutes, `authz`
-    some seconds.
+    some seconds, `loop` a minute, `introspect` a few, and so does `containment`: a worm in a simulated cloud
+    of 1,000 blankets. `microhypervisor` boots hypervisors over three kinds of L0 and counts their
+    instructions: a quarter of an hour, with `--quick` a few minutes.
 
     Example: supercloud bench api
 
@@ -50,13 +57,16 @@ def bench(
 
     Example: supercloud bench migration --times 3 -o json
 
+    Example: supercloud bench microhypervisor --quick -o json
+
     Example: supercloud bench all --write-docs docs/benchmarks.md
 
     Args:
-        name: migration, api, footprint, authz or all.
+        name: migration, api, footprint, authz, loop, introspect, containment, microhypervisor or all.
         instances: How many run on simulated machines while the API and memory are measured.
         blankets: In how many blankets they do, each with an agent that is connected.
-        times: How often each way migrates.
+        times: How often each way migrates, and each workload over the micro-hypervisor runs.
+        quick: Of microhypervisor: each workload once, and not beside KVM as L0.
         write_docs: A Markdown file whose marked sections are to hold the results.
     """
     wanted = [one for one in Bench if name in (one, Bench.ALL) and one is not Bench.ALL]
@@ -66,6 +76,23 @@ def bench(
             from supercloud.cli.bench import authz
 
             found[str(Bench.AUTHZ)] = authz.measure(bar).public()
+        if Bench.LOOP in wanted:
+            from supercloud.cli.bench import loop
+
+            found[str(Bench.LOOP)] = loop.measure(bar).public()
+        if Bench.CONTAINMENT in wanted:
+            from supercloud.cli.bench import containment
+
+            found[str(Bench.CONTAINMENT)] = containment.measure(bar).public()
+        if Bench.INTROSPECT in wanted:
+            from supercloud.cli.bench import introspect
+
+            found[str(Bench.INTROSPECT)] = introspect.measure(bar).public()
+        if Bench.MICROHYPERVISOR in wanted:
+            from supercloud.cli.bench import microhypervisor
+
+            of = microhypervisor.measure(bar, times=times, quick=quick)
+            found[str(Bench.MICROHYPERVISOR)] = of.public()
         if Bench.MIGRATION in wanted:
             found |= _migration(times, bar)
         if Bench.API in wanted or Bench.FOOTPRINT in wanted:
@@ -75,7 +102,10 @@ def bench(
         from supercloud.cli.bench import report
 
         for one in wanted:
-            report.write_docs(write_docs, one, found[one])
+            report.draw(write_docs, one, found[one])
+            report.write_docs(
+                write_docs, one, {name: part for name, part in found[one].items() if name != "curve"}
+            )
 
 
 def _migration(times: int, bar: Bar) -> dict[str, dict[str, Any]]:

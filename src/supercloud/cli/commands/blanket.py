@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from supercloud.cli.output import Format, print_rows, print_thing
-from supercloud.cli.session import Cloud, Name, Output, Wait, connect, finish, said
+from supercloud.cli.session import Cloud, Name, OptionalName, Output, Wait, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
@@ -17,7 +17,10 @@ from supercloud.ports.platform import Flavour
 
 app = App(name="blanket", help="Hypervisors of your own, on providers' platforms.")
 _VMS = ("name", "state", "vcpus", "memory_mib", "disk_bytes", "adoptable", "obstacle")
-_COLUMNS = ("name", "cloud", "provider", "state", "flavour", "connected", "confidentiality", "instances")
+_COLUMNS = (
+    *("name", "cloud", "provider", "parent", "depth"),
+    *("state", "flavour", "connected", "confidentiality", "instances"),
+)
 
 
 @app.command
@@ -26,7 +29,11 @@ def add(
     /,
     *,
     cloud: Name,
-    provider: Name,
+    provider: OptionalName = None,
+    within: Annotated[
+        OptionalName,
+        Parameter(name="--in", help="a blanket of that cloud, or of one around it, to run it in"),
+    ] = None,
     flavour: Flavour = Flavour.KVM,
     vcpus: int = 2,
     memory: Size = 2 * GIB,
@@ -35,14 +42,16 @@ def add(
     wait: Wait = True,
     output: Output = Format.TABLE,
 ) -> None:
-    """Rent a VM from a provider's platform and make it a blanket of a cloud.
+    """Rent a VM from a provider's platform, or run one in a blanket, and make it a blanket of a cloud.
 
     Example: supercloud blanket add n1 --cloud mine --provider north --memory 2G
+
+    Example: supercloud blanket add t1 --cloud team --in n1 --vcpus 1 --memory 1G --disk 8G
 
     Args:
         name: What to call it.
         cloud: The cloud that it becomes part of.
-        provider: The domain whose platform runs it.
+        provider: The domain whose platform runs it. Either this or --in.
         flavour: Its hypervisor; live migration needs the same one at both ends.
         vcpus: Virtual CPUs of the whole blanket; one at most where it is emulated.
         memory: Memory of the whole blanket; instances take theirs from it.
@@ -56,6 +65,7 @@ def add(
             "name": name,
             "cloud": cloud,
             "provider": provider,
+            "parent": within,
             "flavour": flavour.value,
             "vcpus": vcpus,
             "memory_mib": memory // MIB,
@@ -78,7 +88,7 @@ def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
 
 @app.command
 def show(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
-    """Show one: its state, whether its agent is connected, what its platform promises.
+    """Show one: its state, whether its agent is connected, what its platform promises, what it is in.
 
     Example: supercloud blanket show n1 -o json
     """
@@ -100,7 +110,7 @@ def rm(
     Example: supercloud blanket rm n1
 
     Args:
-        force: Even while instances are in it.
+        force: Even while instances, or other blankets, are in it.
     """
     client = connect()
     operation = client.delete(f"/blankets/{name}", cloud=cloud, force=str(force).lower())

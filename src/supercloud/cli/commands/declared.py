@@ -126,7 +126,7 @@ def export(
     there = look(connect(), name)
     if there.wanted is None:
         raise NotFound(f"there is no cloud {name}", hint="supercloud cloud ls shows which there are")
-    content, lacks = write.document(there.wanted, there.providers), write.lacks(there.wanted)
+    content, lacks = write.document(there.wanted, there.providers, there.trust), write.lacks(there.wanted)
     if file is None:
         _write(sys.stdout, content, output, lacks)
         _warn(lacks)
@@ -140,14 +140,19 @@ def export(
     _warn(lacks)
 
 
-def schema(what: Literal["cloud"] = "cloud", /) -> None:
-    """Print the JSON Schema of a cloud's file, for editors to complete and to check it by.
+def schema(what: Literal["cloud", "policy"] = "cloud", /) -> None:
+    """Print the JSON Schema of a cloud's file, or of a policy, for editors to complete and to check it by.
 
     Example: supercloud schema cloud > cloud.schema.json
 
     Args:
         what: Of which file.
     """
+    if what == "policy":
+        from supercloud.security import policy
+
+        print_json(policy.json_schema())
+        return
     print_json(json_schema())
 
 

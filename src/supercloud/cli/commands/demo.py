@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from cyclopts import App
+
+from supercloud.cli.demo.attack import Attack, Outcome
 from supercloud.cli.demo.scenario import CLIENT, ENDING, SERVER, Demo, Report
-from supercloud.cli.output import Format, print_json
+from supercloud.cli.output import Format, print_json, printable
 from supercloud.cli.session import Output
 from supercloud.client import Place
 
+app = App(
+    name="demo",
+    help="""Two domains, one cloud, live migrations under load, a killed control plane, a domain cut off.
 
+    Leaves the system up. Exit status 1 if anything was not as promised.
+
+    Example: supercloud demo -o json
+    """,
+)
+
+
+@app.default
 def demo(*, output: Output = Format.TABLE) -> int:
     """Two domains, one cloud, three live migrations under load, a killed control plane, a domain cut off.
 
@@ -24,6 +39,44 @@ def demo(*, output: Output = Format.TABLE) -> int:
     else:
         _print(report, run.published())
     return 0 if _as_promised(report) else 1
+
+
+@app.command
+def attack(*, output: Output = Format.TABLE) -> int:
+    """Attack the running demo, and see what becomes of it: run `supercloud demo` first.
+
+    A guest's shell scans the network; a component of a blanket is killed; a blanket's own programs are
+    changed, as whoever owns its domain could. What is found, and done, is found and done by the cloud's own
+    loops, which are told nothing. Each attack prints its timeline. What it made is taken away again, and
+    policies are as before. Exit status 1 if anything was not contained.
+
+    Example: supercloud demo attack
+
+    Example: supercloud demo attack -o json
+    """
+    outcomes = Attack(Place.default(), _say).run()
+    if output is Format.JSON:
+        print_json({"contained": _contained(outcomes), "attacks": [one.public() for one in outcomes]})
+    else:
+        for one in outcomes:
+            _print_attack(one)
+    return 0 if _contained(outcomes) else 1
+
+
+def _contained(outcomes: Sequence[Outcome]) -> bool:
+    return all(one.contained for one in outcomes)
+
+
+def _print_attack(one: Outcome) -> None:
+    sys.stdout.write(f"\n{one.attack}: {'contained' if one.contained else 'NOT contained: ' + one.why}\n")
+    for line in one.timeline:
+        sys.stdout.write(printable(f"  {line.at_s:8.2f} s  {line.where:<9} {line.says}") + "\n")
+    for name, moment in one.moments_s.items():
+        sys.stdout.write(f"  {name.replace('_', ' ')}: {moment:.2f} s\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"attack: {text}\n")
 
 
 def _as_promised(report: Report) -> bool:

@@ -77,7 +77,7 @@ def register(
 
     Args:
         name: What to call it; users read it.
-        kind: Of its platform.
+        kind: Of its platform: qemu, microhypervisor.
     """
     body = {
         "name": name,

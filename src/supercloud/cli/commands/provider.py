@@ -42,9 +42,11 @@ def add(
 
     Example: supercloud provider add north --kind qemu --location de-by --vcpu-hour 0.01 --currency EUR
 
+    Example: supercloud provider add mh --kind microhypervisor --option partitions=2 --option memory_mib=2048
+
     Args:
         name: What to call it.
-        kind: Of its platform: qemu, or simulated for trying things out.
+        kind: Of its platform: qemu, microhypervisor, or simulated for trying things out.
     """
     options = dict(pair(text) for text in option or [])
     provider = connect().post(

@@ -51,6 +51,7 @@ def grant(
     network: OptionalNetwork = None,
     to_network: OptionalName = None,
     of: OptionalName = None,
+    blanket: OptionalName = None,
     reaction: Reactions = None,
     until: Annotated[Until, Parameter(help="how long from now, as 30d, or until when")] = None,
     delegable: Annotated[bool, Parameter(help="the other cloud may pass it on")] = False,
@@ -68,6 +69,8 @@ def grant(
     Example: supercloud trust grant mine 7c9e6679-7425-40de-944b-e07fc1f90ae7 --kind order-reactions \\
     --reaction contain:device --reaction restart:device
 
+    Example: supercloud trust grant mine 7c9e6679-7425-40de-944b-e07fc1f90ae7 --kind place --blanket big
+
     What another cloud lets this one do is passed on in the same way, if it may be.
 
     Args:
@@ -77,10 +80,11 @@ def grant(
         network: Of connect: the network to whose instances connections may be begun.
         to_network: Of connect: the network of the other cloud from which they may; another's by its id.
         reaction: Of order-reactions: what it may order, as restart:device; may be repeated.
+        blanket: Of place and migrate-to: the blanket inside which it may have its own; another's by its id.
         of: Of see-findings and order-reactions: the cloud, by its id, of which that is passed on.
     """
     client = connect()
-    about = {"image": image, "network": network, "to_network": to_network, "of": of}
+    about = {"image": image, "network": network, "to_network": to_network, "of": of, "blanket": blanket}
     body: dict[str, Any] = {"kind": kind, "cloud": cloud, "to": to, "delegable": delegable}
     body |= {"reactions": reaction or []}
     body |= {key: one for key, one in about.items() if one is not None}
@@ -133,6 +137,8 @@ def revoke(relation: Name, /, *, output: Output = Format.TABLE) -> None:
     """Let one end now, and all that was made from it.
 
     What runs with an image runs on, and nothing begins with it any more. Connections of networks are cut.
+    Blankets that the other cloud has inside yours run on, and nothing begins or arrives in them; `trust show`
+    says which they are, and `blanket rm ID --force` ends them.
 
     Example: supercloud trust revoke 7c9e6679-7425-40de-944b-e07fc1f90ae7
     """

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
-from pydantic.alias_generators import to_camel
 
+from supercloud.cli.declared.part import Part
+from supercloud.cli.declared.trusted import Trust
 from supercloud.cli.declared.written import (
     MaxCost,
     Memory,
@@ -68,12 +68,6 @@ from supercloud.services.requests import (
 from supercloud.trust import userdata
 
 VERSION = 1
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, alias_generator=to_camel, use_attribute_docstrings=True
-    )
 
 
 class CloudQuota(Part):
@@ -156,7 +150,7 @@ class Provider(Part):
 
     kind: PlatformKind
     """Of its platform: qemu, or simulated for trying things out."""
-    options: Annotated[dict[OptionName, Option], Field(max_length=64)] = {}
+    options: Annotated[dict[OptionName, Option], Field(max_length=64)] = Field(default_factory=dict)
     """For the platform's driver, as `supercloud provider add --option` takes them."""
     location: Location | None = None
     """Where it is, from the large to the small, e.g. de-by; left out, whatever it says of itself."""
@@ -170,10 +164,12 @@ class Provider(Part):
 
 
 class Blanket(Part):
-    """A hypervisor of your own, on a provider's platform."""
+    """A hypervisor of your own, on a provider's platform or inside another blanket (one of the two)."""
 
-    provider: Name
+    provider: Name | None = None
     """The domain whose platform runs it."""
+    parent: Name | None = Field(default=None, alias="in")
+    """The blanket that it is inside of: one of this file, or of a cloud around this one by its id."""
     flavour: Flavour = default_of(AddBlanket, "flavour")
     """Its hypervisor; live migration needs the same one at both ends."""
     vcpus: Vcpus = default_of(AddBlanket, "vcpus")
@@ -190,6 +186,7 @@ class Blanket(Part):
             name=name,
             cloud=cloud,
             provider=self.provider,
+            parent=self.parent,
             flavour=self.flavour,
             vcpus=self.vcpus,
             memory_mib=self.memory,
@@ -388,16 +385,18 @@ class CloudFile(Part):
     version: Annotated[int, WithJsonSchema({"type": "integer", "const": VERSION})]
     """Of this format: 1."""
     cloud: Cloud
-    providers: dict[Name, Provider] = {}
+    providers: dict[Name, Provider] = Field(default_factory=dict)
     """Domains to be added where they are missing; those that are there need not be listed."""
-    blankets: dict[Name, Blanket] = {}
+    blankets: dict[Name, Blanket] = Field(default_factory=dict)
     """Hypervisors of your own, on providers' platforms."""
-    networks: dict[Name, Network] = {}
+    networks: dict[Name, Network] = Field(default_factory=dict)
     """Encrypted networks over all blankets."""
-    volumes: dict[Name, Volume] = {}
+    volumes: dict[Name, Volume] = Field(default_factory=dict)
     """Encrypted disks, but those that instances boot from."""
-    instances: dict[Name, Instance] = {}
+    instances: dict[Name, Instance] = Field(default_factory=dict)
     """VMs."""
+    trust: dict[Name, Trust] = Field(default_factory=dict)
+    """What other clouds may do; the names are this file's own."""
 
     @field_validator("version")
     @classmethod
@@ -414,6 +413,7 @@ SECTIONS: Mapping[str, type[Part]] = {
     "networks": Network,
     "volumes": Volume,
     "instances": Instance,
+    "trust": Trust,
 }
 
 
@@ -440,7 +440,7 @@ def filled(data: Any) -> Any:
     return {key: {} if key in SECTIONS and one is None else one for key, one in data.items()}
 
 
-def keys_of(part: type[Part]) -> dict[str, str]:
+def keys_of(part: type[BaseModel]) -> dict[str, str]:
     """Keys that may stand there, each with what it is for."""
     return {field.alias or name: field.description or "" for name, field in part.model_fields.items()}
 
@@ -457,6 +457,9 @@ def json_schema() -> dict[str, Any]:
     for part, key, unit in (("Blanket", "memory", MIB), ("Blanket", "disk", 1), ("Instance", "memory", MIB)):
         field = parts[part]["properties"][key]
         field["default"] = format_size(field["default"] * unit)
+    parts["Blanket"]["oneOf"] = [
+        {"required": [around], "properties": {around: {"type": "string"}}} for around in ("provider", "in")
+    ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:supercloud:schema:cloud:{VERSION}",

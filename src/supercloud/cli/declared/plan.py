@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from supercloud.cli.declared import trusted
 from supercloud.cli.declared.draft import Draft, key, named
 from supercloud.cli.declared.read import Declared
 from supercloud.cli.declared.remove import Removal
@@ -65,6 +66,13 @@ class _Planner:
         self._blankets()
         self._volumes()
         self._instances()
+        trusted.steps(
+            self._draft,
+            self._declared.trust,
+            self._there.trust,
+            cloud=self._cloud,
+            prune=self._removal.prunes,
+        )
         self._removal.rest()
         return self._draft.plan()
 
@@ -158,7 +166,8 @@ class _Planner:
     def _blankets(self) -> None:
         there = named(self._now.blankets)
         for name, wanted in named(self._wanted.blankets).items():
-            if wanted.provider not in {*self._declared.providers, *self._there.providers}:
+            known = {*self._declared.providers, *self._there.providers}
+            if wanted.provider is not None and wanted.provider not in known:
                 todo = f"add it under `providers`; {near(wanted.provider, self._there.providers)}"
                 why = f"there is no provider {wanted.provider}"
                 self._draft.refuse(Kind.BLANKET, name, "provider", why, todo)
@@ -168,17 +177,23 @@ class _Planner:
                 self._as_it_should_be(wanted)
 
     def _add_blanket(self, wanted: AddBlanket, *more: Key) -> None:
+        where = wanted.provider or f"blanket {wanted.parent}"
         what = (
-            f"in {wanted.provider}, {wanted.flavour}, {_vcpus(wanted.vcpus)}, "
+            f"in {where}, {wanted.flavour}, {_vcpus(wanted.vcpus)}, "
             f"{format_size(wanted.memory_mib * MIB)} memory, {format_size(wanted.disk_bytes)} disk"
         )
-        needs = {self._cloud, key(Act.CREATE, Kind.PROVIDER, wanted.provider), *more}
+        needs = {self._cloud, *more}
+        if wanted.provider is not None:
+            needs.add(key(Act.CREATE, Kind.PROVIDER, wanted.provider))
+        if wanted.parent is not None:
+            needs.add(key(Act.CREATE, Kind.BLANKET, wanted.parent))
         call = _create(Kind.BLANKET, wanted)
         self._draft.step(Act.CREATE, Kind.BLANKET, wanted.name, what, call, needs=needs)
 
     def _blanket_differs(self, now: AddBlanket, wanted: AddBlanket) -> bool:
         differences = [
             ("provider", now.provider, wanted.provider),
+            ("in", now.parent, wanted.parent),
             ("flavour", now.flavour, wanted.flavour),
             ("vcpus", now.vcpus, wanted.vcpus),
             ("memory", exact_size(now.memory_mib * MIB), exact_size(wanted.memory_mib * MIB)),

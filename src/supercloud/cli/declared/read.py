@@ -18,7 +18,7 @@ from supercloud.cli.output import printable
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import Name
 from supercloud.model.quota import Quota
-from supercloud.services.requests import AddProvider
+from supercloud.services.requests import AddProvider, GrantTrust
 from supercloud.services.views import WantedCloud
 
 _SHOWN = 50
@@ -32,6 +32,7 @@ class Declared:
     providers: Mapping[Name, AddProvider]
     user_data: Mapping[Name, str] = field(default_factory=dict, repr=False)
     quota: Quota | None = None  # None: whatever the cloud has
+    trust: Mapping[Name, GrantTrust] = field(default_factory=dict)
 
 
 class Document:
@@ -125,6 +126,7 @@ def _declared(model: CloudFile, beside: Mapping[Name, str]) -> Declared:
         user_data=user_data,
         quota=None if model.cloud.quota is None else model.cloud.quota.request(),
         providers={name: one.request(name) for name, one in model.providers.items()},
+        trust={name: one.request(cloud) for name, one in model.trust.items()},
         wanted=WantedCloud(
             cloud=model.cloud.request(),
             blankets=tuple(one.request(name, cloud) for name, one in model.blankets.items()),

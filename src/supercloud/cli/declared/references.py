@@ -26,11 +26,14 @@ def check(tree: Tree) -> Iterator[Problem]:
         ("instances", "blanket", "blankets"),
         ("instances", "networks", "networks"),
         ("instances", "volumes", "volumes"),
+        ("trust", "network", "networks"),
+        ("trust", "blanket", "blankets"),
     ):
         for path, name in _said(found[section], section, key):
             if name not in found[into]:
                 what = f"there is no {into[:-1]} {quoted(name, bare=True)} in this file"
                 yield Problem(tree.place(path), what, near(name, found[into]))
+    yield from _on_one(tree, found["blankets"])
     yield from _once(tree, _said(instances, "instances", "volumes"), "volume")
     yield from _once(tree, _ports(instances), "port")
     yield from _boot_volumes(tree, instances, found["volumes"])
@@ -46,11 +49,21 @@ def entries(data: Any, section: str) -> Entries:
     return {name: one if isinstance(one, dict) else {} for name, one in found.items()}
 
 
+def _on_one(tree: Tree, blankets: Entries) -> Iterator[Problem]:
+    """A blanket's machine is a platform's, or another blanket's."""
+    for name, one in blankets.items():
+        said = [key for key in ("provider", "in") if one.get(key) is not None]
+        if len(said) != 1 and isinstance(tree.data["blankets"][name], dict):
+            which = "both `provider` and `in`" if said else "neither `provider` nor `in`"
+            what = f"blanket {quoted(name, bare=True)} says {which}"
+            yield Problem(tree.key_place(("blankets", name)), what, "say one of them")
+
+
 def _said(there: Entries, section: str, key: str) -> Iterator[tuple[Path, str]]:
     """Names that stand at `key`, alone or in a list."""
     for name, one in there.items():
         said = one.get(key)
-        if isinstance(said, str) and key == "blanket":
+        if isinstance(said, str) and key in {"blanket", "network"}:
             yield (section, name, key), said
         elif isinstance(said, list):
             for index, word in enumerate(said):

@@ -26,7 +26,7 @@ class Removal:
         self._there = draft.there
         self._wanted = wanted
         self._now = now
-        self._prune = prune
+        self.prunes = prune
         self._instances = _gone(now.instances, wanted.instances)
         self._volumes = _gone(now.volumes, wanted.volumes)
         self._networks = _gone(now.networks, wanted.networks)
@@ -55,7 +55,7 @@ class Removal:
     def freed(self, volume: Name) -> list[Key]:
         """The removal of the instance that has it, if that is to be removed."""
         owner = self._owner(volume)
-        pruned = self._prune and owner in self._instances
+        pruned = self.prunes and owner in self._instances
         return [key(Act.REMOVE, Kind.INSTANCE, owner)] if pruned and owner else []
 
     def blanket_keys(self) -> Iterable[Key]:
@@ -70,7 +70,7 @@ class Removal:
 
     def instances(self) -> None:
         for name in self._instances:
-            if not self._prune:
+            if not self.prunes:
                 self._draft.leave(Kind.INSTANCE, name)
                 continue
             if self._there.instances[name].state in _LIVE:
@@ -94,20 +94,20 @@ class Removal:
             for volume in volumes if owner not in self._instances else ():
                 if volume in listed:
                     continue
-                if self._prune:
+                if self.prunes:
                     self.detach(volume, owner)
                 elif volume not in self._volumes:
                     self._draft.leave(Kind.VOLUME, volume, f"at {owner}")
 
     def _volume(self, name: Name) -> None:
-        if not self._prune:
+        if not self.prunes:
             self._draft.leave(Kind.VOLUME, name)
             return
         needs = {*self.freed(name), key(Act.DETACH, Kind.VOLUME, name)}
         self._remove(Kind.VOLUME, name, "and its keys, for good", needs=needs)
 
     def _network(self, name: Name) -> None:
-        if not self._prune:
+        if not self.prunes:
             self._draft.leave(Kind.NETWORK, name)
             return
         there = named(self._now.instances)
@@ -116,7 +116,7 @@ class Removal:
         self._remove(Kind.NETWORK, name, named(self._now.networks)[name].cidr, needs=needs)
 
     def _blanket(self, name: Name) -> None:
-        if not self._prune:
+        if not self.prunes:
             self._draft.leave(Kind.BLANKET, name)
             return
         inside = [one.name for one in self._now.instances if one.on == name]
@@ -138,7 +138,9 @@ class Removal:
             for one in kept:
                 self._draft.refuse(Kind.VOLUME, one, None, why, hint)
             return
+        nested = [one.name for one in self._now.blankets if one.parent == name]
         needs = {
+            *(key(Act.REMOVE, Kind.BLANKET, one) for one in nested),
             *(key(Act.REMOVE, Kind.VOLUME, one) for one in self._data_in(name)),
             *(key(act, Kind.INSTANCE, one) for one in inside for act in (Act.MIGRATE, Act.REMOVE)),
         }

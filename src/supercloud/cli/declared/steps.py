@@ -19,11 +19,12 @@ class Kind(StrEnum):
     BLANKET = "blanket"
     VOLUME = "volume"
     INSTANCE = "instance"
+    TRUST = "trust"
 
     @property
     def section(self) -> str:
         """Of the file, and of the API."""
-        return "cloud" if self is Kind.CLOUD else f"{self.value}s"
+        return self.value if self in {Kind.CLOUD, Kind.TRUST} else f"{self.value}s"
 
 
 class Act(StrEnum):

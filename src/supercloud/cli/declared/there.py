@@ -64,6 +64,7 @@ class There:
     blankets: Mapping[Name, BlanketThere] = field(default_factory=dict)
     instances: Mapping[Name, InstanceThere] = field(default_factory=dict)
     volumes: Mapping[Name, VolumeThere] = field(default_factory=dict)
+    trust: tuple[TrustView, ...] = ()  # what it lets others do, of its own
     under_way: Mapping[tuple[Kind, Name], UnderWay] = field(default_factory=dict)
 
 
@@ -74,7 +75,8 @@ def look(client: Client, cloud: Name) -> There:
     """
     providers = _list(client, ProviderView, "/providers")
     images = [one for one in _list(client, ImageView, "/images") if one.complete]
-    shared, before = _shared(client, cloud)
+    relations = _relations(client, cloud)
+    shared, before = _shared(relations, cloud)
     there = There(
         providers={
             one.name: AddProvider(
@@ -121,6 +123,11 @@ def look(client: Client, cloud: Name) -> There:
             for one in instances
         },
         volumes={one.name: VolumeThere(instance=one.instance, blanket=one.blanket) for one in volumes},
+        trust=tuple(
+            one
+            for one in relations
+            if one.cloud == cloud and one.state is TrustState.ACTIVE and one.parent is None
+        ),
         under_way={
             (kind, one.name): UnderWay(operation=found.id, kind=found.kind)
             for kind, one in named
@@ -129,12 +136,16 @@ def look(client: Client, cloud: Name) -> There:
     )
 
 
-def _shared(client: Client, cloud: Name) -> tuple[dict[str, str], dict[str, str]]:
-    """Images that other clouds share with this one, and did: as the file names them, CLOUD/IMAGE."""
+def _relations(client: Client, cloud: Name) -> list[TrustView]:
+    """That it grants, and that it is granted."""
     try:
-        found = _list(client, TrustView, "/trust", cloud=cloud)
+        return _list(client, TrustView, "/trust", cloud=cloud)
     except (NotFound, Denied):  # there is no such cloud yet, or a token that does not allow it
-        return {}, {}
+        return []
+
+
+def _shared(found: list[TrustView], cloud: Name) -> tuple[dict[str, str], dict[str, str]]:
+    """Images that other clouds share with this one, and did: as the file names them, CLOUD/IMAGE."""
     now: dict[str, str] = {}
     before: dict[str, str] = {}
     for one in found:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
+from supercloud.cli.declared import trusted
 from supercloud.cli.declared.models import VERSION
 from supercloud.cli.declared.tree import scalar
 from supercloud.cli.sizes import exact_size
@@ -23,10 +24,10 @@ from supercloud.services.requests import (
     Publish,
     RunInstance,
 )
-from supercloud.services.views import WantedCloud
+from supercloud.services.views import TrustView, WantedCloud
 
 #: As a request has them that says no more than it must; what it must say differs from this.
-_BLANKET = AddBlanket(name="", cloud="", provider="")
+_BLANKET = AddBlanket(name="", cloud="")
 _NETWORK = CreateNetwork(name="", cloud="", cidr="")
 _VOLUME = CreateVolume(name="", cloud="", size_bytes=0)
 _INSTANCE = RunInstance(name="", cloud="", image="")
@@ -34,9 +35,11 @@ _WIDE = 1 << 20  # lines are not folded
 _ODD_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 
-def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict[str, Any]:
+def document(
+    wanted: WantedCloud, providers: Mapping[Name, AddProvider], trust: Iterable[TrustView] = ()
+) -> dict[str, Any]:
     """What the file says, as plain values. Of the providers, those that it names. User data is
-    not in it: nobody but its instance's blankets can read it."""
+    not in it: nobody but its instance's blankets can read it; nor for how long others are still trusted."""
     used = {one.provider for one in wanted.blankets}
     for one in wanted.instances:
         used |= {*one.placement.domains, *one.placement.not_domains}
@@ -53,6 +56,7 @@ def document(wanted: WantedCloud, providers: Mapping[Name, AddProvider]) -> dict
             one.name: _changed(_instance(one, wanted.attached.get(one.name, ())), _instance(_INSTANCE, ()))
             for one in wanted.instances
         },
+        "trust": dict(trusted.written(trust)),
     }
     cloud = _changed(_cloud(wanted.cloud), _cloud(CreateCloud(name="")))
     return {"version": VERSION, "cloud": cloud, **{name: one for name, one in sections.items() if one}}
@@ -130,6 +134,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
 def _blanket(blanket: AddBlanket) -> dict[str, Any]:
     return {
         "provider": blanket.provider,
+        "in": blanket.parent,
         "flavour": blanket.flavour.value,
         "vcpus": blanket.vcpus,
         "memory": exact_size(blanket.memory_mib * MIB),

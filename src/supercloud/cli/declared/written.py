@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from supercloud.cli.bounds import COST_PATTERN, cost
 from supercloud.cli.sizes import PATTERN, parse_size
+from supercloud.cli.times import LENGTH_PATTERN, seconds
 from supercloud.model.errors import InvalidInput
 from supercloud.model.names import MIB, MemoryMib, SizeBytes
 from supercloud.model.placement import Cost
 from supercloud.model.quota import Bytes, Mebibytes
+from supercloud.model.trust import LONGEST_S
 from supercloud.services.requests import OptionValue, Publish
 
 T = TypeVar("T")
@@ -104,5 +106,22 @@ def _cost(value: Any) -> Any:
         raise ValueError(error.message) from error
 
 
+def _lasts(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # for pydantic to say what it is not
+    try:
+        return seconds(value)
+    except InvalidInput as error:
+        raise ValueError(error.message) from error
+
+
+_LASTS_SCHEMA = {"type": "string", "pattern": LENGTH_PATTERN, "default": "30d", "examples": ["90d", "8h"]}
+#: Of a trust relation, in seconds.
+Lasts = Annotated[
+    float,
+    BeforeValidator(_lasts),
+    Field(gt=0, le=LONGEST_S, allow_inf_nan=False),
+    WithJsonSchema(_LASTS_SCHEMA),
+]
 _COST_SCHEMA = {"type": "string", "pattern": COST_PATTERN, "examples": ["0.05 EUR"]}
 MaxCost = Annotated[Cost, BeforeValidator(_cost), WithJsonSchema(_COST_SCHEMA)]

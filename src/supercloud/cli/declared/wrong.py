@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from supercloud.cli.declared.models import keys_of, part_at
 from supercloud.cli.declared.tree import Path, Problem, Tree
@@ -49,7 +49,11 @@ _LIMITS = {
 _UNITS = {"memory": " (MiB)", "disk": " (bytes)", "size": " (bytes)"}
 
 
-def problems_of(error: ValidationError, tree: Tree) -> Iterator[Problem]:
+#: Which model the mapping at a path has, if it has one.
+PartAt = Callable[[Path], type[BaseModel] | None]
+
+
+def problems_of(error: ValidationError, tree: Tree, part_at: PartAt = part_at) -> Iterator[Problem]:
     """But those that come of something that could not even be read."""
     for one in error.errors(include_url=False):
         path: Path = tuple(one["loc"])
@@ -63,17 +67,17 @@ def problems_of(error: ValidationError, tree: Tree) -> Iterator[Problem]:
         else:
             place = tree.place(path)
         if not any(path[: len(broken)] == broken for broken in tree.broken):
-            yield Problem(place, *_said(one, path))
+            yield Problem(place, *_said(one, path, part_at))
 
 
-def _said(one: Any, path: Path) -> tuple[str, str]:
+def _said(one: Any, path: Path, part_at: PartAt) -> tuple[str, str]:
     """What, and what to do."""
     kind, context, told = one["type"], one.get("ctx", {}), quoted(one["input"])
     known: dict[str, Callable[[], tuple[str, str]]] = {
-        "extra_forbidden": lambda: _unknown(path),
-        "missing": lambda: _missing(path),
-        "rule": lambda: (context["what"], context["todo"] or f"change it: {_purpose(path)}"),
-        "value_error": lambda: (str(context["error"]), f"change it: {_purpose(path)}"),
+        "extra_forbidden": lambda: _unknown(path, part_at),
+        "missing": lambda: _missing(path, part_at),
+        "rule": lambda: (context["what"], context["todo"] or f"change it: {_purpose(path, part_at)}"),
+        "value_error": lambda: (str(context["error"]), f"change it: {_purpose(path, part_at)}"),
         "enum": lambda: (f"{told} is not known here", f"write {context['expected']}"),
         "literal_error": lambda: (f"{told} is not known here", f"write {context['expected']}"),
     }
@@ -88,25 +92,25 @@ def _said(one: Any, path: Path) -> tuple[str, str]:
     if kind in _LIMITS:
         what, limit, how = _LIMITS[kind]
         return f"{told} {what}", f"write {how} {context[limit]:g}{_UNITS.get(str(path[-1]), '')}"
-    return f"{told}: {one['msg']}", f"change it: {_purpose(path)}"
+    return f"{told}: {one['msg']}", f"change it: {_purpose(path, part_at)}"
 
 
-def _unknown(path: Path) -> tuple[str, str]:
+def _unknown(path: Path, part_at: PartAt) -> tuple[str, str]:
     part = part_at(path[:-1])
     return f"there is no `{quoted(path[-1], bare=True)}` here", near(
         str(path[-1]), keys_of(part) if part else ()
     )
 
 
-def _missing(path: Path) -> tuple[str, str]:
-    return f"`{path[-1]}` is missing", f"add it: {_purpose(path)}"
+def _missing(path: Path, part_at: PartAt) -> tuple[str, str]:
+    return f"`{path[-1]}` is missing", f"add it: {_purpose(path, part_at)}"
 
 
-def _purpose(path: Path) -> str:
+def _purpose(path: Path, part_at: PartAt) -> str:
     part = part_at(path[:-1])
-    purpose = keys_of(part).get(str(path[-1]), "") if part else ""
+    purpose = keys_of(part).get(str(path[-1]), "") if part and path else ""
     if not purpose and path and isinstance(path[-1], int):
-        return _purpose(path[:-1])
+        return _purpose(path[:-1], part_at)
     words = purpose.partition(";")[0].removesuffix(".")
     return words[:1].lower() + words[1:] if words[1:2].islower() else words or "see `supercloud schema cloud`"
 

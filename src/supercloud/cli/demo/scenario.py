@@ -23,6 +23,8 @@ from supercloud.model.names import GIB
 CLOUD, NETWORK, IMAGE = "demo", "demo", "demo-debian"
 SERVER, CLIENT = "server", "client"
 BLANKETS = {"n1": "north", "s1": "south"}
+#: It has a root shell on its console, which is how `supercloud demo attack` comes to be root there.
+SHELL_ON = "s1"
 #: The commands that end what the demo left up, in this order.
 ENDING = (
     *(f"vm rm {name} --cloud {CLOUD} --force" for name in (SERVER, CLIENT)),
@@ -158,6 +160,7 @@ class Demo:
                 "vcpus": 2,
                 "memory_mib": 2048,
                 "disk_bytes": 20 * GIB,
+                "debug_shell": name == SHELL_ON,
             }
             started.append(client.post("/blankets", request))
         for operation in started:

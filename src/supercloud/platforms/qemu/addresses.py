@@ -20,9 +20,10 @@ class PortRange:
     first: Annotated[int, Field(ge=1024, le=65535)]
     last: Annotated[int, Field(ge=1024, le=65535)]
 
-    def candidates(self, machine: str, taken: Container[int]) -> Iterator[int]:
-        """Free ports in the order to try them: always the same start for a machine, so that domains with
-        state of their own seldom meet, and a port that was lost is likely to be found again.
+    def candidates(self, machine: str, taken: Container[int], *, count: int = 1) -> Iterator[int]:
+        """Free ports, each with `count - 1` more after it, in the order to try them: always the same start
+        for a machine, so that domains with state of their own seldom meet, and a port that was lost is likely
+        to be found again.
 
         Raises:
             Exhausted: after the last.
@@ -31,7 +32,8 @@ class PortRange:
         start = zlib.crc32(machine.encode())
         for step in range(size):
             port = self.first + (start + step) % size
-            if port not in taken and is_free(port):
+            block = range(port, port + count)
+            if block[-1] <= self.last and not any(one in taken or not is_free(one) for one in block):
                 yield port
         raise Exhausted(
             f"no UDP port is free on the loopback from {self.first} to {self.last}",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from supercloud.ports.machines import FIRST_INNER_PORT
 from supercloud.ports.platform import BlanketFiles, BlanketMachine
 
 BINARY = "qemu-system-x86_64"
@@ -67,6 +68,7 @@ def machine(
     accelerator: Accelerator,
     *,
     port: int,
+    inner: int = 0,
     qmp_fd: int,
     sandbox: bool = True,
 ) -> list[str]:
@@ -74,14 +76,16 @@ def machine(
 
     Args:
         port: UDP port on the host's loopback that leads to the blanket's WireGuard.
+        inner: so many ports after that one lead to where it hears for blankets inside it.
         qmp_fd: a listening socket that QEMU inherits, so that whoever starts it can connect at once.
     """
-    forward = f"hostfwd=udp:127.0.0.1:{port}-:{WIREGUARD_PORT}"
+    targets = (WIREGUARD_PORT, *range(FIRST_INNER_PORT, FIRST_INNER_PORT + inner))
+    forward = ",".join(f"hostfwd=udp:127.0.0.1:{port + at}-:{to}" for at, to in enumerate(targets))
     argv = base(accelerator, vcpus=spec.vcpus, memory_mib=spec.memory_mib, sandbox=sandbox)
     argv += ["-uuid", spec.id, "-name", f"guest={spec.name},debug-threads=on"]
     argv += ["-rtc", "base=utc,clock=host"]  # goes on while the machine is frozen: keepers watch for that
     argv += kernel(files, files.cmdline)
-    argv += _disk("root", _raw(files.root)) + _disk("bundle", _raw(files.bundle)) + _disk(DATA_NODE, _data())
+    argv += disk("root", raw(files.root)) + disk("bundle", raw(files.bundle)) + disk(DATA_NODE, _data())
     argv += ["-netdev", f"user,id=net,{forward}", "-device", f"virtio-net-pci,netdev=net,id={NIC}"]
     argv += ["-device", "virtio-rng-pci"]
     argv += ["-chardev", f"pipe,id=console,path={CONSOLE},logfile={CONSOLE_LOG},logappend=on"]
@@ -89,23 +93,37 @@ def machine(
     argv += _listener("observer", OBSERVER_SOCKET)
     argv += ["-device", "virtio-serial-pci"]
     argv += ["-device", "virtserialport,chardev=observer,name=supercloud.observer"]
-    argv += ["-chardev", f"socket,id=qmp,fd={qmp_fd},server=on,wait=off", "-mon", "chardev=qmp,mode=control"]
+    argv += qmp(qmp_fd)
     if spec.birth:
         argv += ["-fw_cfg", f"name=opt/supercloud/birth,file={BIRTH}"]
     return argv
+
+
+def qmp(descriptor: int) -> list[str]:
+    """The monitor, on a listening socket that QEMU inherits."""
+    return [
+        *("-chardev", f"socket,id=qmp,fd={descriptor},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+    ]
 
 
 def _listener(name: str, path: str) -> list[str]:
     return ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
 
 
-def _disk(node: str, blockdev: Mapping[str, object]) -> list[str]:
+def disk(node: str, blockdev: Mapping[str, object], *, device: str = "") -> list[str]:
+    """A disk on PCI.
+
+    Args:
+        device: more of its device's options, as `,name=value`.
+    """
     # JSON, because a comma in a path would end an option of the other syntax.
     options = json.dumps({"node-name": node, **blockdev})
-    return ["-blockdev", options, "-device", f"virtio-blk-pci,drive={node}"]
+    return ["-blockdev", options, "-device", f"virtio-blk-pci,drive={node}{device}"]
 
 
-def _raw(path: Path) -> Mapping[str, object]:
+def raw(path: Path) -> Mapping[str, object]:
+    """An image that is only read."""
     return {"driver": "raw", "read-only": True, "file": {"driver": "file", "filename": str(path)}}
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ from supercloud.platforms.qemu.home import Home
 from supercloud.platforms.qemu.monitor import Monitor, session
 from supercloud.platforms.qemu.record import Record
 from supercloud.platforms.values import checked_id, checked_label, checked_spec
+from supercloud.platforms.whole import whole
+from supercloud.ports.machines import INNER_PORTS
 from supercloud.ports.platform import (
     Ability,
     BlanketFiles,
@@ -40,8 +42,9 @@ from supercloud.ports.platform import (
 
 _START_S = 30.0  # until QEMU answers; a kernel and an initrd are read before that
 _PORT_TAKEN = "Could not set up host forwarding rule"
-
-T = TypeVar("T")
+#: What the system tests go through (docs/adr/0020-nested-blankets.md).
+_NESTED_LEVELS = 1
+_NESTED_REASON = "one level is what is tried on real machines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,8 @@ class QemuPlatform:
             confidentiality=Confidentiality.PROCEDURAL,  # whoever runs QEMU reads its memory
             abilities=frozenset({Ability.CONSOLE, Ability.FREEZE, Ability.LINK, Ability.SNAPSHOT}),
             reason=proof.told,
+            nested_levels=_NESTED_LEVELS if proof.nesting else 0,
+            nested_reason=_NESTED_REASON if proof.nesting else proof.told,
         )
 
     async def create(self, machine: BlanketMachine) -> Machine:
@@ -141,7 +146,7 @@ class QemuPlatform:
 
     async def destroy(self, machine: Id) -> None:
         async with self._lock(machine):
-            await _whole(self._home(machine).erase())
+            await whole(self._home(machine).erase())
 
     def blanket_endpoint(self, port: int) -> Endpoint:
         if not 1 <= port <= 65535:
@@ -175,7 +180,7 @@ class QemuPlatform:
                 await monitor.save(label)
 
         # Cancelled halfway, QEMU would go on by itself: so we stay until it is done.
-        await _whole(self._ask(machine, keep))
+        await whole(self._ask(machine, keep))
 
     async def rollback(self, machine: Id, label: Name) -> None:
         checked_label(label)
@@ -187,7 +192,7 @@ class QemuPlatform:
             await monitor.load(label)
             await monitor.execute("stop" if frozen else "cont")
 
-        await _whole(self._ask(machine, back))
+        await whole(self._ask(machine, back))
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -206,12 +211,13 @@ class QemuPlatform:
                 vcpus=spec.vcpus,
                 memory_mib=spec.memory_mib,
                 disk_bytes=spec.disk_bytes,
-                port=self._pick_port(spec.id),
+                port=self._pick_port(spec.id, INNER_PORTS),
+                inner=INNER_PORTS,
             )
             home.write(known)
             return await self._boot(home, known)
         except BaseException:
-            await _whole(home.erase())
+            await whole(home.erase())
             raise
 
     async def _ensure_running(self, home: Home, known: Record) -> Machine:
@@ -227,14 +233,14 @@ class QemuPlatform:
         proof = await self._proven()
         refused: set[int] = set()
         while True:
-            if known.port in refused or known.port in self._taken(but=known.id):
-                known = replace(known, port=self._pick_port(known.id, refused))
+            if not {*refused, *self._taken(but=known.id)}.isdisjoint(known.ports):
+                known = replace(known, port=self._pick_port(known.id, known.inner, refused))
             try:
                 known = await self._boot_once(home, known, files, proof)
             except Failed as error:
                 if _PORT_TAKEN not in error.message:
                     raise
-                refused.add(known.port)
+                refused |= set(known.ports)
             else:
                 return _machine(known, MachineState.RUNNING)
 
@@ -243,10 +249,16 @@ class QemuPlatform:
         home.write(known)  # before the process: if we die in between, the next of us looks for it
         try:
             home.console_ports()
-            with home.qmp_listener() as listener:
+            with home.listener(command.QMP_SOCKET) as listener:
                 spec = _spec(known, home.birth())
                 argv = command.machine(
-                    spec, files, proof.how, port=known.port, qmp_fd=listener, sandbox=self._options.sandbox
+                    spec,
+                    files,
+                    proof.how,
+                    port=known.port,
+                    inner=known.inner,
+                    qmp_fd=listener,
+                    sandbox=self._options.sandbox,
                 )
                 pid = process.spawn(
                     argv, directory=home.path, log=home.path / command.QEMU_LOG, pass_fds=[listener]
@@ -256,7 +268,7 @@ class QemuPlatform:
             async with session(home.path, timeout_s=_START_S) as monitor:
                 await monitor.status()
         except BaseException as error:
-            await _whole(home.end(known))
+            await whole(home.end(known))
             if isinstance(error, OSError | Unavailable):
                 raise Failed(f"QEMU did not start: {home.last_words()}") from error
             raise
@@ -302,12 +314,13 @@ class QemuPlatform:
     async def _files(self, image: Digest) -> BlanketFiles:
         return await asyncio.to_thread(self._images.files, image)
 
-    def _pick_port(self, machine: Id, refused: Iterable[int] = ()) -> int:
-        return next(self._ports.candidates(machine, self._taken(but=machine) | set(refused)))
+    def _pick_port(self, machine: Id, inner: int, refused: Iterable[int] = ()) -> int:
+        taken = self._taken(but=machine) | set(refused)
+        return next(self._ports.candidates(machine, taken, count=1 + inner))
 
     def _taken(self, *, but: Id) -> set[int]:
         homes = (Home(path) for path in self._machines.iterdir() if path.name != but)
-        return {known.port for home in homes if (known := _readable(home)) is not None}
+        return {port for home in homes if (known := _readable(home)) is not None for port in known.ports}
 
     def _home(self, machine: Id) -> Home:
         return Home(self._machines / checked_id(machine))
@@ -347,6 +360,7 @@ def _machine(known: Record, state: MachineState, reason: str = "") -> Machine:
         wireguard=f"{command.GATEWAY}:{known.port}",
         memory_mib=known.memory_mib,
         reason=reason,
+        inner=tuple(f"{command.GATEWAY}:{port}" for port in known.ports[1:]),
     )
 
 
@@ -367,18 +381,3 @@ def _readable(home: Home) -> Record | None:
         return home.record()
     except Failed:
         return None
-
-
-async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Carry `work` to its end even if we are cancelled meanwhile; the cancellation comes after it."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    result = task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return result

@@ -20,7 +20,6 @@ from supercloud.platforms.qemu.command import (
     CONSOLE_LOG,
     DATA_DISK,
     QEMU_LOG,
-    QMP_SOCKET,
 )
 from supercloud.platforms.qemu.monitor import reachable
 from supercloud.platforms.qemu.record import Record
@@ -30,10 +29,63 @@ _LOG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """The directory of one machine (0700). It counts as made once `machine.json` is in it."""
+class Directory:
+    """Where a QEMU runs: its process, its sockets, and what it wrote."""
 
     path: Path
+    binary: str = BINARY
+
+    def find(self, pid: int | None) -> process.Process | None:
+        """The QEMU that runs here. The caller closes it.
+
+        Args:
+            pid: None if we were killed between starting it and noting its pid: then it is looked for.
+        """
+        found = process.search(self.binary, self.path) if pid is None else pid
+        return None if found is None else process.Process.find(found, self.binary, self.path)
+
+    @contextmanager
+    def listener(self, name: str) -> Iterator[int]:
+        """A listening socket for QEMU to inherit. Made here, so that there is no moment without a listener:
+        a client connects at once and is answered when QEMU is up, or disconnected when QEMU ends."""
+        (self.path / name).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener, reachable(self.path) as short:
+            listener.bind(str(short / name))
+            listener.listen(8)
+            yield listener.fileno()
+
+    def last_words(self) -> str:
+        """The last line that QEMU wrote to its log."""
+        try:
+            lines = (self.path / QEMU_LOG).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "QEMU said nothing"
+
+    def console_tail(self, size_bytes: int) -> bytes:
+        """The end of what the machine wrote to its console."""
+        try:
+            with (self.path / CONSOLE_LOG).open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - size_bytes))
+                return log.read()
+        except FileNotFoundError:
+            return b""
+
+    def bound_log(self) -> None:
+        """Keep a blanket that talks a lot from filling the disk: the older half goes to a second file."""
+        log = self.path / CONSOLE_LOG
+        try:
+            if log.stat().st_size > _LOG_BYTES:
+                log.with_suffix(".log.1").write_bytes(self.console_tail(_LOG_BYTES))
+                # QEMU appends (O_APPEND), so what it writes next begins at the new end.
+                log.open("wb").close()
+        except FileNotFoundError:
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Home(Directory):
+    """The directory of one machine (0700). It counts as made once `machine.json` is in it."""
 
     def record(self) -> Record | None:
         return record.read(self.path)
@@ -93,14 +145,10 @@ class Home:
         """The QEMU of this machine, if one runs. The caller closes it."""
         if not known.started:
             return None
-        pid = known.pid
-        if pid is None:
-            # We were killed between starting it and noting its pid.
-            pid = process.search(BINARY, self.path)
-            if pid is None:
-                return None
-            self.write(replace(known, pid=pid))
-        return process.Process.find(pid, BINARY, self.path)
+        running = self.find(known.pid)
+        if running is not None and known.pid is None:
+            self.write(replace(known, pid=running.pid))
+        return running
 
     async def end(self, known: Record) -> Record:
         """Kill its QEMU, if one runs, and note that none does.
@@ -111,9 +159,7 @@ class Home:
         running = self.process(known)
         if running is not None:
             with running:
-                running.kill()
-                if not await running.wait(_KILL_S):
-                    raise Failed(f"QEMU {running.pid} of machine {known.id} does not die")
+                await kill(running)
         return self.ended(known)
 
     def ended(self, known: Record) -> Record:
@@ -134,16 +180,6 @@ class Home:
         except OSError as error:
             raise Failed(f"cannot delete {self.path}: {error}") from error
 
-    @contextmanager
-    def qmp_listener(self) -> Iterator[int]:
-        """A listening socket for QEMU to inherit. Made here, so that there is no moment without a listener:
-        a client connects at once and is answered when QEMU is up, or disconnected when QEMU ends."""
-        (self.path / QMP_SOCKET).unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener, reachable(self.path) as short:
-            listener.bind(str(short / QMP_SOCKET))
-            listener.listen(8)
-            yield listener.fileno()
-
     def console_ports(self) -> None:
         """What QEMU opens as its console's two ends. Its output goes nowhere: the log has it."""
         keys, screen = self.path / f"{CONSOLE}.in", self.path / f"{CONSOLE}.out"
@@ -152,30 +188,13 @@ class Home:
         if not screen.is_symlink():
             screen.symlink_to(os.devnull)
 
-    def last_words(self) -> str:
-        """The last line that QEMU wrote to its log."""
-        try:
-            lines = (self.path / QEMU_LOG).read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return lines[-1] if lines else "QEMU said nothing"
 
-    def console_tail(self, size_bytes: int) -> bytes:
-        """The end of what the machine wrote to its console."""
-        try:
-            with (self.path / CONSOLE_LOG).open("rb") as log:
-                log.seek(max(0, log.seek(0, 2) - size_bytes))
-                return log.read()
-        except FileNotFoundError:
-            return b""
+async def kill(running: process.Process) -> None:
+    """End a QEMU at once.
 
-    def bound_log(self) -> None:
-        """Keep a blanket that talks a lot from filling the disk: the older half goes to a second file."""
-        log = self.path / CONSOLE_LOG
-        try:
-            if log.stat().st_size > _LOG_BYTES:
-                log.with_suffix(".log.1").write_bytes(self.console_tail(_LOG_BYTES))
-                # QEMU appends (O_APPEND), so what it writes next begins at the new end.
-                log.open("wb").close()
-        except FileNotFoundError:
-            pass
+    Raises:
+        Failed: it does not die.
+    """
+    running.kill()
+    if not await running.wait(_KILL_S):
+        raise Failed(f"QEMU {running.pid} does not die")

@@ -54,8 +54,8 @@ class Monitor:
         answer = await self.execute("query-status")
         return str(answer["status"]) if isinstance(answer, dict) else ""
 
-    async def set_link(self, *, up: bool) -> None:
-        await self.execute("set_link", {"name": NIC, "up": up})
+    async def set_link(self, *, up: bool, nic: str = NIC) -> None:
+        await self.execute("set_link", {"name": nic, "up": up})
 
     async def labels(self) -> frozenset[str]:
         """The labels of the snapshots in the data disk."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,11 +16,12 @@ from supercloud.platforms.values import first_problem
 from supercloud.ports.platform import BlanketMachine
 
 _FILE = "machine.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One machine: what was asked for, its port, and which process runs it (None: none, or not noted yet)."""
+class Asked:
+    """What a machine was asked to be; its first-boot data is kept apart."""
 
     id: Id
     name: Name
@@ -27,11 +29,6 @@ class Record:
     vcpus: Vcpus
     memory_mib: MemoryMib
     disk_bytes: SizeBytes
-    #: UDP port on the host's loopback; stays the same over restarts so that peers find the blanket again.
-    port: Port
-    pid: int | None = None
-    #: Set from before a process is started until it ended in order: where no pid is noted, look for one.
-    started: bool = False
 
     def same_as(self, spec: BlanketMachine) -> bool:
         """Whether `spec` asks for this machine. First-boot data counts on the first boot only."""
@@ -39,26 +36,53 @@ class Record:
         return ours == (spec.id, spec.name, spec.image, spec.vcpus, spec.memory_mib, spec.disk_bytes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(Asked):
+    """One machine: what was asked for, its port, and which process runs it (None: none, or not noted yet)."""
+
+    #: UDP port on the host's loopback; stays the same over restarts so that peers find the blanket again.
+    port: Port
+    #: How many ports after that one lead to blankets inside this one; a machine of before has none.
+    inner: int = 0
+    pid: int | None = None
+    #: Set from before a process is started until it ended in order: where no pid is noted, look for one.
+    started: bool = False
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + 1 + self.inner)
+
+
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 def read(directory: Path) -> Record | None:
+    """As `load`, of a blanket's machine."""
+    return load(directory, _RECORD)
+
+
+def write(directory: Path, record: Record) -> None:
+    """As `keep`, of a blanket's machine."""
+    keep(directory, _RECORD, record)
+
+
+def load(directory: Path, kind: TypeAdapter[T]) -> T | None:
     """The record in a machine's directory; None where there is none.
 
     Raises:
         Failed: there is one, but it makes no sense.
     """
     try:
-        return _RECORD.validate_json((directory / _FILE).read_bytes())
+        return kind.validate_json((directory / _FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise Failed(f"{directory / _FILE} is damaged: {first_problem(error)}") from error
 
 
-def write(directory: Path, record: Record) -> None:
+def keep(directory: Path, kind: TypeAdapter[T], record: T) -> None:
     """Replace the record; after a power cut it is the old or the new one."""
-    write_private(directory / _FILE, _RECORD.dump_json(record, indent=1))
+    write_private(directory / _FILE, kind.dump_json(record, indent=1))
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -38,11 +38,12 @@ from supercloud.ports.agent import (
     StopMode,
 )
 from supercloud.ports.durable import Saga
+from supercloud.ports.loop import Guard
 from supercloud.ports.rights import Decision, Verdict
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.sight import Sight, settled
 from supercloud.services.sagas.userdata import user_data_key
-from supercloud.services.sagas.world import World
+from supercloud.services.sagas.world import InstanceFacts, World
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -78,10 +79,16 @@ class Moved:
     verdict: Verdict
     reason: str = ""
     resumed: bool = False
-    downtime_ms: float | None = None
     switch_ms: float | None = None
     commit_ms: float | None = None
     round_trip_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """`downtime_ms`: as the source's hypervisor says when its process has ended."""
+
+    downtime_ms: float | None = None
 
 
 async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict[str, Any]:
@@ -115,12 +122,15 @@ async def migrate(saga: Saga, world: World, *, instance: Id, target: Id) -> dict
         raise Failed(f"it goes on where it was: {moved.reason or 'cancelled'}")
     at, memory_lost = await _go_on(saga, world, trip, moved)
     await saga.progress("cleaning up", done=0.95)
-    await saga.step("clean up", lambda: _clean_up(world, trip), type(None))
+    retired = Retired()
+    if at == trip.target:
+        retired = await saga.step("retire", lambda: _retire(world, trip), Retired)
+    await saga.step("clean up", lambda: _release(world, trip), type(None))
     return {
         "from": source,
         "to": at,
         "total_s": asyncio.get_running_loop().time() - began if moved.switch_ms is not None else None,
-        "downtime_ms": moved.downtime_ms,
+        "downtime_ms": retired.downtime_ms,
         "switch_ms": moved.switch_ms,
         "commit_ms": moved.commit_ms,
         "round_trip_ms": moved.round_trip_ms,
@@ -159,6 +169,7 @@ async def _begin(world: World, trip: Trip) -> str:
     """
     facts = await world.instance(trip.instance)
     try:
+        guard = await _guard(world, trip)
         landing = await world.agent(trip.target).migration.receive(
             ReceiveInstance(
                 operation=trip.operation,
@@ -167,8 +178,11 @@ async def _begin(world: World, trip: Trip) -> str:
                 expires_s=_FORWARDS_S,
                 user_data=facts.user_data,
                 user_data_key=await user_data_key(world, facts, blanket=trip.target),
+                guard=guard or None,
             )
         )
+        if guard:  # an agent of before would not have looked at it
+            await world.take_over(guard, target=trip.target)
         await world.agent(trip.source).migration.send(
             SendInstance(
                 operation=trip.operation, instance=trip.instance, landing=landing, expires_s=_FORWARDS_S
@@ -188,12 +202,16 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
     One step, because between the source's end and the target's first instruction every write is downtime.
     """
     loop = asyncio.get_running_loop()
+    facts = await world.instance(trip.instance)
     while True:
         decision = await world.rights.decision(trip.operation)
         if decision.verdict is not Verdict.OPEN:
             return Moved(verdict=decision.verdict)  # decided before a crash: how long it took is not known
         sight = await settled(saga, world, trip.ref, source=trip.source, target=trip.target, reason=giving_up)
         began = loop.time()
+        if sight.outcome is Outcome.COMMIT and sight.guarded and not await _guarded(world, trip):
+            await asyncio.sleep(_AGAIN_S)  # it stands still meanwhile
+            continue
         try:
             decision = await _decide(world, trip, sight)
         except RightRefused as error:
@@ -201,7 +219,9 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
             await asyncio.sleep(_AGAIN_S)  # the right runs out by the store's clock, which tells nobody
             continue
         decided = loop.time()
-        resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(world, trip, decision)
+        resumed = decision.verdict is Verdict.COMMITTED and await _resume_at_once(
+            world, trip, facts, decision
+        )
         over = loop.time()
         if decision.verdict is Verdict.COMMITTED:
             await _locate_at_once(world, trip)  # the guest first: both want the target's agent
@@ -209,28 +229,41 @@ async def _move(saga: Saga, world: World, trip: Trip, giving_up: str) -> Moved:
             verdict=decision.verdict,
             reason=sight.reason,
             resumed=resumed,
-            downtime_ms=await _downtime_ms(world, trip, sight) if resumed else None,
             switch_ms=(over - began) * 1000,
             commit_ms=(decided - began) * 1000,
             round_trip_ms=await _round_trip_ms(world, trip) if resumed else None,
         )
 
 
+async def _guard(world: World, trip: Trip) -> Guard:
+    return await world.guard(trip.instance, operation=trip.operation, source=trip.source, target=trip.target)
+
+
+async def _guarded(world: World, trip: Trip) -> bool:
+    """Whether all that was in force about it when it stopped is in force at the target, before it goes on."""
+    try:
+        if guard := await _guard(world, trip):
+            await world.take_over(guard, target=trip.target)
+    except SupercloudError as error:
+        _log.warning("migration.not_guarded_yet", operation=trip.operation, why=error.message)
+        return False
+    return True
+
+
 async def _decide(world: World, trip: Trip, sight: Sight) -> Decision:
     match sight.outcome:
         case Outcome.COMMIT:
-            return await world.rights.commit(trip.operation, source_gone=sight.process_gone)
+            return await world.rights.commit(trip.operation, source_gone=sight.source_gone)
         case Outcome.COLD_START:
-            return await world.rights.cold_start(trip.operation, source_gone=sight.process_gone)
+            return await world.rights.cold_start(trip.operation, source_gone=sight.source_gone)
         case _:
             return await world.rights.abort(trip.operation)
 
 
-async def _resume_at_once(world: World, trip: Trip, decision: Decision) -> bool:
+async def _resume_at_once(world: World, trip: Trip, facts: InstanceFacts, decision: Decision) -> bool:
     """Whether the target acknowledged running. If not, the next step insists."""
     if decision.right is None:
         return False
-    facts = await world.instance(trip.instance)
     try:
         await world.agent(trip.target).instances.resume(
             StartInstance(spec=facts.spec, right=decision.right, operation=trip.operation)
@@ -246,17 +279,6 @@ async def _locate_at_once(world: World, trip: Trip) -> None:
         await world.locate(trip.instance)
     except SupercloudError as error:  # the whole mesh, which says it too, is sent until it arrives
         _log.info("migration.not_located_yet", operation=trip.operation, why=error.message)
-
-
-async def _downtime_ms(world: World, trip: Trip, sight: Sight) -> float | None:
-    """The source's hypervisor says it a moment after its process ended. None if it does not say."""
-    if sight.downtime_ms is not None or not sight.process_gone:
-        return sight.downtime_ms
-    try:
-        report = await world.agent(trip.source).migration.source_status(trip.ref)
-    except SupercloudError:
-        return None
-    return report.progress.downtime_ms
 
 
 async def _round_trip_ms(world: World, trip: Trip) -> float | None:
@@ -299,6 +321,9 @@ async def _start_again(saga: Saga, world: World, trip: Trip) -> Id:
         return trip.target
     await saga.progress("starting again at the source", done=0.9)
     await saga.step(
+        "end at source", lambda: _insist(world, trip, lambda: _retire_there(world, trip)), type(None)
+    )
+    await saga.step(
         "boot at source",
         lambda: _insist(world, trip, lambda: _boot(world, trip, None, at=trip.source, why=_VOLUME_LOST)),
         type(None),
@@ -331,6 +356,7 @@ async def _right(world: World, trip: Trip) -> RunRight:
 async def _arrive(world: World, trip: Trip) -> None:
     await world.promote_copies(trip.operation)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=trip.target)
+    await world.guard_moved(trip.instance)
 
 
 async def _end_at_target(world: World, trip: Trip) -> None:
@@ -375,6 +401,7 @@ async def arrive_late(world: World, trip: Trip) -> None:
         await world.locate(trip.instance)
     else:
         await _arrive(world, trip)
+    await _retire(world, trip)
     await _release(world, trip)
 
 
@@ -436,8 +463,21 @@ async def _undo(world: World, trip: Trip, why: str) -> None:
     await world.set_state(trip.instance, InstanceState.RUNNING, reason=f"not migrated: {why}" if why else "")
 
 
-async def _clean_up(world: World, trip: Trip) -> None:
-    await _release(world, trip)
+async def _retire(world: World, trip: Trip) -> Retired:
+    """See that nothing is left of the source's process; one of a blanket that is away is ended later, having
+    no right. What was decided there about it after it had stopped goes after it."""
+    await _guarded(world, trip)
+    try:
+        report = await world.agent(trip.source).migration.retire(trip.ref)
+    except SupercloudError as error:
+        _log.info("migration.not_retired", operation=trip.operation, why=error.message)
+        return Retired()
+    return Retired(downtime_ms=report.progress.downtime_ms)
+
+
+async def _retire_there(world: World, trip: Trip) -> None:
+    """Raises: Unavailable."""
+    await world.agent(trip.source).migration.retire(trip.ref)
 
 
 async def _release(world: World, trip: Trip) -> None:

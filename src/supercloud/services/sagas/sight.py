@@ -24,12 +24,13 @@ _COMPLETE_AGAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What was seen when it added up. `process_gone`: the source's agent itself said that it ended."""
+    """What was seen when it added up. `source_gone`: the source's agent itself said that its process ended
+    or is parked. `guarded`: something is in force about it there, or nobody could say."""
 
     outcome: Outcome
-    process_gone: bool
+    source_gone: bool
     reason: str
-    downtime_ms: float | None
+    guarded: bool = True
 
 
 class _Watch:
@@ -41,10 +42,10 @@ class _Watch:
         self._at_target = target
         self.source = Source.UNKNOWN
         self.target = Target.UNKNOWN
-        self.process_gone = False
+        self.source_gone = False
         self.transfer_over = False
         self.reason = ""
-        self.downtime_ms: float | None = None
+        self.guarded = True
         #: The target has had a process: it was seen, or something arrived at it.
         self._target_was_there = False
         #: It has none any more, so what is still being sent goes nowhere.
@@ -60,26 +61,29 @@ class _Watch:
             await self.take(report)
 
     async def take(self, report: SourceReport) -> None:
+        if report.source is Source.PARKED and self.source is not Source.PARKED:
+            _log.info("migration.source_parked", operation=self._ref.operation)
         self._source_is(report.source)
-        self.process_gone = report.source is Source.GONE
+        self.source_gone = report.source in (Source.GONE, Source.PARKED)
         self.transfer_over = report.transfer_over
         self.reason = report.reason or self.reason
+        self.guarded = report.guarded
         progress = report.progress
-        if progress.downtime_ms is not None:
-            self.downtime_ms = progress.downtime_ms
         self._target_was_there = self._target_was_there or progress.done_bytes > 0
         if progress.total_bytes:
             await self._saga.progress("transfer", done=min(1.0, progress.done_bytes / progress.total_bytes))
 
     async def _source_silent(self) -> None:
-        """Its right, once over by more than the margin, is as good as its end."""
+        """Its right, once over by more than the margin, is as good as its end. What is parked stays so until
+        this migration is decided, whether or not it can be heard."""
         standing = await self._world.rights.standing(self._ref.instance)
-        self.process_gone = False
+        self.source_gone = self.source is Source.PARKED
         if standing.free_in_s == 0:
+            self.source_gone = False
             self._source_is(Source.GONE)
             self.transfer_over = True
             self.reason = "the source did not answer until its right was over"
-        else:
+        elif self.source is not Source.PARKED:
             self.source = Source.UNKNOWN
         await asyncio.sleep(_AGAIN_S)
 
@@ -159,9 +163,9 @@ async def settled(
             if outcome is not Outcome.WAIT:
                 return Sight(
                     outcome=outcome,
-                    process_gone=watch.process_gone,
+                    source_gone=watch.source_gone,
                     reason=watch.reason,
-                    downtime_ms=watch.downtime_ms,
+                    guarded=watch.guarded,
                 )
             for side in sides:
                 ask(side)

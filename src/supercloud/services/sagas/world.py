@@ -7,8 +7,10 @@ from typing import Protocol
 
 from supercloud.model.names import Digest, Id, Ipv4, SizeBytes
 from supercloud.model.states import InstanceState
-from supercloud.ports.agent import Agent, InstanceSpec, MeshReport, SealedKey, UserData
+from supercloud.ports.agent import Agent, InstanceSpec, SealedKey, UserData
 from supercloud.ports.keystore import KeyStore
+from supercloud.ports.loop import Guard
+from supercloud.ports.overlay import MeshReport
 from supercloud.ports.rights import RightsStore
 
 
@@ -68,6 +70,23 @@ class World(Protocol):
 
     async def locate(self, instance: Id) -> None:
         """Tell every blanket of its cloud who holds the instance's right now."""
+        ...
+
+    async def guard(self, instance: Id, *, operation: Id, source: Id, target: Id) -> Guard:
+        """Its security state at `source`, as `target` is to take it over. A source that does not answer adds
+        nothing to what horizontal loops ordered there."""
+        ...
+
+    async def guard_moved(self, instance: Id) -> None:
+        """What horizontal loops ordered about it is ordered where it is to be done now."""
+        ...
+
+    async def take_over(self, guard: Guard, *, target: Id) -> None:
+        """On return it is in force there.
+
+        Raises:
+            Refused, Failed, Unavailable.
+        """
         ...
 
     async def cancel_asked(self, operation: Id) -> bool:

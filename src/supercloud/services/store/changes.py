@@ -7,6 +7,7 @@ of instances, or counts down, such as a right's time left, is no change of the t
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ _WATCHED: Mapping[type[Base], _Watched] = {
     ),
     tables.Trust: _Watched(Kind.TRUST, _id),
     security.FindingRow: _Watched(Kind.FINDING, _id),
+    security.IncidentRow: _Watched(Kind.INCIDENT, _id, frozenset({"state", "severity", "title", "version"})),
+    security.PolicyRow: _Watched(Kind.POLICY, _id),
     security.OrderRow: _Watched(Kind.ORDER, _id),
     security.ActRow: _Watched(Kind.ACT, _id),
     tables.Operation: _Watched(
@@ -104,8 +107,9 @@ _WATCHED: Mapping[type[Base], _Watched] = {
     tables.MintedToken: _Watched(Kind.TOKEN, _id),
     tables.Revocation: _Watched(Kind.TOKEN, _id, part=True),
 }
-#: Reports only fade away so; of rights, one statement for many moves nothing but times.
-_QUIET = frozenset({tables.EventRow, tables.Right})
+#: Reports and old versions only fade away so; of rights, one statement for many moves nothing but times and
+#: nonces (services.store.renewals).
+_QUIET = frozenset({tables.EventRow, tables.Right, security.PolicyRow})
 _TABLES = {one.kind: table for table, one in _WATCHED.items() if not one.part}
 
 
@@ -242,19 +246,24 @@ def _change(kind: Kind, identity: Id, act: Act, row: Any, whose: _Whose, at: flo
     return Change(
         kind=kind,
         act=act,
-        id=identity,
-        name=_name(kind, row),
-        cloud=whose.cloud,
-        cloud_name=whose.cloud_name,
-        owner=whose.owner,
-        state=getattr(row, "state", None),
+        id=_once(identity),
+        name=_once(_name(kind, row)),
+        cloud=_once(whose.cloud),
+        cloud_name=_once(whose.cloud_name),
+        owner=_once(whose.owner),
+        state=_once(getattr(row, "state", None)),
         at=at,
         data=_data(kind, row),
     )
 
 
+def _once(said: Any) -> Any:
+    """Ten thousand changes are kept, which say the same names again and again, each read anew."""
+    return sys.intern(said) if type(said) is str else said
+
+
 #: What has no name, but says what it is.
-_SAID_BY = {Kind.FINDING: "title", Kind.ORDER: "reaction", Kind.ACT: "operation"}
+_SAID_BY = {Kind.FINDING: "title", Kind.INCIDENT: "title", Kind.ORDER: "reaction", Kind.ACT: "operation"}
 
 
 def _name(kind: Kind, row: Any) -> str:
@@ -262,6 +271,8 @@ def _name(kind: Kind, row: Any) -> str:
         return cast(str, row.object_name)
     if kind is Kind.REPORT:
         return cast(str, row.kind)
+    if kind is Kind.POLICY:
+        return f"version-{row.number}"
     if kind in _SAID_BY:
         return cast(str, getattr(row, _SAID_BY[kind]))
     return cast(str, getattr(row, "name", row.id))
@@ -269,12 +280,21 @@ def _name(kind: Kind, row: Any) -> str:
 
 def _data(kind: Kind, row: Any) -> dict[str, Any] | None:
     find = _DATA.get(kind)
-    return None if find is None else find(row)
+    return None if find is None else {key: _once(one) for key, one in find(row).items()}
 
 
 def _of_finding(row: Any) -> dict[str, Any]:
     severity = Severity.ranked(row.severity).value
     return {"provider": row.domain, "layer": row.layer, "severity": severity, "object": row.object}
+
+
+def _of_incident(row: Any) -> dict[str, Any]:
+    return {"blanket": row.blanket, "severity": Severity.ranked(row.severity).value, "version": row.version}
+
+
+def _of_policy(row: Any) -> dict[str, Any]:
+    shown = ("blanket", "horizontal", "number", "dry_run")
+    return {name: getattr(row, name) for name in shown}
 
 
 def _of_trust(row: Any) -> dict[str, Any]:
@@ -293,9 +313,12 @@ _DATA: Mapping[Kind, Callable[[Any], dict[str, Any]]] = {
     Kind.REPORT: lambda row: {"blanket": row.blanket, "at": row.at, "data": row.data},
     Kind.INSTANCE: lambda row: {"blanket": row.blanket},
     Kind.TRUST: _of_trust,
-    Kind.BLANKET: lambda row: {"provider": row.provider},
+    # What is inside a machine is not told to the machine's provider.
+    Kind.BLANKET: lambda row: {"provider": row.provider if row.parent is None else None},
     Kind.MAINTENANCE: lambda row: {"provider": row.provider},
     Kind.FINDING: _of_finding,
+    Kind.INCIDENT: _of_incident,
+    Kind.POLICY: _of_policy,
     Kind.ORDER: lambda row: {"provider": row.domain, "blanket": row.machine},
     Kind.ACT: lambda row: {"provider": row.domain, "blanket": row.machine},
 }

@@ -16,11 +16,12 @@ on above the highest epoch that an agent reports.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model import right
@@ -29,7 +30,7 @@ from supercloud.model.names import Epoch, Id
 from supercloud.model.right import Renewal, RightRecord, RightTerms, RunRight
 from supercloud.ports.controller import RenewalAnswer
 from supercloud.ports.rights import Decision, Standing, Verdict
-from supercloud.services.store import incarnation
+from supercloud.services.store import incarnation, renewals
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import MigrationRow, Right
 from supercloud.services.store.time import Timekeeper, timekeeper
@@ -58,6 +59,10 @@ class _Turn:
         if (row := self.rows.get(instance)) is None:
             raise NotFound(f"there is no instance {instance}")
         return row
+
+    def longer(self) -> list[Any]:
+        """The rows that it made longer, each once."""
+        return [self.rows[instance] for instance in dict.fromkeys(one[0] for one in self.extended)]
 
 
 class SqlRights:
@@ -120,8 +125,8 @@ class SqlRights:
 
     async def renew_all(self, asked: Sequence[Heartbeat]) -> list[list[RenewalAnswer]]:
         """Several heartbeats, one after another in one transaction."""
-        instances = {one.instance for _, renewals in asked for one in renewals}
-        async with self._turn(Right.instance.in_(instances)) as turn:
+        instances = {one.instance for _, of_one in asked for one in of_one}
+        async with self._turn(renewed=instances) as turn:
             answers = [
                 [_renew(turn, turn.rows.get(one.instance), one, by=by) for one in renewals]
                 for by, renewals in asked
@@ -192,19 +197,24 @@ class SqlRights:
     # ------------------------------------------------------------ transactions
 
     @asynccontextmanager
-    async def _turn(self, which: ColumnElement[bool] | None = None) -> AsyncIterator[_Turn]:
-        """Lock these rows, read the clock, decide in the block, commit.
+    async def _turn(
+        self, which: ColumnElement[bool] | None = None, *, renewed: Collection[Id] = ()
+    ) -> AsyncIterator[_Turn]:
+        """Lock these rows, or those of `renewed`, which are renewed only; read the clock, decide in the
+        block, commit.
 
         In this order: the clock of whoever waits for a lock is later than that of whoever had it, however
         long a controller is stopped in between, so that no expiry that was answered ever becomes shorter.
         """
         while True:
             async with self._store.write() as session:
-                rows = {} if which is None else await _locked(session, which)
+                rows = await _locked(session, which, renewed)
                 moment = await incarnation.look(session, self._clock)
                 if moment is not None:
                     turn = _Turn(session, rows, moment.now, moment.quarantined_until, [])
                     yield turn
+                    if renewed:
+                        await renewals.write(session, turn.longer())
             if moment is not None:
                 break
             async with self._store.write() as session:  # a refusal in the same transaction would undo it
@@ -230,8 +240,14 @@ class SqlRights:
                     )
 
 
-async def _locked(session: AsyncSession, which: ColumnElement[bool]) -> dict[Id, Right]:
+async def _locked(
+    session: AsyncSession, which: ColumnElement[bool] | None, renewed: Collection[Id]
+) -> dict[Id, Right]:
     """In one order, so that two controllers' transactions never wait for each other."""
+    if renewed:
+        return cast(dict[Id, Right], await renewals.locked(session, renewed))  # enough to renew it
+    if which is None:
+        return {}
     found = await session.scalars(select(Right).where(which).order_by(Right.instance).with_for_update())
     return {row.instance: row for row in found}
 
@@ -248,13 +264,14 @@ async def _contested(turn: _Turn, operation: Id) -> tuple[MigrationRow, Right]:
     return migration, turn.row(migration.instance)
 
 
+_MIGRATING = select(MigrationRow.instance, MigrationRow.operation).where(
+    MigrationRow.instance.in_(bindparam("instances", expanding=True)), MigrationRow.verdict == Verdict.OPEN
+)
+
+
 async def _migrating(session: AsyncSession, instances: Iterable[Id]) -> dict[Id, Id]:
     """The open migration of each of `instances` that has one."""
-    found = await session.execute(
-        select(MigrationRow.instance, MigrationRow.operation).where(
-            MigrationRow.instance.in_(instances), MigrationRow.verdict == Verdict.OPEN
-        )
-    )
+    found = await session.execute(_MIGRATING, {"instances": list(instances)})
     return dict(list(found.all()))
 
 
@@ -287,46 +304,45 @@ def _free_in(row: Right, turn: _Turn) -> float | None:
     return max(0.0, row.expires_at + row.margin_s - turn.now, turn.quarantined_until - turn.now)
 
 
-def _extend(turn: _Turn, row: Right, record: RightRecord) -> RunRight:
+def _extend(turn: _Turn, row: Right, record: RightRecord, terms: RightTerms) -> RunRight:
     """Write `record` with an expiry that allows for the commit; what its holder is handed."""
-    terms = _terms(row)
-    _put(row, replace(record, expires_at=turn.now + terms.length_s + _COMMIT_S))
+    _put(row, record)
+    row.expires_at = turn.now + terms.length_s + _COMMIT_S
     turn.extended.append((row.instance, row.epoch, terms.length_s))
     return right.granted(record, terms)
 
 
 def _again(turn: _Turn, row: Right) -> RunRight:
-    return _extend(turn, row, _record(row))
+    return _extend(turn, row, _record(row), _terms(row))
 
 
 def _move(turn: _Turn, row: Right, *, to: Id, operation: Id) -> RunRight:
+    terms = _terms(row)
     record = right.issue(
         _record(row),
         to=to,
         now=turn.now,
-        terms=_terms(row),
+        terms=terms,
         nonce=secrets.token_hex(16),
         hold=row.hold,
         quarantined_until=turn.quarantined_until,
     )
     row.issued_for, row.unsure = operation, False
-    return _extend(turn, row, record)
+    return _extend(turn, row, record, terms)
 
 
 def _renew(turn: _Turn, row: Right | None, asked: Renewal, *, by: Id) -> RenewalAnswer:
     if row is None:
         return RenewalAnswer(instance=asked.instance, refused=NotFound.code)
-    record = _record(row)
+    record, terms = _record(row), _terms(row)
     if row.unsure and asked.nonce != record.last_consumed:
         record = replace(record, nonce=asked.nonce)
     try:
-        renewed = right.renew(
-            record, asked, by=by, now=turn.now, terms=_terms(row), nonce=secrets.token_hex(16)
-        )
+        renewed = right.renew(record, asked, by=by, now=turn.now, terms=terms, nonce=secrets.token_hex(16))
     except RightRefused as refusal:
         return RenewalAnswer(instance=asked.instance, refused=refusal.code)
     row.unsure = False
-    return RenewalAnswer(instance=asked.instance, right=_extend(turn, row, renewed))
+    return RenewalAnswer(instance=asked.instance, right=_extend(turn, row, renewed, terms))
 
 
 def _not_decided(answer: RenewalAnswer) -> RenewalAnswer:

@@ -46,6 +46,108 @@ class FindingCloud(Base):
     )
 
 
+class IncidentRow(Base):
+    """An incident of a blanket's own loop, as its agent told it last; `own`: its id there. `said`: the
+    incident (model.incidents.Incident) and its reactions, whole. Of a cloud's horizontal loop `blanket` and
+    `domain` are the cloud itself, and it is all of that loop's memory."""
+
+    __tablename__ = "incidents"
+    __table_args__ = (
+        UniqueConstraint("blanket", "own"),
+        Index("ix_incidents_opened_at_id", "opened_at", "id"),
+        Index("ix_incidents_blanket_last_at", "blanket", "last_at"),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    own: Mapped[str]
+    blanket: Mapped[str]
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id", ondelete="CASCADE"), index=True)
+    domain: Mapped[str]
+    state: Mapped[str]
+    severity: Mapped[int]  # model.findings.Severity.rank
+    title: Mapped[str]
+    version: Mapped[int]
+    opened_at: Mapped[float]
+    last_at: Mapped[float]
+    closed_at: Mapped[float | None]
+    received_at: Mapped[float]
+    said: Mapped[dict[str, Any]]
+
+    @property
+    def horizontal(self) -> bool:
+        return self.blanket == self.cloud
+
+
+class PolicyRow(Base):
+    """One version of what loops go by: of a cloud's blankets, of one of them alone (`blanket`), or of what
+    the cloud does over all of them (`horizontal`). The highest `number` of each counts."""
+
+    __tablename__ = "policies"
+    __table_args__ = (Index("ix_policies_cloud_number", "cloud", "number"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id", ondelete="CASCADE"))
+    blanket: Mapped[str | None] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), index=True)
+    horizontal: Mapped[bool]
+    number: Mapped[int]
+    policy: Mapped[str | None]  # security.policy.PolicyFile as JSON; None: taken away
+    rules: Mapped[str | None]  # security.terms.RuleSet as JSON; None: the usual ones
+    dry_run: Mapped[bool]
+    by: Mapped[str]
+    at: Mapped[float]
+
+
+class AppliedPolicy(Base):
+    """The version that a blanket took last (PolicyRow.id), or why it did not."""
+
+    __tablename__ = "applied_policies"
+    blanket: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"), primary_key=True)
+    policy: Mapped[str]
+    problem: Mapped[str]  # empty: it goes by it
+    at: Mapped[float]
+
+
+class SightingRow(Base):
+    """What a blanket's loop found, on its way into a cloud's horizontal one. `relation`: by which trust, if
+    the blanket is another cloud's."""
+
+    __tablename__ = "sightings"
+    __table_args__ = (
+        Index("ix_sightings_cloud_at", "cloud", "at"),
+        Index("ix_sightings_blanket_cloud", "blanket", "cloud"),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id", ondelete="CASCADE"))
+    blanket: Mapped[str]
+    relation: Mapped[str | None]
+    finding: Mapped[dict[str, Any]]  # model.findings.Finding
+    at: Mapped[float]
+
+
+class LoopOrderRow(Base):
+    """What a blanket is to do because a cloud's horizontal loop decided it. It is there as long as its
+    reaction is in force. `doing`: what it is still to be asked (security.engine.Doing); None: nothing."""
+
+    __tablename__ = "loop_orders"
+    __table_args__ = (
+        Index("ix_loop_orders_cloud_reaction", "cloud", "reaction"),
+        Index("ix_loop_orders_blanket_doing", "blanket", "doing"),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id", ondelete="CASCADE"))
+    incident: Mapped[str] = mapped_column(index=True)  # IncidentRow.id
+    reaction: Mapped[str]
+    blanket: Mapped[str] = mapped_column(ForeignKey("blankets.id", ondelete="CASCADE"))
+    relation: Mapped[str | None] = mapped_column(index=True)  # by which trust, if it is another cloud's
+    command: Mapped[dict[str, Any]]  # model.reactions.Command
+    until: Mapped[float]
+    doing: Mapped[str | None]
+    asked: Mapped[bool]  # it may have begun
+    there: Mapped[bool | None]  # its effect, as the blanket said last
+    looked_at: Mapped[float | None]
+    problem: Mapped[str]
+    tries: Mapped[int]
+    again_at: Mapped[float]
+
+
 class OrderRow(Base):
     """What a provider is to do to a machine: model.orders. `machine` is its blanket, which may be gone."""
 

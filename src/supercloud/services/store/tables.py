@@ -138,12 +138,17 @@ class Blanket(Base):
     __table_args__ = (UniqueConstraint("cloud", "name"), UniqueConstraint("cloud", "mesh_address"))
     id: Mapped[str] = mapped_column(primary_key=True)
     cloud: Mapped[str] = mapped_column(ForeignKey("clouds.id"))
+    #: The domain that it is in, at whatever depth.
     provider: Mapped[str] = mapped_column(ForeignKey("providers.id"))
+    #: The blanket that it is inside of, whose machine its own is; None: its provider's platform runs it.
+    parent: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"), index=True)
+    depth: Mapped[int] = mapped_column(server_default="0", default=0)  # how many blankets are around it
     name: Mapped[str]
     state: Mapped[str]
     wanted: Mapped[dict[str, Any]]  # flavour, vcpus, memory, disk: what its machine was asked to be
     mesh_address: Mapped[str]
     endpoint: Mapped[str | None]  # of its WireGuard, as other blankets reach it
+    inner_endpoints: Mapped[list[str] | None]  # the same of those inside it: ports.platform.Machine.inner
     keys: Mapped[list[str]]  # WireGuard keys that its peers accept now, newest last
     announcement: Mapped[dict[str, Any] | None]  # its own signed word for them, relayed as it is
     boot_id: Mapped[str | None]
@@ -151,6 +156,8 @@ class Blanket(Base):
     revoked: Mapped[bool] = mapped_column(default=False)
     #: Its owner's own libvirt tools were let in once: whatever they did there stays done.
     tools: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    #: The reaction of its cloud's horizontal loop by which nothing new comes there; None: it is open.
+    quarantined_by: Mapped[str | None]
     reason: Mapped[str] = mapped_column(default="")
     created_at: Mapped[float]
 
@@ -374,6 +381,8 @@ class Trust(Base):
     to: Mapped[str] = mapped_column(ForeignKey("clouds.id"), index=True)
     #: What it is about: of kind share-image.
     image: Mapped[str | None] = mapped_column(ForeignKey("images.id"), index=True)
+    #: The same of kinds place and migrate-to.
+    blanket: Mapped[str | None] = mapped_column(ForeignKey("blankets.id"), index=True)
     #: The same of kind connect, and the trusted cloud's, whose instances may begin connections to it. Of the
     #: other kinds it is about the cloud where it began.
     network: Mapped[str | None] = mapped_column(ForeignKey("networks.id"), index=True)

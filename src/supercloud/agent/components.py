@@ -1,0 +1,36 @@
+"""The detector of this blanket's own parts: it reads what their supervisor says of each."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from supercloud.agent.teller import Teller
+from supercloud.model.names import Name
+from supercloud.security.detectors import components
+
+SERVICES = Path("/etc/service")
+_LOOK_S = 1.0
+
+
+async def watch_components(teller: Teller, services: Path) -> None:
+    """Until cancelled."""
+    watch = components.Components(secrets.token_hex(8))
+    while True:
+        teller.tell(watch.look(statuses(services), time.time()))
+        await asyncio.sleep(_LOOK_S)
+
+
+def statuses(services: Path) -> Mapping[Name, components.Status]:
+    found: dict[Name, components.Status] = {}
+    for one in sorted(services.glob("*/supervise/status")):
+        try:
+            status = components.parsed(one.read_bytes())
+        except OSError:
+            continue
+        if status is not None:
+            found[one.parts[-3]] = status
+    return found

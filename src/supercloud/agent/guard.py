@@ -1,0 +1,120 @@
+"""The security state of an instance that moves: given to the blanket that it goes to, and taken over there.
+
+It is in force at the target before the instance has a port there, and once more before it goes on; at the
+source until the source is gone. Whose word it is: a blanket speaks of an instance that it holds, and says
+nothing about anything else by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from supercloud.agent.ordered import Ordered
+from supercloud.model.errors import Conflict, Refused
+from supercloud.model.names import Id
+from supercloud.model.reactions import Reaction, ReactionState
+from supercloud.ports.agent import InstanceSpec
+from supercloud.ports.loop import Guard, GuardRef, Held
+from supercloud.security.journal import Journal
+from supercloud.security.loop import Loop
+
+#: Which reactions an open operation has brought, by its id.
+_NOTE = "taken-over"
+#: Of what is given: incidents, and lines of the timeline of each.
+_MOST, _LINES = 64, 40
+
+
+class Guards:
+    """`journal` does something with the loop's journal; `loop`: the blanket's own, or Unavailable while it is
+    begun anew; `spec`: of an instance that is here or on its way."""
+
+    def __init__(
+        self,
+        *,
+        journal: Callable[[Callable[[Journal], Any]], Awaitable[Any]],
+        loop: Callable[[], Loop],
+        ordered: Ordered,
+        spec: Callable[[Id], Awaitable[InstanceSpec | None]],
+        now: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._loop = loop
+        self._ordered = ordered
+        self._spec = spec
+        self._now = now
+
+    # ------------------------------------------------------------ at the source
+
+    async def guarded(self, instance: Id) -> bool:
+        """Whether there is anything to give. Raises: Unavailable."""
+        return bool(self._loop().engine.book.about(instance)) or await self._ordered.about(instance)
+
+    async def give(self, request: GuardRef) -> Guard:
+        """Raises: Unavailable."""
+        found = self._loop().engine.leaving(request.instance)
+        held = tuple(
+            Held(incident=one.shortened(_LINES), reactions=tuple(reactions))
+            for one, reactions in found[:_MOST]
+        )
+        return Guard(operation=request.operation, instance=request.instance, at=self._now(), held=held)
+
+    # ------------------------------------------------------------ at the target
+
+    async def take_over(self, guard: Guard) -> None:
+        """Raises: Refused, Failed, Unavailable."""
+        spec = await self._spec(guard.instance)
+        own = set() if spec is None else {nic.ip for nic in spec.nics}
+        _check(guard, own)
+        brought = await self._brought()
+        before = set(brought.get(guard.operation, ()))
+        for one in guard.held:
+            fresh = [_here(of, self._now() - guard.at) for of in one.reactions if of.id not in before]
+            live = [of for of in fresh if of.command.until is None or of.command.until > self._now() + 1]
+            if live:
+                await self._loop().adopt(one.incident, live)
+                before |= {of.id for of in live}
+                await self._write({**brought, guard.operation: sorted(before)})
+        for order in guard.ordered:
+            try:
+                await self._ordered.order(order)
+            except (Conflict, Refused):
+                continue  # this blanket does the same by itself, or its owner has it protected
+
+    # ------------------------------------------------------------ at either
+
+    async def left(self, instance: Id) -> None:
+        """It is elsewhere, or will not come. Raises: Failed, Unavailable."""
+        await self._loop().left(instance)
+        await self._ordered.left(instance)
+
+    async def over(self, operation: Id) -> None:
+        """Nothing more is brought by it."""
+        brought = await self._brought()
+        if brought.pop(operation, None) is not None:
+            await self._write(brought)
+
+    async def _brought(self) -> dict[Id, Sequence[Id]]:
+        return dict(await self._journal(lambda journal: journal.read(_NOTE)) or {})
+
+    async def _write(self, brought: dict[Id, Sequence[Id]]) -> None:
+        await self._journal(lambda journal: journal.write(_NOTE, brought))
+
+
+def _check(guard: Guard, own: set[str]) -> None:
+    """
+    Raises:
+        Refused: it is about something else than the instance that comes.
+    """
+    commands = [one.command for held in guard.held for one in held.reactions]
+    for one in (*commands, *(order.command for order in guard.ordered)):
+        if one.about.id != guard.instance or (one.net is not None and one.net not in own):
+            raise Refused(f"{one.deed} of {one.net or one.about.id} does not come with {guard.instance}")
+
+
+def _here(one: Reaction, later_s: float) -> Reaction:
+    """By this blanket's clock, which is so much later."""
+    until = None if one.command.until is None else one.command.until + later_s
+    intended = one.intended_at if one.state is ReactionState.ASKED else (one.intended_at or one.decided_at)
+    return replace(one, command=replace(one.command, until=until), intended_at=intended)

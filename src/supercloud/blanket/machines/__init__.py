@@ -1,0 +1,1 @@
+"""Blankets inside this one: their machines, as libvirt, the disk and the packet filter here have them."""

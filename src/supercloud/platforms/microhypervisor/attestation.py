@@ -1,0 +1,79 @@
+"""What a micro-hypervisor measured, recomputed and verified: `docs/spec/microhypervisor-channel.md`, 3."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from supercloud.model.errors import Failed
+
+_REPLY = struct.Struct("<32sQB32s32s64s")
+_STATEMENT = struct.Struct("<4s4x16sQ32s32s32s")
+_NO_TENANT = bytes(32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a partition is started with; `memory` in bytes, `devices` as bus << 8 | slot << 3 | function."""
+
+    kernel: bytes
+    initrd: bytes
+    cmdline: str
+    memory: int
+    cores: int
+    devices: Sequence[int] = ()
+    console_shown: bool = False
+    tenant: bytes = b""  # its Ed25519 key
+
+    def digest(self) -> bytes:
+        parts = [
+            self.kernel,
+            self.initrd,
+            self.cmdline.encode("ascii"),
+            struct.pack("<Q", self.memory),
+            struct.pack("<Q", self.cores),
+            b"".join(struct.pack("<H", device) for device in self.devices),
+            struct.pack("<Q", self.console_shown),
+            self.tenant,
+        ]
+        return hashlib.sha256(b"".join(struct.pack("<Q", len(part)) + part for part in parts)).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """A signed measurement. `vouched` is false where nothing but the admin's channel says whose `machine` is:
+    who takes that key by hand is trusting the admin."""
+
+    digest: bytes
+    launches: int
+    tenant: bytes  # empty: none
+    machine: bytes  # the key that signed, which the machine made when it started
+    vouched: bool
+
+
+def verified(payload: bytes, partition: str, nonce: bytes) -> Attestation:
+    """What the reply to ATTEST says, if it is signed for this partition and nonce by the key that it names.
+
+    Raises:
+        Failed: it is not.
+    """
+    if len(payload) != _REPLY.size:
+        raise Failed("what came is no attestation")
+    digest, launches, attested, tenant, machine, signature = _REPLY.unpack(payload)
+    statement = _STATEMENT.pack(b"SCM1", partition.encode(), launches, digest, nonce, tenant)
+    try:
+        Ed25519PublicKey.from_public_bytes(machine).verify(signature, statement)
+    except (InvalidSignature, ValueError):
+        raise Failed("the measurement is not signed by the key that came with it") from None
+    return Attestation(
+        digest=digest,
+        launches=launches,
+        tenant=b"" if tenant == _NO_TENANT else tenant,
+        machine=machine,
+        vouched=attested != 0,
+    )

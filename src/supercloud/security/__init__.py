@@ -1,0 +1,1 @@
+"""The loop: detect, decide, react, verify. One engine, ignorant of where it runs."""

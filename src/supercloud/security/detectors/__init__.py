@@ -1,0 +1,11 @@
+"""Detectors: what each makes of what it is shown. Pure: who shows it is another process."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: By these names the loop knows them. Each is a process of its own, which loads no other's code.
+PORT: Final = "port"
+COMPONENTS: Final = "components"
+GUEST: Final = "guest"
+INTEGRITY: Final = "integrity"

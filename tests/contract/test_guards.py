@@ -1,0 +1,331 @@
+"""The security state of an instance moves with it: two real agents, with real loops, over fake drivers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_rig import World, both, spec, until, world  # noqa: F401 - `world` is a fixture
+from blanket_rig import CLOUD
+from incident_rig import held
+
+from supercloud.agent.loop import LoopHands
+from supercloud.model.errors import Refused, Unavailable
+from supercloud.model.findings import Severity
+from supercloud.model.incidents import Incident, IncidentState
+from supercloud.model.names import new_id
+from supercloud.model.reactions import Command, Deed
+from supercloud.ports.agent import (
+    InstanceRef,
+    InstanceSpec,
+    Landing,
+    OperationRef,
+    ReceiveInstance,
+    RunState,
+    SendInstance,
+    SourceReport,
+    StartInstance,
+)
+from supercloud.ports.loop import CloseIncident, Guard, GuardRef, LoopPolicy, OrderDeed, OrderedRef
+from supercloud.ports.overlay import Mesh
+from supercloud.security.detectors.told import finding
+from supercloud.security.link import Link, Where
+from supercloud.security.simulated import SimulatedActuator
+from supercloud.wire.codec import from_json
+from supercloud.wire.proxies import RemoteAgent
+
+pytestmark = pytest.mark.contract
+
+
+def policy(*do: dict[str, Any]) -> LoopPolicy:
+    one = {"when": {"rule": "spoofed-address"}, "do": [{"for": "10m", **reaction} for reaction in do]}
+    return LoopPolicy(policy=json.dumps({"version": 1, "policies": {"contain": one}}))
+
+
+CONTAIN = {"action": "contain", "target": "device"}
+PAUSE = {"action": "stop", "target": "vcpus"}
+
+
+async def patient(ask: Callable[[], Awaitable[None]]) -> None:
+    """Of an agent that was just begun, whose loop is not there yet: as the control plane asks, again."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await ask()
+            except Unavailable:
+                await asyncio.sleep(0.05)
+
+
+class Ports(SimulatedActuator):
+    """What is done at ports; standing still is the agents' own."""
+
+    @property
+    def takes(self) -> frozenset[Deed]:
+        return frozenset({Deed.CONTAIN, Deed.LIMIT, Deed.DENY})
+
+
+class Pair:
+    """An instance in north, and what is in force about it in both blankets."""
+
+    def __init__(self, world: World) -> None:  # noqa: F811
+        self.world = world
+        self.guest = spec()
+        self.at = {one.id: Ports(now=time.time) for one in (world.north, world.south)}
+        self.sockets: dict[str, Path] = {}
+        #: What was in force in south as the instance got a port there.
+        self.plugged: list[set[Deed]] = []
+        for one in (world.north, world.south):
+            self.sockets[one.id] = one.folder / "l.sock"
+            one.loop = LoopHands(
+                actuator=self.at[one.id],
+                owner=lambda device: self.guest.id if device == "tone" else None,
+                journal=one.folder / "loop.sqlite",
+                socket=self.sockets[one.id],
+                instances=lambda: (self.guest.id,),
+            )
+        world.south.overlay.before_port = lambda _: self.plugged.append(self.there(world.south.id))
+
+    def there(self, blanket: str) -> set[Deed]:
+        return {one.deed for one in self.at[blanket].there.values()}
+
+    async def started(self, north: RemoteAgent, south: RemoteAgent) -> None:
+        right = self.world.plane.issue(self.guest.id, self.world.north.id)
+        await north.instances.start(StartInstance(spec=self.guest, right=right))
+        await south.overlay.apply(Mesh(address="100.64.0.2", generation=1))
+
+    async def found(self, number: int = 1) -> None:
+        """Its blanket finds something about it."""
+        event = finding(
+            "port",
+            uid=f"u{number}",
+            rule="spoofed-address",
+            title="It speaks under another's address",
+            severity=Severity.HIGH,
+            about="tone",
+            at=time.time(),
+            evidence={"src_endpoint": {"ip": "10.1.0.2"}, "data": {"proven": False}},
+        )
+        link = Link(Where(path=self.sockets[self.world.north.id]), "port")
+        task = asyncio.create_task(link.run())
+        try:
+            assert (await asyncio.wait_for(await link.send(event), 20))["ok"]
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def landing(self, south: RemoteAgent, guard: Guard) -> Landing:
+        """The target expects it, with what is in force about it."""
+        return await south.migration.receive(
+            ReceiveInstance(
+                operation=guard.operation,
+                spec=self.guest,
+                source_address="100.64.0.1",
+                expires_s=60,
+                guard=guard,
+            )
+        )
+
+    async def received(self, north: RemoteAgent, south: RemoteAgent) -> OperationRef:
+        """On its way, with what was in force as it set out."""
+        ref = OperationRef(operation=new_id(), instance=self.guest.id)
+        guard = await north.loop.guard(GuardRef(operation=ref.operation, instance=self.guest.id))
+        landing = await self.landing(south, guard)
+        await north.migration.send(
+            SendInstance(operation=ref.operation, instance=self.guest.id, landing=landing, expires_s=60)
+        )
+        return ref
+
+    async def over(self, ref: OperationRef, north: RemoteAgent, south: RemoteAgent) -> SourceReport:
+        """All of it has come, and the last of what was in force goes after it."""
+        self.world.north.hypervisor.arrive(self.guest.id)
+        report = await north.migration.source_status(ref)
+        guard = await north.loop.guard(GuardRef(operation=ref.operation, instance=self.guest.id))
+        await patient(lambda: south.loop.take_over(guard))
+        return report
+
+    async def resumed(self, ref: OperationRef, south: RemoteAgent) -> None:
+        right = self.world.plane.commit(self.guest.id, self.world.south.id)
+        await south.instances.resume(StartInstance(spec=self.guest, right=right, operation=ref.operation))
+
+    async def incident(self, blanket: str, state: IncidentState) -> Incident:
+        """As its owner is told of it."""
+        async with asyncio.timeout(20):
+            while True:
+                told = [
+                    from_json(Incident, event.data["incident"])
+                    for event in self.world.plane.events.get(blanket, {}).values()
+                    if event.kind == "incident"
+                ]
+                for one in told:
+                    if one.state is state:
+                        return one
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def pair(world: World) -> Pair:  # noqa: F811
+    return Pair(world)
+
+
+@asynccontextmanager
+async def contained(pair: Pair, *do: dict[str, Any]) -> AsyncIterator[tuple[RemoteAgent, RemoteAgent]]:
+    async with both(pair.world) as (north, south):
+        await pair.started(north, south)
+        await patient(lambda: north.loop.apply(policy(*do)))
+        yield north, south
+
+
+async def test_it_is_in_force_before_there_is_a_port_and_until_the_source_is_gone(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with contained(pair, CONTAIN) as (north, south):
+        await pair.found()
+        await until(lambda: pair.there(here.id) == {Deed.CONTAIN})
+        ref = await pair.received(north, south)
+        assert pair.plugged == [{Deed.CONTAIN}]
+        assert there.overlay.expected == {pair.guest.id: there.overlay.ports[pair.guest.id]}
+        assert (await pair.over(ref, north, south)).guarded
+        await pair.resumed(ref, south)
+        assert pair.there(here.id) == pair.there(there.id) == {Deed.CONTAIN}
+        await north.migration.release(ref)
+        await south.migration.release(ref)
+        assert pair.there(here.id) == set()
+        assert pair.at[there.id].effects.total() == 1, "what was taken over twice was done once"
+        before = await pair.incident(here.id, IncidentState.CLOSED)
+        after = await pair.incident(there.id, IncidentState.CONTAINED)
+        assert after.id == before.id and after.timeline[0] == before.timeline[0], "its past came with it"
+        assert after.version > 1
+        await south.loop.close(CloseIncident(incident=after.id, by="ada", undo=True))
+        await until(lambda: pair.there(there.id) == set())
+
+
+async def test_what_is_decided_while_it_is_on_its_way_is_there_before_it_goes_on(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with contained(pair, CONTAIN) as (north, south):
+        ref = await pair.received(north, south)
+        assert pair.plugged == [set()]
+        await pair.found()
+        await until(lambda: pair.there(here.id) == {Deed.CONTAIN})
+        assert (await pair.over(ref, north, south)).guarded
+        assert pair.there(there.id) == {Deed.CONTAIN}
+        assert await pair.world.south.hypervisor.state(pair.guest.id) is RunState.PAUSED
+
+
+async def test_what_stands_still_does_not_go_on_elsewhere(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with contained(pair, PAUSE) as (north, south):
+        await pair.found()
+        await until(lambda: here.hypervisor.states[pair.guest.id] is RunState.PAUSED)
+        ref = await pair.received(north, south)
+        await pair.over(ref, north, south)
+        await pair.resumed(ref, south)
+        await south.migration.release(ref)
+        report = await south.instances.inspect(InstanceRef(instance=pair.guest.id))
+        assert (report.state, report.epoch) == (RunState.PAUSED, 2), "it has its right, and stands still"
+        found = await pair.incident(there.id, IncidentState.CONTAINED)
+        await south.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await until(lambda: there.hypervisor.states[pair.guest.id] is RunState.RUNNING)
+
+
+async def test_if_it_does_not_come_it_is_in_force_where_it_stays_and_nowhere_else(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with contained(pair, CONTAIN) as (north, south):
+        await pair.found()
+        await until(lambda: pair.there(here.id) == {Deed.CONTAIN})
+        ref = await pair.received(north, south)
+        await north.migration.cancel(ref)
+        await north.migration.release(ref)
+        await south.migration.release(ref)
+        assert (pair.there(here.id), pair.there(there.id)) == ({Deed.CONTAIN}, set())
+        assert pair.guest.id not in there.overlay.ports
+
+
+async def test_what_was_undone_here_since_does_not_come_again(pair: Pair) -> None:
+    """The source tells its last after the instance has gone on."""
+    there = pair.world.south
+    async with contained(pair, CONTAIN) as (north, south):
+        await pair.found()
+        ref = await pair.received(north, south)
+        await pair.over(ref, north, south)
+        await pair.resumed(ref, south)
+        found = await pair.incident(there.id, IncidentState.CONTAINED)
+        await south.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await until(lambda: pair.there(there.id) == set())
+        await south.loop.take_over(
+            await north.loop.guard(GuardRef(operation=ref.operation, instance=pair.guest.id))
+        )
+        assert pair.there(there.id) == set()
+
+
+async def test_killed_at_the_target_it_is_there_when_it_is_back(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with pair.world.north.agent() as north:
+        async with pair.world.south.agent() as south:
+            await pair.started(north, south)
+            await patient(lambda: north.loop.apply(policy(CONTAIN)))
+            await pair.found()
+            await until(lambda: pair.there(here.id) == {Deed.CONTAIN})
+            ref = await pair.received(north, south)
+        async with pair.world.south.agent() as south:
+            await pair.over(ref, north, south)
+            await pair.resumed(ref, south)
+            found = await pair.incident(there.id, IncidentState.CONTAINED)
+            assert pair.at[there.id].effects.total() == 1
+            await south.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+            await until(lambda: pair.there(there.id) == set())
+
+
+def _about(guest: InstanceSpec, deed: Deed, **more: Any) -> Guard:
+    one = held(guest.id, cloud=CLOUD, blanket=new_id(), deed=deed)
+    changed = tuple(replace(of, command=replace(of.command, **more)) for of in one.reactions)
+    return Guard(
+        operation=new_id(), instance=guest.id, at=time.time(), held=(replace(one, reactions=changed),)
+    )
+
+
+async def test_what_is_about_somebody_else_does_not_come_with_it(pair: Pair) -> None:
+    there = pair.world.south
+    async with contained(pair) as (north, south):
+        await pair.received(north, south)
+        other = replace(_about(pair.guest, Deed.CONTAIN), instance=new_id())
+        for lie in (other, _about(pair.guest, Deed.DENY, net="10.1.0.3")):
+            with pytest.raises(Refused, match="does not come with"):
+                await south.loop.take_over(lie)
+        assert pair.there(there.id) == set()
+        await south.loop.take_over(_about(pair.guest, Deed.DENY, net="10.1.0.2"))
+        assert pair.there(there.id) == {Deed.DENY}, "its own address is its own"
+
+
+async def test_what_was_ordered_goes_with_it_under_the_names_of_where_it_goes(pair: Pair) -> None:
+    here, there = pair.world.north, pair.world.south
+    async with contained(pair) as (north, south):
+        about = held(pair.guest.id, cloud=CLOUD, blanket=here.id).reactions[0].command.about
+        first = Command(id=new_id(), deed=Deed.CONTAIN, about=about)
+        await north.loop.order(OrderDeed(command=first, left_s=600, by=CLOUD))
+        assert (
+            await north.migration.source_status(OperationRef(operation=new_id(), instance=about.id))
+        ).guarded
+        second = replace(first, id=new_id())
+        order = OrderDeed(command=second, left_s=600, by=CLOUD)
+        ref = OperationRef(operation=new_id(), instance=pair.guest.id)
+        guard = Guard(operation=ref.operation, instance=pair.guest.id, at=time.time(), ordered=(order,))
+        landing = await pair.landing(south, guard)
+        assert pair.plugged == [{Deed.CONTAIN}]
+        await north.migration.send(
+            SendInstance(operation=ref.operation, instance=pair.guest.id, landing=landing, expires_s=60)
+        )
+        await pair.over(ref, north, south)
+        await pair.resumed(ref, south)
+        await north.migration.release(ref)
+        await south.migration.release(ref)
+        assert (pair.there(here.id), pair.there(there.id)) == (set(), {Deed.CONTAIN})
+        assert not await north.loop.ordered(OrderedRef(command=first.id))
+        await south.loop.recall(OrderedRef(command=second.id))
+        assert pair.there(there.id) == set()

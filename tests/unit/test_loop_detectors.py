@@ -1,0 +1,182 @@
+"""What detectors make of what they see."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supercloud.agent.components import statuses
+from supercloud.model.findings import Severity
+from supercloud.model.ocsf import DetectionFinding
+from supercloud.security.detectors import components, ports
+from supercloud.security.detectors.components import Components, Status
+from supercloud.security.detectors.ports import Own, PortWatch, parsed
+
+pytestmark = pytest.mark.unit
+MAC, OTHER, IP = "02:00:00:00:00:01", "02:00:00:00:00:02", "10.20.0.1"
+
+
+def frame(
+    *,
+    mac: str = MAC,
+    source: str = IP,
+    target: str = "10.20.0.2",
+    port: int = 80,
+    flags: int = 0x02,
+    options: int = 0,
+    fragment: int = 0,
+) -> bytes:
+    ethernet = bytes.fromhex("020000000009") + bytes.fromhex(mac.replace(":", "")) + b"\x08\x00"
+    ip = struct.pack("!BBHHHBBH", 0x45 + options, 0, 40 + 4 * options, 1, fragment, 64, 6, 0)
+    ends = IPv4Address(source).packed + IPv4Address(target).packed + bytes(4 * options)
+    return ethernet + ip + ends + struct.pack("!HHIIBBHHH", 40000, port, 0, 0, 0x50, flags, 0, 0, 0)
+
+
+def arp(*, mac: str = MAC, said: str = MAC, ip: str = IP) -> bytes:
+    sender = bytes.fromhex(said.replace(":", "")) + IPv4Address(ip).packed
+    ethernet = b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) + b"\x08\x06"
+    return ethernet + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + bytes(10)
+
+
+@pytest.fixture
+def watch() -> PortWatch:
+    found = PortWatch("boot")
+    found.plugged([Own(device="tone", mac=MAC, ip=IP)])
+    return found
+
+
+def rules(events: list[dict[str, Any]]) -> list[str]:
+    return [
+        one["finding_info"]["analytic"]["uid"] if one["class_uid"] == 2004 else "connection" for one in events
+    ]
+
+
+def test_a_connection_that_begins_is_told_once_in_a_while(watch: PortWatch) -> None:
+    (told,) = watch.sent("tone", frame(port=22), 100.0)
+    assert told["dst_endpoint"] == {"ip": "10.20.0.2", "port": 22}
+    assert told["src_endpoint"] == {"ip": IP, "port": 40000, "mac": MAC}
+    assert watch.sent("tone", frame(port=22), 101.0) == []
+    assert rules(watch.sent("tone", frame(port=23), 101.0)) == ["connection"]
+    assert rules(watch.sent("tone", frame(port=22), 106.0)) == ["connection"]
+
+
+@pytest.mark.parametrize("said", [{"flags": 0x12}, {"flags": 0x10}, {"flags": 0x04}, {"fragment": 5}])
+def test_what_begins_nothing_is_not_told(watch: PortWatch, said: dict[str, int]) -> None:
+    assert watch.sent("tone", frame(**said), 1.0) == []  # type: ignore[arg-type]
+
+
+def test_options_of_ip_hide_nothing(watch: PortWatch) -> None:
+    (told,) = watch.sent("tone", frame(port=443, options=3), 1.0)
+    assert told["dst_endpoint"]["port"] == 443
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(mac=OTHER),
+        frame(source="10.20.0.9"),
+        arp(mac=OTHER),
+        arp(said=OTHER),
+        arp(ip="10.20.0.9"),
+    ],
+    ids=["mac", "ip", "arp-frame", "arp-mac", "arp-ip"],
+)
+def test_anothers_address_is_a_finding_that_proves_nothing_of_it(watch: PortWatch, data: bytes) -> None:
+    (told,) = watch.sent("tone", data, 1.0)
+    assert rules([told]) == [ports.SPOOFED]
+    assert told["resources"] == [{"uid": "tone"}], "it is about the port that sent it"
+    assert told["evidences"][0]["data"]["proven"] is False
+    assert watch.sent("tone", data, 2.0) == []
+    (again,) = watch.sent("tone", data, 12.0)
+    assert again["evidences"][0]["data"]["frames"] == 2
+
+
+@pytest.mark.parametrize("data", [frame(source="0.0.0.0"), arp(ip="0.0.0.0")])  # noqa: S104
+def test_who_has_no_address_yet_forges_none(watch: PortWatch, data: bytes) -> None:
+    assert ports.SPOOFED not in rules(watch.sent("tone", data, 1.0))
+
+
+def test_a_flood_is_one_finding_and_few_events(watch: PortWatch) -> None:
+    events = [
+        event
+        for number in range(20_000)
+        for event in watch.sent("tone", frame(port=number % 60_000 + 1), 5.0 + number / 40_000)
+    ]
+    found = rules(events)
+    assert found.count(ports.FLOOD) == 1
+    assert found.count("connection") == ports.PER_SECOND
+
+
+def test_an_own_address_from_another_blanket_is_a_second_copy(watch: PortWatch) -> None:
+    assert watch.received("vx-1", frame(mac=OTHER), 1.0) == []
+    (told,) = watch.received("vx-1", arp(mac=MAC), 1.0)
+    assert rules([told]) == [ports.SECOND_COPY]
+    assert told["severity_id"] == Severity.CRITICAL.rank
+
+
+def test_ports_that_stay_are_remembered_and_others_are_not_heard(watch: PortWatch) -> None:
+    watch.sent("tone", frame(), 1.0)
+    watch.plugged([Own(device="tone", mac=MAC, ip=IP), Own(device="ttwo", mac=OTHER, ip="10.20.0.2")])
+    assert watch.sent("tone", frame(), 1.5) == []
+    watch.plugged([])
+    assert watch.sent("tone", frame(port=5), 1.6) == []
+
+
+@given(st.binary(max_size=80))
+def test_no_frame_is_too_odd(data: bytes) -> None:
+    parsed(data)
+    watch = PortWatch("boot")
+    watch.plugged([Own(device="tone", mac=MAC, ip=IP)])
+    for one in watch.sent("tone", data, 1.0):
+        if one["class_uid"] == 2004:
+            DetectionFinding.model_validate(one)
+
+
+# ---------------------------------------------------------------- components
+
+
+def looked(*steps: tuple[float, int, bool]) -> list[str]:
+    watch = Components("boot")
+    return [
+        rule
+        for at, pid, wanted in steps
+        for rule in rules(watch.look({"keeper": Status(pid=pid, wanted=wanted)}, at))
+    ]
+
+
+def test_what_ended_by_itself_is_told() -> None:
+    assert looked((0, 5, True), (1, 5, True), (2, 6, True), (3, 6, True)) == [components.CRASHED]
+
+
+def test_what_stays_down_is_told_once() -> None:
+    steps = [(0.0, 5, True)] + [(float(at), 0, True) for at in range(1, 30)]
+    assert looked(*steps) == [components.DOWN]
+
+
+def test_what_nobody_wants_is_not_missed() -> None:
+    assert looked((0, 5, True), (1, 0, False), (9, 0, False), (10, 7, True)) == []
+
+
+def test_what_comes_and_goes_is_graver() -> None:
+    found = looked(*((float(at), at, True) for at in range(1, 8)))
+    assert found == [components.CRASHED] * 4 + [components.RESTARTING, components.CRASHED]
+
+
+def test_statuses_are_read_as_runit_writes_them(tmp_path: Path) -> None:
+    for name, data in {
+        "agent": bytes(12) + (4711).to_bytes(4, "little") + b"\0u\0\1",
+        "keeper": bytes(12) + bytes(4) + b"\0d\0\0",
+        "torn": bytes(7),
+    }.items():
+        (tmp_path / name / "supervise").mkdir(parents=True)
+        (tmp_path / name / "supervise" / "status").write_bytes(data)
+    assert statuses(tmp_path) == {
+        "agent": Status(pid=4711, wanted=True),
+        "keeper": Status(pid=0, wanted=False),
+    }
