@@ -74,7 +74,9 @@ _TWO = " executes in north and south"
 CONTROLS: dict[str, Control] = {
     "what was sent goes on": Control(_silenced(), "synced writes are lost", held=False),
     "holder counts from the answer": Control(
-        _silenced(At("delay control north", "controller: saga check begins", seconds=24)),
+        # From when only one more word is said to the source before it sends: it then ends sending while the
+        # one renewal that was answered late is the last that was committed.
+        _silenced(At("delay control north", "controller: send channel migration.receive", seconds=24)),
         _TWO,
         second_line=False,
         held=False,
