@@ -224,17 +224,10 @@ def test_what_they_make_is_seen_here_and_adopted(tools: Tools) -> None:
 
 
 def test_no_level_above_open_is_held_there_any_more(tools: Tools) -> None:
-    refused = tools.estate.run(
-        "volume",
-        "create",
-        "v",
-        "--cloud",
-        CLOUD,
-        "--size",
-        "1M",
-        "--on",
-        tools.blanket,
-        "--level",
-        "baseline",
-    )
-    assert refused.returncode != 0 and "access of libvirt tools to the blanket is present" in refused.stderr
+    volume = ("volume", "create", "v", "--cloud", CLOUD, "--size", "1M", "--on", tools.blanket)
+    refused = tools.estate.run(*volume, "--level", "baseline")
+    assert refused.returncode != 0 and f"may not be in blanket {tools.blanket}" in refused.stderr
+    explained = tools.shown("level", "explain", "vm", NAME, "--level", "baseline")
+    (here,) = (place for place in explained["places"] if place["blanket"] == tools.blanket)
+    why = [ruling["why"] for ruling in here["rules"] if not ruling["held"]]
+    assert any("access of libvirt tools to the blanket is present" in one for one in why), why
