@@ -227,7 +227,7 @@ def test_no_level_above_open_is_held_there_any_more(tools: Tools) -> None:
     volume = ("volume", "create", "v", "--cloud", CLOUD, "--size", "1M", "--on", tools.blanket)
     refused = tools.estate.run(*volume, "--level", "baseline")
     assert refused.returncode != 0 and f"may not be in blanket {tools.blanket}" in refused.stderr
-    explained = tools.shown("level", "explain", "vm", NAME, "--level", "baseline")
+    explained = tools.shown("level", "explain", "vm", SERVER, "--level", "baseline")
     (here,) = (place for place in explained["places"] if place["blanket"] == tools.blanket)
     why = [ruling["why"] for ruling in here["rules"] if not ruling["held"]]
     assert any("access of libvirt tools to the blanket is present" in one for one in why), why

@@ -154,6 +154,34 @@ def test_what_ended_by_itself_is_told() -> None:
     assert looked((0, 5, True), (1, 5, True), (2, 6, True), (3, 6, True)) == [components.CRASHED]
 
 
+def test_what_was_told_to_end_is_not_told_unless_it_is_told_often() -> None:
+    """An upgrade begins programs anew, and so does whoever lets tools in."""
+    watch, seen = Components("boot"), list[str]()
+    for at in range(1, 7):
+        seen += rules(watch.look({"libvirtd": Status(pid=at, wanted=True, asked=True)}, float(at)))
+        assert at == 6 or seen == []
+    assert seen == [components.RESTARTING]
+
+
+@pytest.mark.parametrize(
+    ("ended", "asked"),
+    [
+        (b"0 0\n", True),
+        (b"-1 15\n", True),
+        (b"-1 9\n", False),
+        (b"1 0\n", False),
+        (b"", False),
+        (b"0", False),
+    ],
+)
+def test_how_it_ended_is_read_as_finish_keeps_it(tmp_path: Path, ended: bytes, asked: bool) -> None:
+    service = tmp_path / "keeper"
+    (service / "supervise").mkdir(parents=True)
+    (service / "supervise" / "status").write_bytes(bytes(12) + (7).to_bytes(4, "little") + b"\0u\0\1")
+    (service / "ended").write_bytes(ended)
+    assert statuses(tmp_path) == {"keeper": Status(pid=7, wanted=True, asked=asked)}
+
+
 def test_what_stays_down_is_told_once() -> None:
     steps = [(0.0, 5, True)] + [(float(at), 0, True) for at in range(1, 30)]
     assert looked(*steps) == [components.DOWN]

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from supercloud.agent.teller import Teller
@@ -32,5 +33,13 @@ def statuses(services: Path) -> Mapping[Name, components.Status]:
         except OSError:
             continue
         if status is not None:
-            found[one.parts[-3]] = status
+            found[one.parts[-3]] = replace(status, asked=_asked(one.parents[1] / "ended"))
     return found
+
+
+def _asked(ended: Path) -> bool:
+    """What the service's `finish` kept of its last end, which comes before its next process."""
+    try:
+        return components.was_asked(ended.read_bytes())
+    except OSError:
+        return False

@@ -22,8 +22,11 @@ _STATUS = struct.Struct("<12xIBcBB")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
+    """`asked`: the process before this one ended as one does that is told to."""
+
     pid: int  # 0: there is none
     wanted: bool
+    asked: bool = False
 
 
 def parsed(data: bytes) -> Status | None:
@@ -32,6 +35,13 @@ def parsed(data: bytes) -> Status | None:
         return None
     pid, _, want, _, _ = _STATUS.unpack(data)
     return Status(pid=pid, wanted=want == b"u")
+
+
+def was_asked(ended: bytes) -> bool:
+    """runsv's arguments for `finish`: the exit code (-1: by a signal) and the signal. Told to end, a program
+    says 0, or SIGTERM ends it, as an upgrade does and whoever lets tools in. Root in a blanket may tell it so
+    as well: who does that often is found by that."""
+    return ended.split() in ([b"0", b"0"], [b"-1", b"15"])
 
 
 class Components:
@@ -51,11 +61,11 @@ class Components:
             if not status.wanted:
                 self._forget(name)
                 continue
-            found += self._gone(name, at) if status.pid == 0 else self._there(name, status.pid, at)
+            found += self._gone(name, at) if status.pid == 0 else self._there(name, status, at)
         return found
 
-    def _there(self, name: Name, pid: int, at: float) -> list[Event]:
-        before = self._pids.get(name)
+    def _there(self, name: Name, status: Status, at: float) -> list[Event]:
+        pid, before = status.pid, self._pids.get(name)
         self._pids[name] = pid
         self._down_since.pop(name, None)
         self._told_down.discard(name)
@@ -70,6 +80,8 @@ class Components:
             begun.clear()
             title = f"{name} began anew {many} times in {WITHIN_S:.0f} s"
             return [self._finding(RESTARTING, name, title, Severity.HIGH, at, pid=pid, times=many)]
+        if status.asked:
+            return []
         title = f"{name} ended by itself and was begun anew"
         return [self._finding(CRASHED, name, title, Severity.MEDIUM, at, pid=pid, before=before)]
 
