@@ -65,6 +65,7 @@ async def all_checks() -> None:
         provider_lies,
         other_cloud,
         leases,
+        inherited,
         permits,
         no_way_out,
         connected,
@@ -233,6 +234,29 @@ async def leases(scene: Scene) -> None:
         return scene.bob.ip in await _looked_up("bob")
 
     check("dnsmasq comes back after it died", await until(back))
+
+
+async def inherited(scene: Scene) -> None:
+    """Alice goes, another instance comes and has her address, and then she has it again."""
+    alice, one = scene.alice, scene.one
+    heir = Instance("heir", "9", RED, heir_of=alice)
+    await heir.make()
+    for goes, comes in ((alice, heir), (heir, alice)):
+        await one.call("unplug", goes.id)
+        del scene.cloud.locations[goes.id]
+        await scene.cloud.apply()
+        scene.cloud.locations[comes.id] = comes.at(one, 1)
+        await scene.cloud.apply()
+        await comes.plug(one)
+        await comes.run_on(one)
+        said = await _lease(comes)
+        check(
+            f"an address goes from {goes.name} to {comes.name}",
+            f"LEASE {alice.ip} " in said,
+            said=said[-300:],
+        )
+    assert heir.cable is not None
+    await heir.cable.kill()
 
 
 async def _lease(instance: Instance) -> str:

@@ -207,6 +207,7 @@ class Instance:
     digit: str
     network: Network
     cable: Process | None = None
+    heir_of: Instance | None = None  # whose address it has
 
     @property
     def id(self) -> str:
@@ -222,6 +223,8 @@ class Instance:
 
     @property
     def ip(self) -> str:
+        if self.heir_of is not None:
+            return self.heir_of.ip
         return self.network.cidr.replace("0/24", f"1{self.digit}")
 
     def at(self, blanket: Blanket | None, epoch: int) -> Location:

@@ -4,6 +4,9 @@ Leases are what the locations say, names are the instances'. dnsmasq answers nob
 asks only the blanket's own resolver. It drops root by itself. A child that dies is started again; children of
 an earlier agent are ended before new ones start, found by the pid that dnsmasq wrote, and only if the process
 really runs our configuration.
+
+It remembers whom it gave an address, for as long as that lease lasts, and gives it to nobody else before,
+whatever it is told: so one that is to give an address to another instance than before is begun anew.
 """
 
 from __future__ import annotations
@@ -92,6 +95,9 @@ class Children:
         self._settings = settings
         self._running: dict[Id, asyncio.Task[None]] = {}
         self._processes: dict[Id, asyncio.subprocess.Process] = {}
+        #: Whose each address is by what was told last, and has been since its process began: MACs by IP.
+        self._told: dict[Id, dict[str, str]] = {}
+        self._given: dict[Id, dict[str, str]] = {}
 
     async def converge(self, segments: Iterable[Segment]) -> None:
         """One child per network with what it shall answer; others end.
@@ -118,20 +124,28 @@ class Children:
 
     def tell(self, segment: Segment) -> None:
         """Bring leases and names up to date; dnsmasq reads them again only if they changed."""
+        network = segment.network.id
         changed = [
             self._write(segment, ".leases", leases(segment)),
             self._write(segment, ".names", names(segment)),
         ]
-        process = self._processes.get(segment.network.id)
+        self._told[network] = told = {one.ip: one.mac for one in segment.locations}
+        given = self._given.setdefault(network, {})
+        another = any(given.get(ip, mac) != mac for ip, mac in told.items())
+        given |= told
+        process = self._processes.get(network)
         if any(changed) and process is not None and process.returncode is None:
-            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGKILL if another else signal.SIGHUP)  # it has nothing to write
 
     async def close(self) -> None:
         for network in list(self._running):
             await self._end(network)
 
     async def _supervise(self, network: Id) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
+            self._given[network] = dict(self._told.get(network, {}))
             process = await asyncio.create_subprocess_exec(
                 "dnsmasq",
                 "--keep-in-foreground",
@@ -147,7 +161,8 @@ class Children:
                 raise
             finally:
                 del self._processes[network]
-            await asyncio.sleep(_RESTART_S)  # a child that cannot live must not take the processor
+            # A child that cannot live must not take the processor.
+            await asyncio.sleep(max(0.0, _RESTART_S - (loop.time() - began)))
 
     async def _check(self, network: Id) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -162,6 +177,8 @@ class Children:
             raise Failed(f"dnsmasq: {said.decode(errors='replace').strip()[:300]}")
 
     async def _end(self, network: Id) -> None:
+        self._told.pop(network, None)
+        self._given.pop(network, None)
         task = self._running.pop(network)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

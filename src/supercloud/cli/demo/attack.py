@@ -54,9 +54,10 @@ HORIZONTAL = {
         },
     },
 }
-#: Nothing but bash: port by port of one host, until it is silent. Its own word is on its console.
+#: Nothing but bash: port by port of one host, until it is silent. Its own word is on its console, opened for
+#: each line: getty hangs up whoever had it open before.
 _SCAN = r"""#!/bin/bash
-exec >/dev/ttyS0 2>/dev/null
+exec >/dev/null 2>&1
 echo 1 >/proc/sys/net/ipv4/tcp_syn_retries
 for round in $(seq 1 400); do
     began=$(date +%s.%N) open=0 tried=0
@@ -65,7 +66,7 @@ for round in $(seq 1 400); do
         (exec 3<>"/dev/tcp/{address}/$port") && open=$((open + 1))
         [ $((SECONDS - before)) -ge 2 ] && break
     done
-    echo "{mark} {\"began\": $began, \"tried\": $tried, \"open\": $open}"
+    echo "{mark} {\"began\": $began, \"tried\": $tried, \"open\": $open}" >/dev/ttyS0
     sleep 2
 done
 """
