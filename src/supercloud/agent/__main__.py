@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from supercloud import logs
 from supercloud.agent.agent import Drivers
@@ -80,7 +80,8 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
 
 def main() -> None:
     logs.configure()
-    asyncio.run(serve(linux))
+    with suppress(asyncio.CancelledError):  # told to end, it has not failed
+        asyncio.run(serve(linux))
 
 
 if __name__ == "__main__":
