@@ -121,6 +121,7 @@ class Attack:
 
     def _attack(self, name: str, made: Callable[[Outcome], None]) -> Outcome:
         self._say(f"{name} …")
+        self._close_older()
         self._known = {row["id"] for row in self._client().all("/incidents", cloud=CLOUD)}
         outcome = Outcome(attack=name)
         try:
@@ -329,6 +330,13 @@ class Attack:
         if broken := [problem for _, problem in problems if problem]:
             raise Failed(f"a blanket does not take the policy: {broken[0]}")
         return None if any(waits for waits, _ in problems) else True
+
+    def _close_older(self) -> None:
+        """What is found now would be joined to them, and their past be told as this attack's."""
+        client = self._client()
+        for row in client.all("/incidents", cloud=CLOUD, open_only=True):
+            self._say(f"closing an incident of before: {row['title']}")
+            client.post(f"/incidents/{row['id']}/close", {"undo": False})
 
     def _end_incidents(self) -> None:
         """All that the attack has left in force."""
