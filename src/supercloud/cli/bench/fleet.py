@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import importlib
+import logging
 import resource
 import secrets
 import sys
@@ -21,7 +22,7 @@ from typing import Any, cast
 
 from asyncinotify import Inotify, Mask
 
-from supercloud import __version__
+from supercloud import __version__, logs
 from supercloud.agent.birth import Birth, read_birth
 from supercloud.agent.channel import Channel
 from supercloud.agent.dial import Dialer
@@ -230,6 +231,8 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--whole-agent", action="store_true", help="load all that the real agent loads")
     given = parser.parse_args()
+    # Not to standard output, which is the bench's to read, and which a thousand machines would fill.
+    logs.configure(level=logging.ERROR)
     if given.whole_agent:
         importlib.import_module("supercloud.agent.__main__")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
