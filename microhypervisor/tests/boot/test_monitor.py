@@ -262,3 +262,35 @@ def test_what_was_asked_is_counted_and_logged(site: Site) -> None:
     )
     assert len(told) - len(refused) == counted.given
     assert not any("CHANGED" in line for line in site.running.lines)
+
+
+def _tenant_of(running: Machine, name: str) -> tuple[bytes, int]:
+    nonce = os.urandom(32)
+    said = attestation.verified(running.ask(Request.ATTEST, name, rest=nonce), name, nonce)
+    return said.tenant, said.launches
+
+
+def test_a_tenant_whom_the_channel_names_is_the_next_launchs(site: Site) -> None:
+    """An admin who names a key of its own has a partition that is cleared, and measured as the admin's."""
+    running, name, (theirs, admins) = site.running, "nobodys", (_TENANT, _ADMIN)
+    keys = [one.public_key().public_bytes_raw() for one in (theirs, admins)]
+    for refused in ("victim", name):  # its layout names it; it runs
+        with pytest.raises(Failed, match="its layout names|it runs"):
+            running.ask(Request.TENANT, refused, rest=keys[0])
+    running.ask(Request.STOP, name)
+    running.ask(Request.TENANT, name, rest=keys[0])
+    assert _tenant_of(running, name) == (b"", 1)
+    running.ask(Request.START, name)
+    assert _tenant_of(running, name) == (keys[0], 2)
+    running.ask(Request.STOP, name)
+    running.ask(Request.TENANT, name, rest=keys[1])
+    with pytest.raises(Failed, match="has not signed it"):
+        _begin(running, consent(_statement(running, 16, name=name), admins), 16, name=name)
+    statement = _statement(running, 16, name=name)
+    header = _begin(running, consent(statement, theirs), 16, name=name)
+    opened = export.accepted(header, statement, theirs, _machine_key(running))
+    assert len(opened.open_all([_sealed(running, 16, name)])) == export.PAGE_SIZE
+    running.ask(Request.START, name)
+    assert _tenant_of(running, name) == (keys[1], 3)
+    with pytest.raises(Failed, match="has not signed it"):
+        _begin(running, consent(_statement(running, 16, name=name), theirs), 16, name=name)

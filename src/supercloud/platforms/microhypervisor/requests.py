@@ -40,6 +40,7 @@ class Request(enum.IntEnum):
     ACT = 10
     PAGE = 11
     ACTS = 12
+    TENANT = 13
 
 
 class State(enum.IntEnum):
@@ -128,7 +129,7 @@ def ask(
 
     Args:
         start: of CONSOLE.
-        rest: what follows the name: a nonce of 32 bytes, `act` or `page`.
+        rest: what follows the name: a nonce or a tenant's key, each of 32 bytes, `act` or `page`.
 
     Raises:
         ValueError: no partition can be called that.
