@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from supercloud.platforms.microhypervisor.consent import Operation, Statement, consent
+from supercloud.model.acts import Operation
+from supercloud.trust.consent import Statement, consent
 
 pytestmark = pytest.mark.unit
 

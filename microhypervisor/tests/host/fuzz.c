@@ -83,7 +83,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 /* Requests, however hostile, to a machine of three: one that runs for its tenant, one that its layout gave a tenant, and one that
  * stands still. Nobody's memory comes out, no launch changes its tenant, and only the last one's next launch may. */
 enum { PARTITIONS = 3 };
-static uint8_t memory[16 * PAGE_SIZE];
 static const struct wanted of_admin = {.console_shown = true}, of_layout = {.has_tenant = true};
 
 static void set_up(void)
@@ -92,7 +91,7 @@ static void set_up(void)
     partition_count = PARTITIONS;
     for (unsigned i = 0; i < PARTITIONS; i++) {
         partitions[i] = (struct partition){.name = {(char)('a' + i)}, .wanted = i == 1 ? &of_layout : &of_admin, .launches = 1,
-                                           .state = i == 0 ? RUNNING : STOPPED, .memory = {0, sizeof(memory)}};
+                                           .state = i == 0 ? RUNNING : STOPPED, .memory = {0, 16 * PAGE_SIZE}};
         memcpy(partitions[i].tenant, key, sizeof(key));
         memcpy(partitions[i].next_tenant, key, sizeof(key));
     }
