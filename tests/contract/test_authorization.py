@@ -95,6 +95,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "TakenOrders": {"takes": ["restart:device"]},
     "Response": {"status": 102},
     "AskAct": {},  # filled in: about Alice's machine
+    "AskChallenge": {"nonce": "0" * 64},
+    "GrantAct": {},
     "DetectionFinding": event("again"),
     "Stop": {},
 }

@@ -41,6 +41,7 @@ from supercloud.services.store.tables import LOCKED, Blanket, Provider
 from supercloud.services.store.time import wall
 from supercloud.trust.consent import hash_of, read
 from supercloud.trust.keys import from_text, to_text
+from supercloud.wire.codec import from_json, to_json
 
 _CONSENT_BYTES = 248
 #: Who wants to know it again within so long is told nothing new: a finding for each act and time.
@@ -322,15 +323,19 @@ def _event(found: Finding, uid: str) -> Mapping[str, Any]:
 
 
 def _kept(act: Id, first: int, export: SealedExport) -> ActExport:
-    pages = [
-        {"page": first + at, "version": one.version, "sealed": to_text(one.sealed)}
-        for at, one in enumerate(export.pages)
-    ]
-    return ActExport(act=act, header=to_text(export.header), pages=pages)
+    view = ExportView(
+        act=act,
+        header=to_text(export.header),
+        pages=tuple(
+            SealedPageView(page=first + at, version=one.version, sealed=to_text(one.sealed))
+            for at, one in enumerate(export.pages)
+        ),
+    )
+    return ActExport(act=act, export=to_json(ExportView, view))
 
 
 async def _export(session: AsyncSession, act: Id) -> ExportView:
     found = await session.get(ActExport, act)
     if found is None:
         raise NotFound(f"nothing has come of act {act}", hint="supercloud act show says what became of it")
-    return ExportView(act=act, header=found.header, pages=tuple(SealedPageView(**one) for one in found.pages))
+    return from_json(ExportView, found.export)

@@ -210,5 +210,4 @@ class ActExport(Base):
 
     __tablename__ = "act_exports"
     act: Mapped[str] = mapped_column(ForeignKey("acts.id", ondelete="CASCADE"), primary_key=True)
-    header: Mapped[str]  # base64: docs/spec/microhypervisor-export.md
-    pages: Mapped[list[dict[str, Any]]]  # services.security_views.SealedPageView, in order
+    export: Mapped[dict[str, Any]]  # services.security_views.ExportView

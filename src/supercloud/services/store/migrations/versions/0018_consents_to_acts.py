@@ -22,8 +22,7 @@ def upgrade() -> None:
     op.create_table(
         "act_exports",
         sa.Column("act", sa.Text(), nullable=False),
-        sa.Column("header", sa.Text(), nullable=False),
-        sa.Column("pages", sa.JSON(), nullable=False),
+        sa.Column("export", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["act"], ["acts.id"], name=op.f("fk_act_exports_act"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("act", name=op.f("pk_act_exports")),
     )
