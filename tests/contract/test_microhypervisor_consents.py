@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +12,18 @@ from pathlib import Path
 import microhypervisor_double as double
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tiny_guest import IMAGE
+from tiny_guest import IMAGE, TinyImages, linux_kernel
 
-from supercloud.model.acts import NO_ARGUMENTS, Operation
+from supercloud.images.microhypervisor import IMAGE as MICROHYPERVISOR
+from supercloud.images.microhypervisor import build_microhypervisor
+from supercloud.model.acts import MOST_PAGES, NO_ARGUMENTS, Operation
 from supercloud.model.errors import Conflict, Failed, NotFound, Refused
 from supercloud.model.names import Id, new_id
 from supercloud.platforms.microhypervisor import channel, requests
 from supercloud.platforms.microhypervisor.driver import MicrohypervisorOptions, MicrohypervisorPlatform
 from supercloud.platforms.microhypervisor.home import Home
 from supercloud.platforms.microhypervisor.requests import Request
+from supercloud.platforms.qemu.command import BINARY
 from supercloud.ports.platform import BlanketMachine, ConsentPlatform, SealedExport
 from supercloud.trust import attestation, export
 from supercloud.trust.attestation import Attestation
@@ -209,3 +214,42 @@ async def test_the_machine_starts_anew_with_everybodys_key(site: Site, tmp_path:
     assert (await site.launched(site.mine)).tenant == TENANT.private.public_key().public_bytes_raw()
     with pytest.raises(NotFound):
         await platform.challenge(new_id(), bytes(32))
+
+
+class Built(TinyImages):
+    def microhypervisor(self) -> Path:
+        return build_microhypervisor() / MICROHYPERVISOR
+
+
+@pytest.mark.system
+async def test_the_real_one_takes_the_same_and_refuses_the_same(tmp_path: Path) -> None:
+    """In QEMU, with a kernel that writes a letter: the command line that it was given is in its memory."""
+    if shutil.which(BINARY) is None:
+        pytest.skip("no QEMU")
+    options = MicrohypervisorOptions(partitions=2, memory_mib=256, disk_gib=1)
+    images = Built(tmp_path / "images", linux_kernel())
+    platform = MicrohypervisorPlatform(tmp_path / "state", images, options)
+    spec = blanket(TENANT)
+    try:
+        await platform.create(spec)
+        site = Site(platform, Home(tmp_path / "state" / "machine", BINARY), spec.id, spec.id)
+        assert (await site.launched(spec.id)).tenant == TENANT.private.public_key().public_bytes_raw()
+        for key, changed, why in (
+            (OTHER, {}, "has not signed it"),
+            (TENANT, {"launch": 2}, "something else"),
+            (TENANT, {"ticks": 1}, "time has passed"),
+        ):
+            with pytest.raises(Refused, match=why):
+                await site.act(spec.id, consent(await site.statement(spec.id, **changed), key.private))
+        statement = await site.statement(spec.id, page=0, pages=MOST_PAGES)
+        signed, begun = consent(statement, TENANT.private), time.monotonic()
+        came = await site.act(spec.id, signed, page=0, pages=MOST_PAGES)
+        print(f"{MOST_PAGES} pages in {time.monotonic() - begun:.1f} s")
+        assert b"tsc=reliable" in await site.opened(came, statement)
+        with pytest.raises(Refused, match="or was used"):
+            await site.act(spec.id, signed, page=0, pages=MOST_PAGES)
+        await platform.stop(spec.id)
+        await platform.start(spec.id)
+        assert (await site.launched(spec.id)).launches == 2
+    finally:
+        await platform.destroy(spec.id)

@@ -1,4 +1,4 @@
-"""A key store's consents: for machines of the cloud alone that its monitor says were launched with its key."""
+"""A key store's consents: for those machines alone that their monitor says were launched with its key."""
 
 from __future__ import annotations
 

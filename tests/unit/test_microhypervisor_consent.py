@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from supercloud.model.acts import Operation
 from supercloud.model.errors import InvalidInput
-from supercloud.trust.consent import Statement, consent
+from supercloud.trust.consent import Statement, consent, read
 
 pytestmark = pytest.mark.unit
 
@@ -80,4 +80,4 @@ def test_what_is_read_is_what_was_signed() -> None:
 )
 def test_what_is_not_in_the_one_encoding_is_not_read(line: str) -> None:
     with pytest.raises(InvalidInput, match="what came is no consent"):
-        read(bytes.fromhex(line.split()[-1]), _KEY.public_key())
+        read(bytes.fromhex(line.rpartition(" ")[2]), _KEY.public_key())
