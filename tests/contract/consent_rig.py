@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ class EnforcingPlatform(LivePlatform):
         self.monitor = MonitorDouble()
         self.breaks: SupercloudError | None = None  # what the next export ends with
         self.presented: list[bytes] = []
+        self.held: asyncio.Event | None = None  # no export goes on before it
 
     async def declare(self) -> Declaration:
         declared = await super().declare()
@@ -66,6 +68,8 @@ class EnforcingPlatform(LivePlatform):
     ) -> SealedExport:
         name = partition(machine)
         self.presented.append(consent)
+        if self.held is not None:
+            await self.held.wait()
         header = self._ask(Request.ACT, name, requests.act(operation, page, pages, consent))
         if self.breaks is not None:
             raise self.breaks

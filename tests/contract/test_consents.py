@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import time
@@ -73,7 +74,7 @@ async def test_without_consent_the_monitor_refuses_and_its_user_is_told(site: Co
     assert (found["layer"], found["source"], found["object"]) == ("L0", "monitor", people.machines["c1"])
     assert (found["severity"], found["domain"]) == ("high", "edge")
     assert found["evidence"][0]["refused"] == said
-    event = (await people.alice.get(f"/findings/{found['id']}/event")).json()
+    event = (await people.alice.get(f"/findings/{found['id']}", params={"as": "ocsf"})).json()
     assert TypeAdapter(DetectionFinding).validate_python(event).machine == people.machines["c1"]
     assert (await people.acme.get("/findings")).json() == [], "what a provider delivered is not this"
     for who in (people.bob, people.carol):
@@ -120,10 +121,9 @@ async def test_what_the_monitor_refuses_ends_the_act_and_is_a_finding(site: Cons
     await site.grant(first["id"], used)
     assert (await site.perform(first["id"])).status_code == 200
     await site.grant(again["id"], used)
-    old = (await site.signed(replaced["id"])).consent
     for act, why in ((again, "or was used"), (replaced, "issued last"), (late, "time has passed")):
         if act is replaced:
-            await site.grant(act["id"], old)
+            await site.granted(act["id"])
             await site.platform.challenge(site.people.machines["c1"], bytes(32))
         if act is late:
             await site.granted(act["id"])
@@ -168,6 +168,39 @@ async def test_what_breaks_while_it_is_done_uses_the_consent_up(site: Consenting
     assert (await site.people.alice.get(f"/acts/{act['id']}")).json()["reason"] == "the channel is gone"
     assert (await site.people.alice.get("/findings")).json() == [], "nobody was refused"
     problem(await site.people.alice.get(f"/acts/{act['id']}/export"), 404, "not-found")
+
+
+async def test_it_is_done_once_though_it_is_asked_for_at_once(site: Consenting) -> None:
+    act, other = await site.asked(), await site.asked()
+    signed = (await site.signed(act["id"])).consent
+    second = (await site.signed(act["id"])).consent
+    assert (await site.grant(act["id"], second)).status_code == 200
+    problem(await site.grant(act["id"], signed), 409, "conflict")
+    assert (await site.grant(act["id"], second)).status_code == 200, "the same again is harmless"
+    problem(await site.grant(other["id"], signed), 409, "conflict")
+    site.platform.held = asyncio.Event()
+    first = asyncio.create_task(site.perform(act["id"]))
+    while not site.platform.presented:  # noqa: ASYNC110 - that it is presented has no event
+        await asyncio.sleep(0.01)
+    problem(await site.perform(act["id"]), 409, "conflict")
+    problem(await site.people.acme.post(f"/acts/{act['id']}/withdraw"), 409, "conflict")
+    site.platform.held.set()
+    assert (await first).json()["state"] == "done"
+    assert len(site.platform.presented) == 1
+
+
+async def test_what_is_taken_back_while_it_is_done_gives_nothing(site: Consenting) -> None:
+    act = await site.asked()
+    await site.granted(act["id"])
+    site.platform.held = asyncio.Event()
+    first = asyncio.create_task(site.perform(act["id"]))
+    while not site.platform.presented:  # noqa: ASYNC110 - that it is presented has no event
+        await asyncio.sleep(0.01)
+    assert (await site.people.alice.post(f"/acts/{act['id']}/refuse")).json()["state"] == "refused"
+    site.platform.held.set()
+    problem(await first, 409, "refused")
+    problem(await site.people.acme.get(f"/acts/{act['id']}/export"), 404, "not-found")
+    assert await site.state(act["id"]) == "refused"
 
 
 async def test_it_is_done_in_its_time_alone(site: Consenting) -> None:

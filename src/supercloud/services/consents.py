@@ -87,7 +87,8 @@ class Consents(Acts):
         )
 
     async def grant_act(self, act: Id, request: GrantAct) -> ActView:
-        """
+        """The same again is harmless.
+
         Raises:
             InvalidInput: what came is no consent to this act; the monitor looks again as it is done.
             Conflict: it is not asked any more, or another consent waits.
@@ -96,6 +97,9 @@ class Consents(Acts):
             cloud = (await shown(session, act)).cloud_id
         key = await self._parts.keys.consent_key(cloud=cloud)
         async with self._parts.store.write() as session:
+            row = await _locked(session, act)
+            if row.state == ActState.GRANTED and row.consent != request.consent:
+                raise Conflict("the act is granted, by another consent")
             row = await end(session, act, ActState.GRANTED)
             if row.enforced:
                 await _require_alone(session, row)
@@ -150,8 +154,11 @@ class Performing(Askings):
             Conflict: it is not the time, or it has ended.
         """
         async with self._parts.store.write() as session:
-            row, domain = await asked_row(session, act)
+            _, domain = await asked_row(session, act)
+            row = await _locked(session, act)
             _require_enforced(row)
+            if row.state == ActState.TAKEN:
+                raise Conflict("it is being done")
             now = await wall(session)
             if not row.not_before <= now < row.deadline:
                 raise Conflict("it is not the time for it")
@@ -192,7 +199,7 @@ class Performing(Askings):
         """Once it was presented a consent is used up, whatever came of it."""
         async with self._parts.store.write() as session:
             if row.state == ActState.TAKEN:
-                ended = await session.get_one(ActRow, row.id, with_for_update=True, populate_existing=True)
+                ended = await _locked(session, row.id)
                 if ended.state == ActState.TAKEN:
                     ended.state, ended.ended_at = ActState.FAILED, await wall(session)
                     ended.reason, ended.consent = error.message, None
@@ -210,6 +217,10 @@ def _require_enforced(row: ActRow) -> None:
     """
     if not row.enforced:
         raise Refused(PROCEDURAL)
+
+
+async def _locked(session: AsyncSession, act: Id) -> ActRow:
+    return await session.get_one(ActRow, act, with_for_update=True, populate_existing=True)
 
 
 async def _require_alone(session: AsyncSession, row: ActRow) -> None:

@@ -16,7 +16,7 @@ from supercloud.model.names import Id
 
 _STATEMENT = struct.Struct("<4sB3x16sQQQ32sQ32s32s32s")
 _NAME = re.compile(r"[a-z0-9-]{1,15}")
-_HASH_SIZE = 32
+_HASH_SIZE, _SIGNATURE_SIZE = 32, 64
 #: In pages of 4 KiB: 2^48 bytes.
 _PAGES_LIMIT = 1 << 36
 
@@ -94,7 +94,7 @@ def read(signed: bytes, tenant: Ed25519PublicKey) -> Statement:
             purpose=purpose,
             arguments=arguments,
         )
-        if magic != b"SCC1" or found.encode() != statement:
+        if magic != b"SCC1" or found.encode() != statement or len(signature) != _SIGNATURE_SIZE:
             raise ValueError("not in its one encoding")
         tenant.verify(signature, statement)
     except (struct.error, ValueError) as error:
