@@ -320,7 +320,7 @@ def _view(row: ActRow, domain: Name, cloud: Name, blanket: Name | None) -> ActVi
         cloud_id=row.cloud,
         statement=_kept(row),
         enforced=row.enforced,
-        reason=row.reason,
+        reason=row.reason or "",
         created_at=row.created_at,
         ended_at=row.ended_at,
     )
@@ -333,7 +333,7 @@ def asked_view(row: ActRow, domain: Name) -> AskedActView:
         domain=domain,
         statement=_kept(row),
         enforced=row.enforced,
-        reason=row.reason,
+        reason=row.reason or "",
         created_at=row.created_at,
         ended_at=row.ended_at,
     )

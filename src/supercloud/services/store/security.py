@@ -202,7 +202,7 @@ class ActRow(Base):
     enforced: Mapped[bool] = mapped_column(server_default=false(), default=False)
     epoch: Mapped[int | None]  # the launch that the consent is for
     consent: Mapped[str | None]  # base64: trust.consent
-    reason: Mapped[str] = mapped_column(server_default="", default="")  # why it failed
+    reason: Mapped[str | None]  # why it failed
 
 
 class ActExport(Base):

@@ -18,7 +18,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("enforced", sa.Boolean(), server_default=sa.false(), nullable=False))
         batch_op.add_column(sa.Column("epoch", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("consent", sa.Text(), nullable=True))
-        batch_op.add_column(sa.Column("reason", sa.Text(), server_default="", nullable=False))
+        batch_op.add_column(sa.Column("reason", sa.Text(), nullable=True))
     op.create_table(
         "act_exports",
         sa.Column("act", sa.Text(), nullable=False),
