@@ -98,6 +98,7 @@ void place_all(const struct multiboot *multiboot, struct layout *layout)
         struct partition *partition = &partitions[partition_count++];
         partition->wanted = &layout->partitions[i];
         memcpy(partition->name, partition->wanted->name, NAME_SIZE);
+        memcpy(partition->next_tenant, partition->wanted->tenant, TENANT_SIZE);
         partition->kernel = find_module(partition->wanted->kernel);
         if (partition->wanted->initrd[0] != '\0') {
             partition->initrd = find_module(partition->wanted->initrd);

@@ -21,9 +21,18 @@ void acts_attest(const struct frame *request, struct frame *reply)
     reply_put(reply, partition->digest, DIGEST_SIZE);
     reply_put64(reply, partition->launches);
     reply_put8(reply, 0); /* nothing but this answer says whose key it is */
-    reply_put(reply, partition->wanted->tenant, TENANT_SIZE);
+    reply_put(reply, partition->tenant, TENANT_SIZE);
     reply_put(reply, monitor_key(), 32);
     reply_put(reply, signature, sizeof(signature));
+}
+
+void acts_tenant(const struct frame *request, struct frame *reply)
+{
+    struct partition *partition = request_partition(request, NAME_SIZE + TENANT_SIZE, reply);
+    const char *why = partition == NULL ? NULL : partition_name_tenant(partition, request->payload + NAME_SIZE);
+    if (why != NULL) {
+        reply_refuse(reply, REFUSED_STATE, why);
+    }
 }
 
 void acts_challenge(const struct frame *request, struct frame *reply)

@@ -5,6 +5,7 @@
 #include "channel/frame.h"
 
 void acts_attest(const struct frame *request, struct frame *reply);
+void acts_tenant(const struct frame *request, struct frame *reply);
 void acts_challenge(const struct frame *request, struct frame *reply);
 void acts_begin(const struct frame *request, struct frame *reply);
 void acts_page(const struct frame *request, struct frame *reply);

@@ -137,6 +137,9 @@ void request_answer(const struct frame *request, struct frame *reply)
     case REQUEST_ACTS:
         acts_counted(request, reply);
         return;
+    case REQUEST_TENANT:
+        acts_tenant(request, reply);
+        return;
     }
     reply_refuse(reply, REFUSED_KIND, "there is no such request");
 }

@@ -18,6 +18,7 @@ enum request {
     REQUEST_ACT = 0x0a,
     REQUEST_PAGE = 0x0b,
     REQUEST_ACTS = 0x0c,
+    REQUEST_TENANT = 0x0d,
 };
 
 #define REPLY 0x80

@@ -106,9 +106,9 @@ static bool tenant(const struct line *line, struct wanted *wanted)
             return false;
         }
         wanted->tenant[i] = (uint8_t)(high << 4 | low);
+        wanted->has_tenant |= wanted->tenant[i] != 0;
     }
-    wanted->has_tenant = true;
-    return true;
+    return wanted->has_tenant;
 }
 
 static bool property(const struct line *line, struct wanted *wanted)

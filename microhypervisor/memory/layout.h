@@ -9,7 +9,8 @@
  *     device BUS:SLOT.FUNCTION a PCI function, hexadecimal; up to five
  *     start asked              it starts when the channel asks for it, and not with the machine
  *     console shown            what it writes to its first serial port is also written to L0's log
- *     tenant KEY               its tenant's Ed25519 key, 64 hexadecimal digits; without one there is nobody who could consent
+ *     tenant KEY               its tenant's Ed25519 key, 64 hexadecimal digits, not all 0; without one the channel names it for each
+ *                              launch, or there is nobody who could consent
  */
 #ifndef MH_LAYOUT_H
 #define MH_LAYOUT_H

@@ -100,7 +100,7 @@ static struct act as_act(const struct partition *partition, enum consent_operati
     struct act act = {.operation = operation, .page = pages.start, .pages = pages.end - pages.start,
                       .launch = partition->launches};
     memcpy(act.name, partition->name, CONSENT_NAME);
-    memcpy(act.tenant, partition->wanted->tenant, sizeof(act.tenant));
+    memcpy(act.tenant, partition->tenant, sizeof(act.tenant));
     crypto_hash_sha256(act.arguments, NULL, 0); /* there are none besides */
     return act;
 }
@@ -136,7 +136,7 @@ enum consent_answer monitor_act(struct partition *partition, enum consent_operat
     const char *what = operation >= CONSENT_DUMP && operation <= CONSENT_MIGRATE ? names[operation] : "some act";
     end_act(of(partition));
     *header = of(partition)->export.header;
-    if (!partition->wanted->has_tenant) {
+    if (!is_tenant(partition->tenant)) {
         return told(partition, CONSENT_NO_TENANT, what, pages);
     }
     if (!is_memory(partition, pages)) {
@@ -186,6 +186,6 @@ void monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE
     store64(statement + 24, partition->launches);
     memcpy(statement + 32, partition->digest, DIGEST_SIZE);
     memcpy(statement + 64, nonce, NONCE_SIZE);
-    memcpy(statement + 96, partition->wanted->tenant, TENANT_SIZE);
+    memcpy(statement + 96, partition->tenant, TENANT_SIZE);
     crypto_sign_ed25519_detached(signature, NULL, statement, sizeof(statement), signing_key);
 }

@@ -109,6 +109,7 @@ static const char *load(struct partition *partition)
     }
     /* There is no timer of known speed in a partition; its kernel is told the clock's. */
     format_to(cmdline, sizeof(cmdline), "%s tsc=reliable tsc_early_khz=%u", partition->wanted->cmdline, tsc_khz);
+    memcpy(partition->tenant, partition->next_tenant, TENANT_SIZE); /* with what was in memory goes whoever had it */
     measure(partition, partition->wanted->cmdline);
     memset(guest, 0, size_of(partition->memory));
     uint64_t place = kernel_load(&kernel, guest, memory, initrd);

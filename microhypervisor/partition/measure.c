@@ -34,6 +34,6 @@ void measure(struct partition *partition, const char *cmdline)
     }
     add(&state, devices, 2 * partition->device_count);
     add_number(&state, partition->wanted->console_shown);
-    add(&state, partition->wanted->tenant, partition->wanted->has_tenant ? TENANT_SIZE : 0);
+    add(&state, partition->tenant, is_tenant(partition->tenant) ? TENANT_SIZE : 0);
     crypto_hash_sha256_final(&state, partition->digest);
 }

@@ -103,12 +103,20 @@ struct partition {
     unsigned device_count;
     uint64_t entry; /* where its kernel begins, guest physical */
     uint8_t digest[DIGEST_SIZE]; /* of all that was loaded (partition/measure.h) */
+    /* Tenants' keys, of this launch and of the next; zeros: nobody. What is in memory is always the first one's. */
+    uint8_t tenant[TENANT_SIZE], next_tenant[TENANT_SIZE];
     struct lock lock; /* over state and reason */
     struct console console;
     uint64_t *msrpm, *iopm; /* shared, read-only once made */
 };
 
 extern struct partition partitions[MAX_PARTITIONS];
+
+/* Name who may consent to what is done to its next launch; NULL, or why not. Nothing changes for the launch that is there. */
+const char *partition_name_tenant(struct partition *partition, const uint8_t key[TENANT_SIZE]);
+/* Whether somebody is named at all. */
+bool is_tenant(const uint8_t key[TENANT_SIZE]);
+
 extern unsigned partition_count;
 
 static inline uint32_t atomic_get(const uint32_t *at)

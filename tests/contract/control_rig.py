@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +85,15 @@ class Bench:
 class World:
     """One key store, one site, one database; controllers come and go."""
 
-    def __init__(self, database: str, folder: Path) -> None:
+    def __init__(
+        self, database: str, folder: Path, platform: Callable[[Site], LivePlatform] = LivePlatform
+    ) -> None:
         self.database = database
         self.folder = folder
         (folder / "machines").mkdir()
         self.keys = memory_keystore()
         self.site = Site(folder / "machines")
-        self.platform = LivePlatform(self.site)
+        self.platform = platform(self.site)
         self.port = 0
 
     @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Run as a program, in the machine's directory, with the two listening sockets that QEMU inherits. Beyond the
 channel's requests it hears nothing; a test tells it what else happens to it by files in that directory:
-`park-p0` (the partition is parked), `hang` (it answers nobody), `noise` (before each reply).
+`park-p0` (the partition is parked), `hang` (it answers nobody), `noise` (before each reply), `hurry` (its
+clock is years ahead).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitor_double import CLOCK_KHZ, MonitorDouble, Refusal
 from tiny_guest import TinyImages
 
 from supercloud.platforms.microhypervisor.command import Plan, name
@@ -57,16 +59,14 @@ class _Partition:
     reason: str = ""
     written: bytes = b""
 
-    def start(self) -> str:
+    def start(self) -> None:
         if self.state is State.RUNNING:
-            return "it runs already"
+            raise Refusal(4, "it runs already")
         self.state, self.launches, self.reason = State.RUNNING, self.launches + 1, ""
         self.written += b"B"
-        return ""
 
-    def stop(self) -> str:
+    def stop(self) -> None:
         self.state, self.reason = State.STOPPED, "stopped by the admin"
-        return ""
 
     def listed(self) -> bytes:
         if Path(f"park-{self.name}").exists():
@@ -79,6 +79,7 @@ class _Double:
     def __init__(self, partitions: int, memory_mib: int) -> None:
         made = [_Partition(name(number), memory_mib << 20) for number in range(partitions)]
         self._partitions = {one.name: one for one in made}
+        self._monitor = MonitorDouble()
         self._one_user = asyncio.Lock()
 
     async def channel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,29 +95,38 @@ class _Double:
             writer.close()
 
     def _answer(self, frame: Frame) -> Frame:
-        payload = self._payload(frame)
-        if isinstance(payload, str):
-            refusal = b"\4" + payload.encode()
-            return Frame(kind=_REFUSED, sequence=frame.sequence, payload=refusal)
+        try:
+            payload = self._payload(frame)
+        except Refusal as refusal:
+            said = bytes([refusal.code]) + refusal.text.encode()
+            return Frame(kind=_REFUSED, sequence=frame.sequence, payload=said)
         return Frame(kind=frame.kind | 0x80, sequence=frame.sequence, payload=payload)
 
-    def _payload(self, frame: Frame) -> bytes | str:
+    def _payload(self, frame: Frame) -> bytes:
         if frame.kind == Request.LIST:
             listed = [one.listed() for one in self._partitions.values()]
             return bytes([len(listed)]) + b"".join(listed)
+        if frame.kind == Request.HELLO:
+            return struct.pack("<BBQ", 1, 8, CLOCK_KHZ)
         partition = self._partitions.get(frame.payload[:16].rstrip(b"\0").decode())
         if partition is None:
-            return "there is no such partition"
+            raise Refusal(3, "there is no such partition")
         match frame.kind:
             case Request.START:
-                return partition.start() or b""
+                partition.start()
+                self._monitor.launch(partition.name)
+                return b""
             case Request.STOP:
-                return partition.stop() or b""
+                partition.stop()
+                return b""
             case Request.CONSOLE:
                 at = int.from_bytes(frame.payload[16:24], "little")
                 text = partition.written[at : at + 512]
                 return (min(at, len(partition.written)) + len(text)).to_bytes(8, "little") + text
-        return "there is no such request"
+        if Path("hurry").exists():
+            self._monitor.skipped = 1 << 62
+        runs = partition.state is State.RUNNING
+        return self._monitor.answer(Request(frame.kind), partition.name, frame.payload[16:], runs=runs)
 
     async def monitor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}

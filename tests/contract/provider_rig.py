@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from api_rig import HOST, Named, Served, Signing, served
+from blanket_double import LivePlatform, Site
 from control_rig import DIGEST, World
 from pydantic import TypeAdapter
 from sqlalchemy import update
@@ -69,6 +70,7 @@ class Estate:
     clouds: dict[str, str]
     machines: dict[str, str]
     signing: dict[str, Signing]
+    world: World | None = None
 
     async def deliver(self, *events: dict[str, Any], by: httpx.AsyncClient | None = None) -> list[Any]:
         answer = await (by or self.acme).post("/findings", json=list(events))
@@ -94,11 +96,14 @@ class Estate:
 
 
 @asynccontextmanager
-async def estate(database_url: str, folder: Path) -> AsyncIterator[Estate]:
-    world = World(database_url, folder)
+async def estate(
+    database_url: str, folder: Path, platform: Callable[[Site], LivePlatform] = LivePlatform
+) -> AsyncIterator[Estate]:
+    world = World(database_url, folder, platform)
     try:
         async with served(world, folder / "h") as api:
             made = await _built(api)
+            made.world = world
             yield made
             for client in (made.alice, made.bob, made.carol, made.acme, made.rival):
                 await client.aclose()

@@ -1,4 +1,4 @@
-"""Privileged acts: asked for by a provider, seen and refused by a user, and granted by nobody."""
+"""Privileged acts where nothing enforces a consent: asked for by a provider, seen and answered by a user."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from provider_rig import Estate, estate
 from sqlalchemy import update
 from stream_rig import arrived, watching
 
+from supercloud.model.acts import NO_ARGUMENTS
 from supercloud.model.names import new_id
 from supercloud.services import acts
 from supercloud.services.store.security import ActRow
 from supercloud.services.store.tables import Cloud, Provider
 from supercloud.services.store.time import wall
+from supercloud.trust.keys import to_text
 
 pytestmark = pytest.mark.contract
 ARGUMENTS = "sha256:" + "a" * 64
@@ -65,6 +67,8 @@ async def test_an_act_is_one_exact_statement_that_its_user_sees_and_refuses(peop
         "expires_at": wanted["expires_at"],
         "nonce": statement["nonce"],
         "epoch": None,
+        "page": None,
+        "pages": None,
     }
     other = await asked(people)
     assert len(statement["nonce"]) == 32 and other["statement"]["nonce"] != statement["nonce"]
@@ -76,10 +80,13 @@ async def test_an_act_is_one_exact_statement_that_its_user_sees_and_refuses(peop
     for who in (people.bob, people.carol):
         assert (await who.get("/acts")).json() == []
         problem(await who.get(f"/acts/{act['id']}"), 404, "not-found")
-        for verb in ("refuse", "grant"):
-            problem(await who.post(f"/acts/{act['id']}/{verb}"), 404, "not-found")
+        for verb, said in (("refuse", None), ("grant", {}), ("challenge", {"nonce": "0" * 64})):
+            problem(await who.post(f"/acts/{act['id']}/{verb}", json=said), 404, "not-found")
+        problem(await who.get(f"/acts/{act['id']}/export"), 404, "not-found")
     problem(await people.rival.get(f"/acts/{act['id']}"), 404, "not-found")
-    problem(await people.rival.post(f"/acts/{act['id']}/withdraw"), 404, "not-found")
+    for verb in ("withdraw", "perform"):
+        problem(await people.rival.post(f"/acts/{act['id']}/{verb}"), 404, "not-found")
+    problem(await people.rival.get(f"/acts/{act['id']}/export"), 404, "not-found")
     for _ in range(2):
         refused = await people.alice.post(f"/acts/{act['id']}/refuse")
         assert refused.status_code == 200 and refused.json()["state"] == "refused"
@@ -93,12 +100,45 @@ async def test_an_act_is_one_exact_statement_that_its_user_sees_and_refuses(peop
             assert [one["id"] for one in found] == [identity]
 
 
-async def test_nothing_grants_one_and_it_says_so(people: Estate) -> None:
+async def test_a_grant_is_a_word_and_says_so(people: Estate) -> None:
     act = await asked(people)
-    said = problem(await people.alice.post(f"/acts/{act['id']}/grant"), 409, "refused")
-    assert said.startswith("granting a privileged act is not built yet")
+    where = f"/acts/{act['id']}"
+    assert act["enforced"] is False
+    said = problem(await people.alice.post(f"{where}/challenge", json={"nonce": "0" * 64}), 409, "refused")
+    assert said.startswith("this is procedural only: whoever administers that platform reads the machine")
+    signed = {"consent": to_text(bytes(248))}
+    problem(await people.alice.post(f"{where}/grant", json=signed), 422, "invalid-input")
+    granted = await people.alice.post(f"{where}/grant", json={})
+    assert (granted.status_code, granted.json()["state"]) == (200, "granted")
+    again = await people.alice.post(f"{where}/grant", json={})
+    assert again.json()["state"] == "granted", "the same again is harmless"
+    assert (await people.acme.get(where)).json()["state"] == "granted", "its provider sees it"
+    said = problem(await people.acme.post(f"{where}/perform"), 409, "refused")
+    assert said.startswith("this is procedural only")
     for who in (people.alice, people.acme):
-        assert (await who.get(f"/acts/{act['id']}")).json()["state"] == "asked"
+        problem(await who.get(f"{where}/export"), 404, "not-found")
+        assert (await who.get(where)).json()["state"] == "granted"
+    taken_back = await people.alice.post(f"{where}/refuse")
+    assert taken_back.json()["state"] == "refused", "a word is taken back"
+    assert (await people.alice.get("/findings")).json() == []
+
+
+async def test_pages_are_a_first_one_and_how_many_of_an_act_on_memory(people: Estate) -> None:
+    for wrong in (
+        {"page": 1},
+        {"pages": 1},
+        {"page": 0, "pages": 65},
+        {"page": -1, "pages": 1},
+        {"page": (1 << 36) - 1, "pages": 2},
+        {"page": 1, "pages": 1, "operation": "console"},
+        {"page": 1, "pages": 1, "arguments": ARGUMENTS},
+    ):
+        of_nothing = {"arguments": NO_ARGUMENTS}
+        problem(
+            await people.acme.post("/acts", json=body(people, **of_nothing | wrong)), 422, "invalid-input"
+        )
+    act = await asked(people, page=16, pages=64, arguments=NO_ARGUMENTS)
+    assert (act["statement"]["page"], act["statement"]["pages"], act["enforced"]) == (16, 64, False)
 
 
 async def test_it_is_withdrawn_or_expires_and_goes_with_its_machine(people: Estate) -> None:
@@ -204,10 +244,13 @@ async def test_the_command_line(people: Estate, tmp_path: Path) -> None:
     act = (await api.ok(*ask, "--purpose", "a crash", "--until", "2h", "-o", "json")).json
     assert act["statement"]["operation"] == "read-disk"
     said = (await api.ok(*ask, "--purpose", "again", "--until", "2h")).out
-    assert "nobody can grant it yet" in said
+    assert "grants it by a word: procedural only" in said
     listed = (await api.ok("act", "ls", "--state", "asked")).out
     assert "read-disk" in listed and "a crash" in listed and "c1" in listed
     assert act["statement"]["nonce"] in (await api.ok("act", "show", act["id"])).out
+    said = (await api.ok("act", "grant", act["id"])).out
+    assert "is granted: procedural only, since nothing below its provider enforces it" in said
+    assert "procedural only" in await api.wrong("domain", "perform", act["id"], status=4)
     assert "is refused" in (await api.ok("act", "refuse", act["id"])).out
     assert "refused" in (await api.ok("domain", "acts", "edge")).out
     assert "is refused" in await api.wrong("domain", "withdraw", act["id"], status=4)

@@ -37,10 +37,12 @@ from supercloud.ports.tools import ForeignVm
 from supercloud.services import inbox
 from supercloud.services.northbound import Northbound
 from supercloud.services.requests import AddBlanket, AddPrincipal, CreateCloud, CreateVolume, MintToken
-from supercloud.services.security_views import PlaceOrder
+from supercloud.services.security_views import ExportView, PlaceOrder
+from supercloud.services.store.security import ActExport
 from supercloud.services.store.tables import Cloud, Image
 from supercloud.trust.keys import IdentityKey
 from supercloud.trust.tokens import Bounds, attenuate, hand_on, peek
+from supercloud.wire.codec import to_json
 
 pytestmark = pytest.mark.contract
 
@@ -95,6 +97,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "TakenOrders": {"takes": ["restart:device"]},
     "Response": {"status": 102},
     "AskAct": {},  # filled in: about Alice's machine
+    "AskChallenge": {"nonce": "0" * 64},
+    "GrantAct": {},
     "DetectionFinding": event("again"),
     "Stop": {},
 }
@@ -326,6 +330,9 @@ async def _domain(api: Served, provider: httpx.AsyncClient) -> tuple[dict[str, s
         "expires_at": int(at),
     }
     act = (await provider.post(_url(api, f"{SOUTH}/v1/acts"), json=ask)).json()
+    gave = to_json(ExportView, ExportView(act=act["id"], header="", pages=()))
+    async with api.bench.parts.store.write() as session:
+        session.add(ActExport(act=act["id"], export=gave))
     found = (await provider.post(_url(api, f"{SOUTH}/v1/findings"), json=event(machine=machine))).json()
     own = str(uuid.uuid4())
     said = incident_event(own, cloud=(await api.bench.control.cloud("c")).id, blanket=machine)

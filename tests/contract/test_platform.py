@@ -30,6 +30,7 @@ from supercloud.platforms.simulated import Moment, SimulatedHost, SimulatedPlatf
 from supercloud.ports.platform import (
     Ability,
     BlanketMachine,
+    ConsentPlatform,
     ConsolePlatform,
     FreezePlatform,
     LinkPlatform,
@@ -43,11 +44,14 @@ pytestmark = pytest.mark.contract
 SECRET = b"join-secret-5b1e"
 #: Beside the abilities: whether bytes can be sent to a console.
 TYPING = "typing"
-EVERYTHING = frozenset({*Ability, TYPING})
+EVERYTHING = frozenset({*Ability, TYPING}) - {Ability.CONSENT}
+PARTITIONS = frozenset({Ability.CONSOLE, Ability.LINK, Ability.CONSENT})
 T = TypeVar("T", bound=Callable[..., object])
 
 
-class Full(Platform, ConsolePlatform, FreezePlatform, SnapshotPlatform, LinkPlatform, Protocol):
+class Full(
+    Platform, ConsolePlatform, FreezePlatform, SnapshotPlatform, LinkPlatform, ConsentPlatform, Protocol
+):
     """A platform with every ability; a test asks for those that it needs."""
 
 
@@ -164,7 +168,7 @@ def _microhypervisor_site(folder: Path, open_: Callable[[MicrohypervisorOptions]
 
     options = MicrohypervisorOptions(partitions=4, memory_mib=256, disk_gib=1)
     return Site(
-        can=frozenset({Ability.CONSOLE, Ability.LINK}),
+        can=PARTITIONS,
         open=lambda: open_(options),
         write_disk=write_disk,
         read_disk=read_disk,
@@ -200,7 +204,7 @@ SITES = {
     "microhypervisor": _doubled_site,
     "microhypervisor in QEMU": _booted_site,
 }
-CAN = {kind: frozenset({Ability.CONSOLE, Ability.LINK}) if "micro" in kind else EVERYTHING for kind in SITES}
+CAN = {kind: PARTITIONS if "micro" in kind else EVERYTHING for kind in SITES}
 
 
 def needs(*what: str) -> Callable[[T], T]:
@@ -283,6 +287,7 @@ async def test_declares_every_ability_that_it_has(platform: Full) -> None:
         Ability.FREEZE: FreezePlatform,
         Ability.SNAPSHOT: SnapshotPlatform,
         Ability.LINK: LinkPlatform,
+        Ability.CONSENT: ConsentPlatform,
     }
     assert {ability for ability, port in ports.items() if isinstance(platform, port)} == declared.abilities
     assert declared.reason

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from supercloud.platforms.microhypervisor.consent import Operation, Statement, consent
+from supercloud.model.acts import Operation
+from supercloud.model.errors import InvalidInput
+from supercloud.trust.consent import Statement, consent, read
 
 pytestmark = pytest.mark.unit
 
@@ -59,3 +61,23 @@ def test_a_consent_is_these_bytes() -> None:
 def test_what_the_other_side_would_not_read_is_not_written(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a statement's"):
         Statement(**(_SOUND | wrong))
+
+
+def test_what_is_read_is_what_was_signed() -> None:
+    signed = bytes.fromhex(_vector("good"))
+    assert read(signed, _KEY.public_key()) == Statement(**_SOUND)
+    with pytest.raises(InvalidInput, match="not signed by its cloud's consent key"):
+        read(signed, Ed25519PrivateKey.generate().public_key())
+    for at in range(len(signed)):
+        altered = bytearray(signed)
+        altered[at] ^= 1
+        with pytest.raises(InvalidInput):
+            read(bytes(altered), _KEY.public_key())
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in _VECTORS.read_text().splitlines() if line.startswith("bad ")]
+)
+def test_what_is_not_in_the_one_encoding_is_not_read(line: str) -> None:
+    with pytest.raises(InvalidInput, match="what came is no consent"):
+        read(bytes.fromhex(line.rpartition(" ")[2]), _KEY.public_key())

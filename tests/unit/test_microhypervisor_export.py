@@ -10,10 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supercloud.model.acts import Operation
 from supercloud.model.errors import Failed
-from supercloud.platforms.microhypervisor import attestation, export, requests
-from supercloud.platforms.microhypervisor.consent import Operation, Statement
+from supercloud.platforms.microhypervisor import requests
 from supercloud.platforms.microhypervisor.requests import Request
+from supercloud.trust import attestation, export
+from supercloud.trust.consent import Statement
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from supercloud.model import ocsf
-from supercloud.model.acts import ACT_TRANSITIONS, ActKind, ActState, Statement
+from supercloud.model.acts import ACT_TRANSITIONS, OPEN_ACTS, ActKind, ActState, Statement
 from supercloud.model.bounded import Bounds
 from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.findings import AHEAD_S, BEHIND_S, Severity, check_moment
@@ -296,10 +296,17 @@ def test_a_statement_that_could_hold(not_before: float, expires_at: float, good:
             _statement(not_before, expires_at).check(NOW)
 
 
-def test_there_is_no_way_to_a_granted_act() -> None:
-    assert {one.value for one in ActState} == {"asked", "refused", "withdrawn", "expired"}
+def test_an_act_goes_on_and_never_back() -> None:
+    order = ["asked", "granted", "taken"]
+    ends = {one for one in ActState if one not in OPEN_ACTS}
+    assert set(OPEN_ACTS) == set(order) and ends == set(ActState) - set(order)
+    ways = {
+        ActState.ASKED: {ActState.GRANTED, ActState.REFUSED, ActState.WITHDRAWN, ActState.EXPIRED},
+        ActState.GRANTED: {ActState.TAKEN, ActState.REFUSED, ActState.WITHDRAWN, ActState.EXPIRED},
+        ActState.TAKEN: {ActState.DONE, ActState.FAILED, ActState.REFUSED},
+    }
     for was, to in itertools.product(ActState, ActState):
-        if was is to or (was is ActState.ASKED and to is not ActState.ASKED):
+        if was is to or to in ways.get(was, set()):
             assert move(ACT_TRANSITIONS, was, to) is to
         else:
             with pytest.raises(Conflict):

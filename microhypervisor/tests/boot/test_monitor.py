@@ -13,12 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from machine import Guests, Machine, compiled, machine
 
-from supercloud.model.errors import Failed
-from supercloud.platforms.microhypervisor import attestation, export, requests
-from supercloud.platforms.microhypervisor.attestation import Launch
-from supercloud.platforms.microhypervisor.consent import Operation, Statement, consent
+from supercloud.model.acts import Operation
+from supercloud.model.errors import Failed, Refused
+from supercloud.platforms.microhypervisor import requests
 from supercloud.platforms.microhypervisor.frames import Frame
 from supercloud.platforms.microhypervisor.requests import Request
+from supercloud.trust import attestation, export
+from supercloud.trust.attestation import Launch
+from supercloud.trust.consent import Statement, consent
 
 _TENANT, _ADMIN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 #: In L1's memory, and in L2's.
@@ -162,7 +164,7 @@ def test_no_request_gives_a_secret_without_consent(site: Site) -> None:
         for payload in payloads if kind <= max(Request) else payloads[2:5]:
             site.running.exchange(Frame(kind=kind, sequence=kind, payload=payload).encode())
     for page in site.pages:
-        with pytest.raises(Failed, match="no act that was consented to"):
+        with pytest.raises(Refused, match="no act that was consented to"):
             _sealed(site.running, page)
     assert not _in_clear(site.running)
 
@@ -171,9 +173,9 @@ def test_no_other_consent_is_one(site: Site) -> None:
     running, (page, _) = site.running, site.pages
 
     def refused(why: str, signed: bytes, *, first: int = page, pages: int = 1, name: str = "victim") -> None:
-        with pytest.raises(Failed, match=why):
+        with pytest.raises(Refused, match=why):
             _begin(running, signed, first, pages, name)
-        with pytest.raises(Failed, match="no act that was consented to"):
+        with pytest.raises(Refused, match="no act that was consented to"):
             _sealed(running, first, name)
 
     refused("has not signed it", consent(_statement(running, page), _ADMIN))
@@ -210,11 +212,11 @@ def test_with_consent_it_is_the_tenant_alone_who_reads(site: Site) -> None:
         assert opened.open_all([(version, sealed)])[: len(secret)] == secret
         with pytest.raises(Failed):
             export.accepted(header, statement, _ADMIN, _machine_key(running))
-        with pytest.raises(Failed, match="no act that was consented to"):
+        with pytest.raises(Refused, match="no act that was consented to"):
             _sealed(running, page + 1)
-        with pytest.raises(Failed, match="challenge"):
+        with pytest.raises(Refused, match="challenge"):
             _begin(running, signed, page)  # used
-        with pytest.raises(Failed, match="no act that was consented to"):
+        with pytest.raises(Refused, match="no act that was consented to"):
             _sealed(running, page)  # and what went on has ended with it
     assert not _in_clear(running)
 
@@ -227,7 +229,7 @@ def test_a_consent_ends_with_the_launch_that_it_is_for(site: Site) -> None:
     registers = running.await_line(r"\[victim\] registers are as they were", after=len(running.lines))
     running.await_line(r"\[victim\] registers are as they were", after=registers)
     running.ask(Request.RESTART, "victim")
-    with pytest.raises(Failed, match="no act that was consented to"):
+    with pytest.raises(Refused, match="no act that was consented to"):
         _sealed(running, page + 1)
     opened = export.accepted(header, statement, _TENANT, _machine_key(running))
     with pytest.raises(Failed, match="missing, or out of order"):
@@ -262,3 +264,35 @@ def test_what_was_asked_is_counted_and_logged(site: Site) -> None:
     )
     assert len(told) - len(refused) == counted.given
     assert not any("CHANGED" in line for line in site.running.lines)
+
+
+def _tenant_of(running: Machine, name: str) -> tuple[bytes, int]:
+    nonce = os.urandom(32)
+    said = attestation.verified(running.ask(Request.ATTEST, name, rest=nonce), name, nonce)
+    return said.tenant, said.launches
+
+
+def test_a_tenant_whom_the_channel_names_is_the_next_launchs(site: Site) -> None:
+    """An admin who names a key of its own has a partition that is cleared, and measured as the admin's."""
+    running, name, (theirs, admins) = site.running, "nobodys", (_TENANT, _ADMIN)
+    keys = [one.public_key().public_bytes_raw() for one in (theirs, admins)]
+    for refused in ("victim", name):  # its layout names it; it runs
+        with pytest.raises(Failed, match=r"its layout names|it runs"):
+            running.ask(Request.TENANT, refused, rest=keys[0])
+    running.ask(Request.STOP, name)
+    running.ask(Request.TENANT, name, rest=keys[0])
+    assert _tenant_of(running, name) == (b"", 1)
+    running.ask(Request.START, name)
+    assert _tenant_of(running, name) == (keys[0], 2)
+    running.ask(Request.STOP, name)
+    running.ask(Request.TENANT, name, rest=keys[1])
+    with pytest.raises(Refused, match="has not signed it"):
+        _begin(running, consent(_statement(running, 16, name=name), admins), 16, name=name)
+    statement = _statement(running, 16, name=name)
+    header = _begin(running, consent(statement, theirs), 16, name=name)
+    opened = export.accepted(header, statement, theirs, _machine_key(running))
+    assert len(opened.open_all([_sealed(running, 16, name)])) == export.PAGE_SIZE
+    running.ask(Request.START, name)
+    assert _tenant_of(running, name) == (keys[1], 3)
+    with pytest.raises(Refused, match="has not signed it"):
+        _begin(running, consent(_statement(running, 16, name=name), theirs), 16, name=name)

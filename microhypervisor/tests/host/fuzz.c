@@ -5,9 +5,14 @@
 #include <string.h>
 
 #include "channel/frame.h"
+#include "channel/requests.h"
 #include "devices/decode.h"
+#include "lib/log.h"
 #include "memory/layout.h"
+#include "memory/physical.h"
 #include "monitor/consent.h"
+#include "monitor/monitor.h"
+#include "partition/control.h"
 #include "partition/linux.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -61,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     return 0;
 }
-#else
+#elif FUZZ == 5
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     enum { MEMORY = 4 << 20 };
@@ -74,4 +79,84 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     return 0;
 }
+#else
+/* Requests, however hostile, to a machine of three: one that runs for its tenant, one that its layout gave a tenant, and one that
+ * stands still. Nobody's memory comes out, no launch changes its tenant, and only the last one's next launch may. */
+enum { PARTITIONS = 3 };
+static const struct wanted of_admin = {.console_shown = true}, of_layout = {.has_tenant = true};
+
+static void set_up(void)
+{
+    static const uint8_t key[TENANT_SIZE] = {1};
+    partition_count = PARTITIONS;
+    for (unsigned i = 0; i < PARTITIONS; i++) {
+        partitions[i] = (struct partition){.name = {(char)('a' + i)}, .wanted = i == 1 ? &of_layout : &of_admin, .launches = 1,
+                                           .state = i == 0 ? RUNNING : STOPPED, .memory = {0, 16 * PAGE_SIZE}};
+        memcpy(partitions[i].tenant, key, sizeof(key));
+        memcpy(partitions[i].next_tenant, key, sizeof(key));
+    }
+}
+
+static void check_kept(void)
+{
+    for (unsigned i = 0; i < PARTITIONS; i++) {
+        CHECK(partitions[i].tenant[0] == 1 && monitor_acts(&partitions[i])->answers[CONSENT_GIVEN] == 0);
+        CHECK(monitor_acts(&partitions[i])->pages == 0);
+        CHECK(i == 2 || partitions[i].next_tenant[0] == 1);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    static struct frame request, reply;
+    set_up();
+    for (size_t at = 0; at + 4 <= size; at += request.length) { /* kind, partition, length; then its payload */
+        memset(&request, 0, sizeof(request));
+        request.kind = bytes[at] % 16;
+        request.payload[0] = (uint8_t)('a' + bytes[at + 1] % 4);
+        size_t rest = load16(bytes + at + 2) % (FRAME_PAYLOAD - NAME_SIZE);
+        at += 4;
+        rest = rest > size - at ? size - at : rest;
+        memcpy(request.payload + NAME_SIZE, bytes + at, rest);
+        request.length = (uint16_t)(NAME_SIZE + rest);
+        request_answer(&request, &reply);
+        CHECK(reply.length <= FRAME_PAYLOAD && (reply.kind == REPLY_REFUSED || reply.kind == (request.kind | REPLY)));
+        check_kept();
+        request.length = (uint16_t)rest;
+    }
+    return 0;
+}
 #endif
+
+/* What the channel's requests want of the rest of L0. */
+uint64_t tsc_khz = 1000000;
+struct partition partitions[MAX_PARTITIONS];
+unsigned partition_count;
+
+uint64_t tsc_read(void)
+{
+    static uint64_t now;
+    return now += 2;
+}
+
+void *at_physical(uint64_t address)
+{
+    (void)address;
+    abort(); /* nobody's memory is touched without a consent, which no fuzzer can sign */
+}
+
+void log_line(const char *pattern, ...)
+{
+    (void)pattern;
+}
+
+const char *partition_start(struct partition *partition)
+{
+    return partition->state == RUNNING ? "it runs already" : NULL;
+}
+
+const char *partition_stop(struct partition *partition, const char *reason)
+{
+    (void)partition;
+    return reason;
+}

@@ -10,7 +10,7 @@
 uint64_t tsc_khz = 1000000;
 struct partition partitions[MAX_PARTITIONS];
 unsigned partition_count;
-static const struct wanted shown = {.console_shown = true}, hidden = {.console_shown = false};
+static const struct wanted shown = {.console_shown = true}, hidden = {.console_shown = false}, named = {.has_tenant = true};
 static const char *refusal;
 static unsigned starts, stops;
 
@@ -134,6 +134,35 @@ static void test_console(void)
     CHECK(ask(REQUEST_CONSOLE, "a", NAME_SIZE) == REFUSED_LENGTH);
 }
 
+static uint8_t name_tenant(const char *name, uint8_t byte, size_t length)
+{
+    memset(&request, 0, sizeof(request));
+    request.kind = REQUEST_TENANT;
+    request.length = (uint16_t)(NAME_SIZE + length);
+    memcpy(request.payload, name, strlen(name));
+    request.payload[NAME_SIZE + TENANT_SIZE - 1] = byte;
+    request_answer(&request, &reply);
+    return reply.kind == REPLY_REFUSED ? reply.payload[0] : reply.kind == (REQUEST_TENANT | REPLY) ? 0 : 255;
+}
+
+/* For the next launch alone, of a partition that stands still, and whose layout names none. */
+static void test_tenant(void)
+{
+    struct partition *partition = &partitions[3];
+    CHECK(name_tenant("d", 7, TENANT_SIZE) == 0 && reply.length == 0);
+    CHECK(is_tenant(partition->next_tenant) && partition->next_tenant[31] == 7 && !is_tenant(partition->tenant));
+    CHECK(name_tenant("d", 8, TENANT_SIZE - 1) == REFUSED_LENGTH && name_tenant("d", 8, TENANT_SIZE + 1) == REFUSED_LENGTH);
+    CHECK(name_tenant("z", 8, TENANT_SIZE) == REFUSED_NAME);
+    partition->state = RUNNING;
+    CHECK(name_tenant("d", 8, TENANT_SIZE) == REFUSED_STATE);
+    partition->state = RESTARTING;
+    CHECK(name_tenant("d", 8, TENANT_SIZE) == REFUSED_STATE && partition->next_tenant[31] == 7);
+    partition->state = PARKED;
+    CHECK(name_tenant("d", 0, TENANT_SIZE) == 0 && !is_tenant(partition->next_tenant)); /* nobody */
+    partition->wanted = &named;
+    CHECK(name_tenant("d", 8, TENANT_SIZE) == REFUSED_STATE && !is_tenant(partition->next_tenant));
+}
+
 void test_requests(void)
 {
     partition_count = MAX_PARTITIONS;
@@ -156,4 +185,5 @@ void test_requests(void)
     CHECK(ask(REQUEST_MEASURE, "a", NAME_SIZE) == 0 && reply.length == DIGEST_SIZE + 9);
     CHECK(ask(REQUEST_STATISTICS, "a", NAME_SIZE) == 0 && reply.length == 1);
     test_console();
+    test_tenant();
 }

@@ -11,7 +11,7 @@
 #define PAGES 64
 
 static uint8_t tenant_public[32], tenant[64], machine_public[32], machine[64], secret[32];
-static struct wanted with_tenant = {.has_tenant = true}, without = {.has_tenant = false};
+static const struct wanted wanted = {.has_tenant = false};
 
 static size_t unhex(const char *text, uint8_t *at, size_t size)
 {
@@ -233,6 +233,18 @@ static void test_pages(void)
     CHECK(page(4, 0) == EXPIRED && page(4, 0) == NOT_NEXT);
 }
 
+/* An admin names a key of its own: what is in memory stays its tenant's, until a launch has cleared it. */
+static void test_next_tenant(void)
+{
+    struct wish wish = sound();
+    CHECK(ask(REQUEST_TENANT, "a", machine_public, 32) == 0);
+    wish.key = machine;
+    CHECK(act(&wish) == NOT_SIGNED && page(3, 0) == NOT_NEXT);
+    wish = sound();
+    CHECK(act(&wish) == 0 && page(3, 0) == 0);
+    CHECK(ask(REQUEST_TENANT, "a", tenant_public, 32) == 0);
+}
+
 static void test_attest(void)
 {
     uint8_t nonce[32] = {7}, statement[128] = "SCM1a";
@@ -250,11 +262,11 @@ static void test_attest(void)
 static void test_counts(void)
 {
     CHECK(ask(REQUEST_ACTS, "a", "", 0) == 0 && reply.length == 80);
-    CHECK(load64(reply.payload) == 15 && load64(reply.payload + 8) == 3);
+    CHECK(load64(reply.payload) == 17 && load64(reply.payload + 8) == 4);
     for (unsigned i = 0; i < CONSENT_ANSWERS; i++) {
         CHECK(load64(reply.payload + 16 + 8 * i) == answers[i]);
     }
-    CHECK(answers[CONSENT_GIVEN] == 3 && answers[CONSENT_OTHER_ACT] == 8 && answers[CONSENT_NO_TENANT] == 0);
+    CHECK(answers[CONSENT_GIVEN] == 4 && answers[CONSENT_OTHER_ACT] == 8 && answers[CONSENT_NO_TENANT] == 0);
 }
 
 void test_monitor(const char *consents, const char *vectors)
@@ -263,14 +275,15 @@ void test_monitor(const char *consents, const char *vectors)
     test_export(consents, vectors);
     arena_clear();
     memset(partitions, 0, sizeof(partitions));
-    memcpy(with_tenant.tenant, tenant_public, 32);
     partition_count = 2;
     struct range memory = {ARENA_START, ARENA_START + PAGES * PAGE_SIZE};
-    partitions[0] = (struct partition){.name = "a", .wanted = &with_tenant, .launches = 1, .memory = memory};
-    partitions[1] = (struct partition){.name = "b", .wanted = &without, .launches = 1, .memory = memory};
+    partitions[0] = (struct partition){.name = "a", .wanted = &wanted, .launches = 1, .memory = memory};
+    partitions[1] = (struct partition){.name = "b", .wanted = &wanted, .launches = 1, .memory = memory};
+    memcpy(partitions[0].tenant, tenant_public, 32);
     monitor_begin();
     test_refusals();
     test_pages();
+    test_next_tenant();
     test_attest();
     test_counts();
 }

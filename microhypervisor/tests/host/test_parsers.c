@@ -21,6 +21,7 @@ static bool reads(struct layout *layout, const char *text)
 }
 
 #define GOOD "partition a\ncores 2\nmemory 256\nkernel k\n"
+#define NOBODY "0000000000000000000000000000000000000000000000000000000000000000"
 #define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
 void test_layout(void)
@@ -61,6 +62,7 @@ void test_layout(void)
         {GOOD "tenant " KEY "0\n", 5},
         {GOOD "tenant g" KEY "\n", 5},
         {GOOD "tenant 0123\n", 5},
+        {GOOD "tenant " NOBODY "\n", 5},
         {GOOD "tenant " KEY "\ntenant " KEY "\n", 6},
         {GOOD "device 0:03.0\n", 5},
         {GOOD "device 00:20.0\n", 5},

@@ -1,4 +1,4 @@
-"""Privileged acts on user data over HTTP: asked for by providers, seen and refused by users."""
+"""Privileged acts on user data over HTTP: providers ask for them and do them, users grant and refuse them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from supercloud.api.things import InCloud
 from supercloud.model.acts import ActState
 from supercloud.model.names import Id
 from supercloud.services.requests import Ref
-from supercloud.services.security_views import ActView, AskAct, AskedActView
+from supercloud.services.security_views import (
+    ActView,
+    AskAct,
+    AskChallenge,
+    AskedActView,
+    ChallengeView,
+    ExportView,
+    GrantAct,
+)
 
 _Act = Annotated[Id, Path()]
 
@@ -36,10 +44,22 @@ def router() -> APIRouter:
     async def refuse(control: ActDecide, act: _Act) -> ActView:
         return await control.refuse_act(act)
 
+    @router.post("/{act}/challenge")
+    async def challenge(control: ActDecide, act: _Act, request: AskChallenge) -> ChallengeView:
+        """What a consent to this act has to answer, by the monitor below its machine's platform (`enforced`).
+        Refused (409) where there is none; while a consent to another act on the machine waits, a conflict."""
+        return await control.challenge_act(act, request)
+
     @router.post("/{act}/grant")
-    async def grant(control: ActDecide, act: _Act) -> ActView:
-        """Not built yet: always refused (409, code `refused`), since no consent can be signed."""
-        return await control.grant_act(act)
+    async def grant(control: ActDecide, act: _Act, request: GrantAct) -> ActView:
+        """With the consent that the owner's key store signed, where it is `enforced`; else as a word that
+        binds our own interfaces only."""
+        return await control.grant_act(act, request)
+
+    @router.get("/{act}/export")
+    async def export(control: ActRead, act: _Act) -> ExportView:
+        """The pages that it gave, sealed to the user's key store."""
+        return await control.act_export(act)
 
     return router
 
@@ -50,7 +70,7 @@ def southbound() -> APIRouter:
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def ask(control: DomainAsk, request: AskAct) -> AskedActView:
-        """For one exact act on a machine, as a statement for its user to sign. No signature is taken yet."""
+        """For one exact act on a machine, as a statement for its user to agree to."""
         return await control.ask_act(request)
 
     @router.get("")
@@ -70,5 +90,16 @@ def southbound() -> APIRouter:
     @router.post("/{act}/withdraw")
     async def withdraw(control: DomainAsk, act: _Act) -> AskedActView:
         return await control.withdraw_act(act)
+
+    @router.post("/{act}/perform")
+    async def perform(control: DomainAsk, act: _Act) -> AskedActView:
+        """Do it, where it is `enforced`: the user's consent is presented to the monitor below the platform.
+        It is refused (409) without one, and the user is told."""
+        return await control.perform_act(act)
+
+    @router.get("/{act}/export")
+    async def export(control: DomainRead, act: _Act) -> ExportView:
+        """The pages that it gave, sealed to the user."""
+        return await control.asked_export(act)
 
     return router

@@ -9,7 +9,7 @@ from typing import Any
 
 from supercloud.keystore.authorities import AuthorityStatus
 from supercloud.keystore.calls import methods
-from supercloud.keystore.faces import ImageKey, ImageShare, Owner, Served
+from supercloud.keystore.faces import Consent, ConsentTo, ImageKey, ImageShare, Owner, Served
 from supercloud.keystore.server import owner_socket
 from supercloud.model.errors import Unavailable
 from supercloud.model.names import Digest, Id, PublicKey
@@ -144,6 +144,10 @@ class RemoteKeyStore:
         text: str = await self._to.ask("mint_token", request=request)
         return text
 
+    async def consent_key(self, *, cloud: Id) -> PublicKey:
+        key: PublicKey = await self._to.ask("consent_key", cloud=cloud)
+        return key
+
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         answer: JoinAnswer = await self._to.ask("renew_controller", csr_pem=csr_pem)
         return answer
@@ -191,6 +195,18 @@ class RemoteOwner:
     async def revoked(self) -> tuple[Id, ...]:
         found: tuple[Id, ...] = await self._to.ask("revoked")
         return found
+
+    async def consent_key(self, *, cloud: Id) -> PublicKey:
+        key: PublicKey = await self._to.ask("consent_key", cloud=cloud)
+        return key
+
+    async def consent(self, *, to: ConsentTo) -> Consent:
+        signed: Consent = await self._to.ask("consent", to=to)
+        return signed
+
+    async def export_key(self, *, act: Id, header: str) -> str:
+        key: str = await self._to.ask("export_key", act=act, header=header)
+        return key
 
     async def authority_status(self) -> AuthorityStatus:
         status: AuthorityStatus = await self._to.ask("authority_status")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from supercloud.keystore.authorities import AuthorityStatus
-from supercloud.model.names import Digest, Id
+from supercloud.model.acts import ActKind
+from supercloud.model.names import Digest, Id, PublicKey
 from supercloud.ports.keystore import JoinAnswer, KeyStore
 
 
@@ -42,6 +43,38 @@ class ImageShare:
     until: float  # seconds since the epoch
     delegable: bool = False
     parent: Id | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentTo:
+    """One exact act on a machine's memory, and what the machine's monitor answered for it (ports.platform's
+    `Challenge`). Bytes are in base64, the nonce in hexadecimal."""
+
+    act: Id
+    cloud: Id
+    operation: ActKind
+    page: int
+    pages: int
+    requester: Id  # the domain that asks
+    purpose: str  # its word
+    expires_at: int  # seconds since the epoch
+    partition: str
+    launch: int
+    challenge: str
+    clock_khz: int
+    nonce: str
+    attestation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """What was signed, in base64; and of the machine, in hexadecimal, the key of its monitor and the digest
+    of what was launched. `vouched` is false where nobody vouches for that key."""
+
+    consent: str
+    machine: str
+    digest: str
+    vouched: bool
 
 
 class Owner(Protocol):
@@ -88,6 +121,22 @@ class Owner(Protocol):
     async def revoke(self, *, blanket: Id) -> None: ...
 
     async def revoked(self) -> tuple[Id, ...]: ...
+
+    async def consent_key(self, *, cloud: Id) -> PublicKey: ...
+
+    async def consent(self, *, to: ConsentTo) -> Consent:
+        """Consent, as the owner of the cloud, to one act, once.
+
+        Raises: Denied (the machine is not this cloud's, by its monitor's word), InvalidInput.
+        """
+        ...
+
+    async def export_key(self, *, act: Id, header: str) -> str:
+        """What opens the pages of one export that was consented to, in base64, as its header.
+
+        Raises: NotFound, Failed (it is something else).
+        """
+        ...
 
     async def authority_status(self) -> AuthorityStatus: ...
 

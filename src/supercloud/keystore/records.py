@@ -199,6 +199,35 @@ class TokenKeyRecord:
         return ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentKeyRecord:
+    """What a cloud's owner consents with to acts on its machines' memory, and opens what leaves by them."""
+
+    kind: ClassVar[str] = "consent-key"
+    cloud: Id
+    key_pem: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.cloud
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentRecord:
+    """What was consented to last of one act; without it nothing of that act is opened."""
+
+    kind: ClassVar[str] = "consent"
+    act: Id
+    cloud: Id
+    consent: str  # base64, of the statement and its signature
+    machine: str  # base64: the key by which the machine's monitor signs
+    expires_at: int  # seconds since the epoch
+
+    @property
+    def name(self) -> str:
+        return self.act
+
+
 KINDS: tuple[type[Record], ...] = (
     Settings,
     AuthorityRecord,
@@ -210,4 +239,6 @@ KINDS: tuple[type[Record], ...] = (
     ImageShareRecord,
     UserDataKeyRecord,
     TokenKeyRecord,
+    ConsentKeyRecord,
+    ConsentRecord,
 )

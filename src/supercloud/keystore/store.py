@@ -13,7 +13,8 @@ import structlog
 
 from supercloud.keystore.admission import Admission
 from supercloud.keystore.authorities import Authorities, AuthorityStatus
-from supercloud.keystore.faces import ImageKey, ImageShare
+from supercloud.keystore.consents import Consents
+from supercloud.keystore.faces import Consent, ConsentTo, ImageKey, ImageShare
 from supercloud.keystore.records import (
     BlanketRecord,
     ControllerRecord,
@@ -76,6 +77,7 @@ class OwnedKeyStore:
         self._authorities = Authorities(vault)
         self._admission = Admission(vault, self._authorities, now)
         self._shares = Shares(vault, now)
+        self._consents = Consents(vault, now)
 
     @classmethod
     def begin(
@@ -224,6 +226,10 @@ class OwnedKeyStore:
         _log.info("keystore.token_minted", principal=request.principal, until=request.until)
         return text
 
+    async def consent_key(self, *, cloud: Id) -> PublicKey:
+        with self._vault.transaction():
+            return self._consents.key(cloud).name
+
     async def renew_controller(self, *, csr_pem: str) -> JoinAnswer:
         public_key = to_text(key_of_csr(csr_pem).public_bytes_raw())
         with self._vault.transaction():
@@ -273,6 +279,14 @@ class OwnedKeyStore:
     async def approve(self, *, blanket: Id) -> None:
         with self._vault.transaction():
             self._admission.approve(blanket)
+
+    async def consent(self, *, to: ConsentTo) -> Consent:
+        with self._vault.transaction():
+            return self._consents.consent(to)
+
+    async def export_key(self, *, act: Id, header: str) -> str:
+        with self._vault.transaction():
+            return self._consents.export_key(act, from_text(header))
 
     async def authority_status(self) -> AuthorityStatus:
         return self._authorities.status(self._now())

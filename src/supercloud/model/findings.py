@@ -27,6 +27,7 @@ class Source(StrEnum):
 
     PROVIDER = "provider"  # over the southbound API, of its own domain
     AGENT = "agent"  # of a blanket
+    MONITOR = "monitor"  # below a platform's admin, as its driver tells it
 
 
 class ObjectKind(StrEnum):

@@ -116,7 +116,7 @@ async def _undisturbed(method: str, machine: str, moment: Moment) -> None:
 
 
 class SimulatedPlatform:
-    """ports.platform.Platform with all abilities, over a SimulatedHost."""
+    """ports.platform.Platform with all abilities but consent, over a SimulatedHost."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class SimulatedPlatform:
             nesting=True,
             flavours=frozenset({Flavour.KVM, Flavour.TCG}),
             confidentiality=self._options.confidentiality,
-            abilities=frozenset(Ability),
+            abilities=frozenset(Ability) - {Ability.CONSENT},
             reason="nothing runs",
             nested_levels=self._options.nested_levels,
             nested_reason="so deep is it simulated",

@@ -64,7 +64,8 @@ class TokenRequest:
 class KeyStore(Protocol):
     """Raises: NotFound, Denied (the owner's policy), Conflict (a token used twice), Unavailable.
 
-    Fourteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens.
+    Fifteen methods, as it is one process: blankets, keys of volumes' copies, images and user data, tokens,
+    and the public half of what the owner consents with.
     """
 
     async def invite(self, *, cloud: Id, blanket: Id, lifetime_s: float) -> JoinToken: ...
@@ -127,4 +128,8 @@ class KeyStore(Protocol):
 
     async def mint_token(self, request: TokenRequest) -> str:
         """Sign a token."""
+        ...
+
+    async def consent_key(self, *, cloud: Id) -> PublicKey:
+        """Whose signature an act on the memory of this cloud's machines needs; made at first asking."""
         ...

@@ -12,7 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from supercloud.model.names import Digest, Endpoint, Id, MemoryMib, Name, SizeBytes, Vcpus
+from supercloud.model.acts import Operation
+from supercloud.model.names import Digest, Endpoint, Id, MemoryMib, Name, PublicKey, SizeBytes, Vcpus
 from supercloud.model.placement import Confidentiality
 
 
@@ -29,6 +30,7 @@ class Ability(StrEnum):
     SNAPSHOT = "snapshot"
     FREEZE = "freeze"
     LINK = "link"
+    CONSENT = "consent"
 
 
 class MachineState(StrEnum):
@@ -67,6 +69,9 @@ class BlanketMachine:
     #: First-boot data, written to a file only the machine can read (fw_cfg), never to argv. It holds the
     #: control plane's endpoint as the blanket sees it, the pinned authority and the single-use join token.
     birth: bytes = b""
+    #: Whose consent an act on its memory needs, where the platform enforces that (Ability.CONSENT): its
+    #: cloud's consent key. None: nobody's, so that nobody can consent.
+    tenant: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,54 @@ class LinkPlatform(Protocol):
 
     async def link(self, machine: Id, *, up: bool) -> None:
         """Conflict unless the machine runs or is frozen. It starts, and starts again, with its link up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """For one act on a machine's memory, as the platform's monitor issued it, and what it signed for a nonce
+    of whoever asked: docs/spec/microhypervisor-channel.md."""
+
+    partition: str  # what the monitor calls the machine
+    launch: int
+    challenge: bytes
+    clock_khz: int  # in whose ticks a consent's time is counted
+    attestation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPage:
+    version: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedExport:
+    """An act's pages, in order; only the machine's tenant opens them: docs/spec/microhypervisor-export.md."""
+
+    header: bytes
+    pages: tuple[SealedPage, ...]
+
+
+@runtime_checkable
+class ConsentPlatform(Protocol):
+    """Ability.CONSENT: acts on a machine's memory, which a monitor below the platform's admin allows or not.
+
+    Both want a machine that was launched, also if it has ended since (else Conflict).
+    """
+
+    async def challenge(self, machine: Id, nonce: bytes) -> Challenge:
+        """What its tenant's consent to the next act has to answer; none issued before is good any more."""
+        ...
+
+    async def export(
+        self, machine: Id, operation: Operation, *, page: int, pages: int, consent: bytes
+    ) -> SealedExport:
+        """Do the act. `page` and `pages` are of 4 KiB; `consent` is presented as it is.
+
+        Raises:
+            Refused: the monitor's answer: no consent to this by the machine's tenant, or used, or too late.
+        """
         ...
 
 

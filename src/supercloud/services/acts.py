@@ -1,7 +1,7 @@
-"""Privileged acts on user data: a provider asks, the user sees and refuses. There is no consent yet.
+"""Privileged acts on user data: a provider asks, the user sees and refuses; what comes of a grant is in
+`services.consents`.
 
-What a provider asks for is written down as the statement that the user would sign, with a nonce of ours. No
-signature is taken, so nothing is granted: who wants to is told so.
+What a provider asks for is written down as the statement that the user agrees to, with a nonce of ours.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from supercloud.model.acts import ACT_TRANSITIONS, ActKind, ActState, Statement
+from supercloud.model.acts import ACT_TRANSITIONS, OF_MEMORY, OPEN_ACTS, ActKind, ActState, Statement
 from supercloud.model.bounded import Bounds
-from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound, Refused
+from supercloud.model.errors import Conflict, Exhausted, InvalidInput, NotFound
 from supercloud.model.names import Id, Name, new_id
 from supercloud.model.ocsf import one_line
+from supercloud.model.placement import Confidentiality
 from supercloud.model.states import move
+from supercloud.ports.platform import Ability, Declaration
+from supercloud.services.declarations import declaration_of
 from supercloud.services.domains import find_domain
 from supercloud.services.northbound import LAST
 from supercloud.services.pages import Page, Part
@@ -34,11 +37,10 @@ OPEN_OF_MACHINE, OPEN_OF_DOMAIN = 8, 256
 #: Of one domain, ended ones.
 KEPT = 2000
 _PURPOSE = Bounds(bytes_=4 << 10, depth=1, values=1)
-NOT_BUILT = "granting a privileged act is not built yet: no consent can be signed, so nobody may do it"
 
 
 class Acts:
-    """The part of Northbound about privileged acts."""
+    """The part of Northbound about privileged acts that nobody has granted."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -55,7 +57,7 @@ class Acts:
 
     async def act(self, act: Id) -> ActView:
         async with self._parts.store.read() as session:
-            return await _shown(session, act)
+            return await shown(session, act)
 
     async def refuse_act(self, act: Id) -> ActView:
         """The same again is harmless.
@@ -64,19 +66,10 @@ class Acts:
             Conflict: it has ended in another way.
         """
         async with self._parts.store.write() as session:
-            await _shown(session, act)
-            await _end(session, act, ActState.REFUSED)
+            await shown(session, act)
+            await end(session, act, ActState.REFUSED)
             await session.flush()
-            return await _shown(session, act)
-
-    async def grant_act(self, act: Id) -> ActView:
-        """
-        Raises:
-            Refused: always. There is no consent yet.
-        """
-        async with self._parts.store.read() as session:
-            await _shown(session, act)
-        raise Refused(NOT_BUILT, hint="refuse it, or leave it to expire: supercloud act refuse")
+            return await shown(session, act)
 
 
 class Askings:
@@ -100,6 +93,7 @@ class Askings:
             now = await wall(session)
             statement = _statement(request, domain.id)
             statement.check(now)
+            enforced = _enforced(statement, declaration_of(machine, domain))
             await _check_bounds(session, machine.id, domain.id)
             await _forget_old(session, domain.id)
             row = ActRow(
@@ -116,9 +110,12 @@ class Askings:
                 state=ActState.ASKED,
                 created_at=now,
                 deadline=float(statement.expires_at),
+                page=statement.page,
+                pages=statement.pages,
+                enforced=enforced,
             )
             session.add(row)
-        return _asked_view(row, domain.name)
+        return asked_view(row, domain.name)
 
     async def asked_acts(self, *, domain: Ref | None = None, page: Page = LAST) -> Part[AskedActView]:
         """The newest first. `domain`: of this one."""
@@ -129,11 +126,11 @@ class Askings:
             if page.state is not None:
                 query = query.where(ActRow.state == page.state)
             rows = (await session.execute(page.of(query, ActRow.created_at, ActRow.id, newest=True))).all()
-        return page.part(rows, lambda row: (row[0].created_at, row[0].id), lambda row: _asked_view(*row))
+        return page.part(rows, lambda row: (row[0].created_at, row[0].id), lambda row: asked_view(*row))
 
     async def asked_act(self, act: Id) -> AskedActView:
         async with self._parts.store.read() as session:
-            return _asked_view(*await _asked(session, act))
+            return asked_view(*await asked_row(session, act))
 
     async def withdraw_act(self, act: Id) -> AskedActView:
         """The same again is harmless.
@@ -142,29 +139,35 @@ class Askings:
             Conflict: it has ended in another way.
         """
         async with self._parts.store.write() as session:
-            _, domain = await _asked(session, act)
-            return _asked_view(await _end(session, act, ActState.WITHDRAWN), domain)
+            _, domain = await asked_row(session, act)
+            return asked_view(await end(session, act, ActState.WITHDRAWN), domain)
 
 
 async def expire(session: AsyncSession, now: float) -> None:
-    """Those that nobody said anything of."""
-    await session.execute(
-        update(ActRow)
-        .where(ActRow.state == ActState.ASKED.value, ActRow.deadline <= now)
-        .values(state=ActState.EXPIRED.value, ended_at=now)
-    )
+    """Those that nobody said anything of, or did in time."""
+    await _over(session, now, ActRow.deadline <= now)
 
 
 async def machine_gone(session: AsyncSession, machine: Id, now: float) -> None:
     """What was asked of it is over."""
-    await session.execute(
-        update(ActRow)
-        .where(ActRow.machine == machine, ActRow.state == ActState.ASKED.value)
-        .values(state=ActState.EXPIRED.value, ended_at=now)
-    )
+    await _over(session, now, ActRow.machine == machine)
 
 
 # ---------------------------------------------------------------- inside
+
+
+async def _over(session: AsyncSession, now: float, which: ColumnElement[bool]) -> None:
+    taken = ActRow.state == ActState.TAKEN.value
+    await session.execute(
+        update(ActRow)
+        .where(which, ActRow.state.in_([one.value for one in OPEN_ACTS]), ~taken)
+        .values(state=ActState.EXPIRED.value, ended_at=now, consent=None)
+    )
+    await session.execute(
+        update(ActRow)
+        .where(which, taken)
+        .values(state=ActState.FAILED.value, ended_at=now, reason="nobody knows what came of it")
+    )
 
 
 def _statement(request: AskAct, domain: Id) -> Statement:
@@ -181,7 +184,24 @@ def _statement(request: AskAct, domain: Id) -> Statement:
         not_before=request.not_before,
         expires_at=request.expires_at,
         nonce=secrets.token_hex(16),
+        page=request.page,
+        pages=request.pages,
     )
+
+
+def _enforced(statement: Statement, declared: Declaration) -> bool:
+    """Whether the machine's platform does it with its user's consent alone.
+
+    Raises:
+        InvalidInput: it does, and of nothing but pages.
+    """
+    if Ability.CONSENT not in declared.abilities or statement.operation not in OF_MEMORY:
+        return False
+    if declared.confidentiality is not Confidentiality.ENFORCED:
+        return False
+    if statement.pages is None:
+        raise InvalidInput("this platform enforces consents to pages", hint="say which, and how many")
+    return True
 
 
 async def _machine(session: AsyncSession, machine: Id) -> Blanket:
@@ -201,7 +221,7 @@ async def _check_bounds(session: AsyncSession, machine: Id, domain: Id) -> None:
         (ActRow.machine == machine, OPEN_OF_MACHINE),
         (ActRow.domain == domain, OPEN_OF_DOMAIN),
     ):
-        count = select(func.count()).where(which, ActRow.state == ActState.ASKED.value)
+        count = select(func.count()).where(which, ActRow.state.in_([one.value for one in OPEN_ACTS]))
         if (await session.scalar(count) or 0) >= most:
             raise Exhausted(
                 f"{most} acts are asked for already, which is all that can be", hint="withdraw some"
@@ -218,17 +238,19 @@ async def _forget_old(session: AsyncSession, domain: Id) -> None:
         await session.execute(delete(ActRow).where(ActRow.id.in_(beyond)))
 
 
-async def _end(session: AsyncSession, act: Id, to: ActState) -> ActRow:
+async def end(session: AsyncSession, act: Id, to: ActState) -> ActRow:
+    """Move it on. Raises: Conflict (its time is over, or it is something else by now)."""
     row = await session.get_one(ActRow, act, with_for_update=True, populate_existing=True)
     now = await wall(session)
     was = ActState(row.state)
-    if was is ActState.ASKED and row.deadline <= now:
+    if was in OPEN_ACTS and row.deadline <= now:
         raise Conflict("its time is over")
     try:
         row.state = move(ACT_TRANSITIONS, was, to)
     except Conflict as error:
         raise Conflict(f"the act is {was}") from error
-    row.ended_at = row.ended_at or now
+    if to not in OPEN_ACTS:
+        row.ended_at, row.consent = row.ended_at or now, None
     return row
 
 
@@ -242,7 +264,7 @@ def _of_users(session: AsyncSession) -> Any:
     )
 
 
-async def _shown(session: AsyncSession, act: Id) -> ActView:
+async def shown(session: AsyncSession, act: Id) -> ActView:
     """
     Raises:
         NotFound.
@@ -261,7 +283,7 @@ def _of_providers(session: AsyncSession) -> Any:
     )
 
 
-async def _asked(session: AsyncSession, act: Id) -> tuple[ActRow, Name]:
+async def asked_row(session: AsyncSession, act: Id) -> tuple[ActRow, Name]:
     """
     Raises:
         NotFound.
@@ -282,6 +304,9 @@ def _kept(row: ActRow) -> Statement:
         not_before=row.not_before,
         expires_at=row.expires_at,
         nonce=row.nonce,
+        epoch=row.epoch,
+        page=row.page,
+        pages=row.pages,
     )
 
 
@@ -294,17 +319,21 @@ def _view(row: ActRow, domain: Name, cloud: Name, blanket: Name | None) -> ActVi
         cloud=cloud,
         cloud_id=row.cloud,
         statement=_kept(row),
+        enforced=row.enforced,
+        reason=row.reason or "",
         created_at=row.created_at,
         ended_at=row.ended_at,
     )
 
 
-def _asked_view(row: ActRow, domain: Name) -> AskedActView:
+def asked_view(row: ActRow, domain: Name) -> AskedActView:
     return AskedActView(
         id=row.id,
         state=ActState(row.state),
         domain=domain,
         statement=_kept(row),
+        enforced=row.enforced,
+        reason=row.reason or "",
         created_at=row.created_at,
         ended_at=row.ended_at,
     )

@@ -15,11 +15,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, Failed, NotFound, Refused, SupercloudError, Unavailable
-from supercloud.model.names import Id, Name
+from supercloud.model.names import Id, Name, PublicKey
+from supercloud.model.placement import Confidentiality
 from supercloud.model.states import BLANKET_TRANSITIONS, BlanketState, InstanceState, move
 from supercloud.ports.durable import Saga
-from supercloud.ports.platform import BlanketMachine, MachineState, Platform
+from supercloud.ports.platform import Ability, BlanketMachine, MachineState, Platform
 from supercloud.services import acts, inbox, mesh, nesting, orders, trust
+from supercloud.services.declarations import declaration_of
 from supercloud.services.operations import Intent
 from supercloud.services.parts import Parts
 from supercloud.services.providers import platform_of
@@ -28,6 +30,7 @@ from supercloud.services.store.tables import (
     Blanket,
     EventRow,
     Instance,
+    Provider,
     Right,
     Trust,
     Volume,
@@ -120,6 +123,7 @@ class BlanketOperations:
                 memory_mib=row.wanted["memory_mib"],
                 disk_bytes=row.wanted["disk_bytes"],
                 birth=birth,
+                tenant=await self._tenant(row),
             )
         )
         async with self.parts.store.write() as session:
@@ -167,6 +171,16 @@ class BlanketOperations:
             "debug_shell": row.wanted.get("debug_shell", False),
         }
         return json.dumps(said).encode()
+
+    async def _tenant(self, row: Blanket) -> PublicKey | None:
+        """Whose consent acts on its memory need, where its platform enforces that: its launch is measured
+        with the public half, and the other one stays in the key store."""
+        async with self.parts.store.read() as session:
+            declared = declaration_of(row, await session.get_one(Provider, row.provider))
+        enforces = declared.confidentiality is Confidentiality.ENFORCED
+        if not enforces or Ability.CONSENT not in declared.abilities:
+            return None
+        return await self.parts.keys.consent_key(cloud=row.cloud)
 
     async def _joined(self, saga: Saga, blanket: Id) -> None:
         _, platform = await self._find(blanket)

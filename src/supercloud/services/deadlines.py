@@ -10,7 +10,7 @@ import asyncio
 
 from sqlalchemy import func, select
 
-from supercloud.model.acts import ActState
+from supercloud.model.acts import OPEN_ACTS
 from supercloud.model.kinds import Kind
 from supercloud.model.orders import OPEN
 from supercloud.services import acts, orders
@@ -45,7 +45,9 @@ class Deadlines:
                 await session.scalar(
                     select(func.min(OrderRow.deadline)).where(OrderRow.state.in_(list(OPEN)))
                 ),
-                await session.scalar(select(func.min(ActRow.deadline)).where(ActRow.state == ActState.ASKED)),
+                await session.scalar(
+                    select(func.min(ActRow.deadline)).where(ActRow.state.in_(list(OPEN_ACTS)))
+                ),
             ]
         due = [one for one in found if one is not None and one <= now]
         if due:

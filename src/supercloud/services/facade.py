@@ -24,13 +24,13 @@ from supercloud.model.trust import TrustKind
 from supercloud.ports.controller import Event
 from supercloud.ports.durable import Saga
 from supercloud.services import incidents
-from supercloud.services.acts import Acts, Askings
 from supercloud.services.adoption import Adopting, Adoptions
 from supercloud.services.blanket_operations import BlanketOperations
 from supercloud.services.blankets import Blankets
 from supercloud.services.caller import Caller
 from supercloud.services.clouds import Clouds
 from supercloud.services.commands import Commands
+from supercloud.services.consents import Consents, Performing
 from supercloud.services.deadlines import Deadlines
 from supercloud.services.deliveries import Deliveries
 from supercloud.services.domains import Domains
@@ -95,7 +95,7 @@ class ControlPlane(
     Policies,
     Indicators,
     Orders,
-    Acts,
+    Consents,
 ):
     """The parts keep no state that another part needs, so that inheriting them all is only a list of them."""
 
@@ -277,7 +277,7 @@ class ControlPlane(
         task.add_done_callback(self._tasks.discard)
 
 
-class _OfProviders(Domains, Deliveries, Commands, Askings):
+class _OfProviders(Domains, Deliveries, Commands, Performing):
     """services.southbound.Southbound, put together as the northbound one is."""
 
 

@@ -63,7 +63,16 @@ from supercloud.services.requests import (
     RevokeToken,
     RunInstance,
 )
-from supercloud.services.security_views import ActView, FindingView, OrderView, PlaceOrder
+from supercloud.services.security_views import (
+    ActView,
+    AskChallenge,
+    ChallengeView,
+    ExportView,
+    FindingView,
+    GrantAct,
+    OrderView,
+    PlaceOrder,
+)
 from supercloud.services.views import (
     BlanketView,
     CloudView,
@@ -290,8 +299,13 @@ class Northbound(Protocol):
 
     async def act(self, act: Id) -> ActView: ...
     async def refuse_act(self, act: Id) -> ActView: ...
-    async def grant_act(self, act: Id) -> ActView:
-        """Not built yet. Raises: Refused, always."""
+    async def challenge_act(self, act: Id, request: AskChallenge) -> ChallengeView:
+        """Raises: Refused (nobody enforces it), Conflict (another consent on its machine waits)."""
+        ...
+
+    async def grant_act(self, act: Id, request: GrantAct) -> ActView: ...
+    async def act_export(self, act: Id) -> ExportView:
+        """Raises: NotFound (nothing came of it)."""
         ...
 
     async def add_blanket(self, request: AddBlanket) -> OperationView: ...

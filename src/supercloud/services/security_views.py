@@ -11,11 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from supercloud.model.acts import ActKind, ActState, Statement
+from supercloud.model.acts import MOST_PAGES, NO_ARGUMENTS, ActKind, ActState, Statement
 from supercloud.model.findings import Layer, ObjectKind, Severity, Source
 from supercloud.model.names import Digest, Id, Name, Text
 from supercloud.model.orders import LONGEST_S, SHORTEST_S, USUAL_S, Command, OrderState, Reaction
 from supercloud.services.requests import Ref
+
+#: 32 bytes in hexadecimal.
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 # ---------------------------------------------------------------- findings
 
@@ -135,14 +138,61 @@ class Response:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskAct:
     """Moments are whole seconds since the epoch. `arguments`: the SHA-256 of the act's arguments, which bind
-    the consent to them without telling us what they are."""
+    the answer to them without telling us what they are. `page` and `pages`: the machine's memory that a dump
+    or an introspection is about, in 4 KiB; a platform that enforces consents wants to know them."""
 
     operation: ActKind
     machine: Id
-    arguments: Digest
+    arguments: Digest = NO_ARGUMENTS
+    page: Annotated[int, Field(ge=0, lt=1 << 36)] | None = None
+    pages: Annotated[int, Field(ge=1, le=MOST_PAGES)] | None = None
     purpose: Annotated[Text, Field(min_length=1, max_length=500)]
     not_before: Annotated[int, Field(ge=0, le=8 * 10**9)]
     expires_at: Annotated[int, Field(ge=0, le=8 * 10**9)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskChallenge:
+    """`nonce`: 32 random bytes in hexadecimal, so that what is signed of the launch is no old answer."""
+
+    nonce: Hex32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeView:
+    """What the monitor below the machine's platform wants a consent to answer; bytes in base64.
+    `attestation` is signed by the monitor's key: docs/spec/microhypervisor-channel.md, `attest`."""
+
+    partition: str
+    launch: int
+    challenge: str
+    clock_khz: int
+    nonce: Hex32
+    attestation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantAct:
+    """`consent`: what the owner's key store signed, in base64, for an act that is enforced; None for any
+    other."""
+
+    consent: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{331}=$")] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPageView:
+    page: int  # in 4 KiB, of the machine's own addresses
+    version: int
+    sealed: str  # base64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportView:
+    """What an act gave, which only its user's key store opens: docs/spec/microhypervisor-export.md."""
+
+    act: Id
+    header: str  # base64
+    pages: tuple[SealedPageView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +206,10 @@ class ActView:
     cloud: Name
     cloud_id: Id
     statement: Statement
+    enforced: (
+        bool  # False: whoever administers the platform needs no answer, and an answer binds nobody below
+    )
+    reason: str  # why it failed, by who enforces it
     created_at: float
     ended_at: float | None
 
@@ -168,6 +222,8 @@ class AskedActView:
     state: ActState
     domain: Name
     statement: Statement
+    enforced: bool  # by what is below the platform's admin, which does it with a consent alone
+    reason: str
     created_at: float
     ended_at: float | None
 

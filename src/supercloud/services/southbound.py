@@ -28,6 +28,7 @@ from supercloud.services.security_views import (
     AskedActView,
     CommandView,
     DeliveredView,
+    ExportView,
     Response,
     TakenOrders,
 )
@@ -217,6 +218,13 @@ class Southbound(Protocol):
     async def asked_acts(self, *, domain: Ref | None = None, page: Page = LAST) -> Part[AskedActView]: ...
     async def asked_act(self, act: Id) -> AskedActView: ...
     async def withdraw_act(self, act: Id) -> AskedActView: ...
+    async def perform_act(self, act: Id) -> AskedActView:
+        """Raises: Refused (no consent, by who enforces it; or nobody does), Conflict."""
+        ...
+
+    async def asked_export(self, act: Id) -> ExportView:
+        """Raises: NotFound (nothing came of it)."""
+        ...
 
     async def watch(self, *, after: Place | None = None) -> Watch:
         """As northbound.Northbound.watch."""

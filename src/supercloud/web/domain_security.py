@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supercloud.model.acts import ActKind, ActState
+from supercloud.model.acts import MOST_PAGES, ActKind, ActState
 from supercloud.model.kinds import Kind as Changed
 from supercloud.model.orders import OPEN, OrderState, Reaction
 from supercloud.model.permissions import Permission
@@ -24,7 +24,7 @@ from supercloud.web import cells
 from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
 from supercloud.web.deed import Action, Making, fixed
-from supercloud.web.forms import Field, Form, chosen, maybe, moment, number, request_of
+from supercloud.web.forms import Field, Form, chosen, counted, maybe, moment, number, request_of
 from supercloud.web.kind import DomainKind, Facts, named
 from supercloud.web.security import act_facts, written
 
@@ -185,7 +185,9 @@ async def _take(control: Northbound, ref: Ref, form: Form) -> object:
 _ACT = fixed(
     Field(name="machine", label="Machine", required=True, hint="by its id"),
     chosen("operation", "Act", [(one, one) for one in ActKind]),
-    Field(name="arguments", label="Digest of its arguments", required=True, hint="sha256:…"),
+    counted("page", "First page, of 4 KiB", hint="of a dump or an introspection"),
+    counted("pages", "How many pages", least=1, most=MOST_PAGES),
+    Field(name="arguments", label="Digest of its other arguments", hint="sha256:…"),
     Field(name="purpose", label="Purpose", required=True, hint="its user reads it"),
     Field(name="not_before", label="Not before, in UTC", kind="datetime-local", required=True),
     Field(name="expires_at", label="Expires, in UTC", kind="datetime-local", required=True),
@@ -194,8 +196,11 @@ _ACT = fixed(
 
 async def _ask_act(control: Northbound, form: Form) -> AskedActView:
     moments = {name: moment(form, name) for name in ("not_before", "expires_at")}
+    arguments = maybe(form, "arguments")
     asked = {
-        **{name: maybe(form, name) for name in ("operation", "machine", "arguments", "purpose")},
+        **{name: maybe(form, name) for name in ("operation", "machine", "purpose")},
+        **{name: number(form, name) for name in ("page", "pages")},
+        **({} if arguments is None else {"arguments": arguments}),
         **{name: None if at is None else int(at) for name, at in moments.items()},
     }
     return await control.southbound().ask_act(request_of(AskAct, asked))
@@ -207,7 +212,7 @@ DOMAIN_SECURITY_ACTIONS = (
         when=lambda view: view.state in OPEN, fields=_answer_fields),
     Action("asked", "withdraw", "Withdraw", _P.DOMAIN_ASK,
         lambda control, ref, _: control.southbound().withdraw_act(ref),
-        when=lambda view: view.state is ActState.ASKED),
+        when=lambda view: view.state in {ActState.ASKED, ActState.GRANTED}),
 )  # fmt: skip
 DOMAIN_SECURITY_MAKINGS = (
     Making("asked", "Ask for a privileged act", "Ask", _P.DOMAIN_ASK, _ask_act, _ACT, in_cloud=False),

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from supercloud.api.pages import TIMED
-from supercloud.model.acts import ActState
+from supercloud.model.acts import ActState, Statement
 from supercloud.model.findings import ObjectKind
 from supercloud.model.kinds import Kind as Changed
 from supercloud.model.orders import MEANINGS, USUAL_S, OrderState, Protocol, Reaction, command_of
@@ -181,6 +181,17 @@ def _act_row(view: ActView) -> tuple[Cell, ...]:
     )
 
 
+#: How an act is granted, and what that is worth.
+_ENFORCED = "a consent of the owner's key store (supercloud act grant), which the platform's monitor checks"
+_PROCEDURAL = "a word (supercloud act grant): procedural only, since nothing below the provider enforces it"
+
+
+def _pages(statement: Statement) -> str:
+    if statement.page is None or statement.pages is None:
+        return ""
+    return f"{statement.page} to {statement.page + statement.pages - 1}"
+
+
 def act_facts(view: Any) -> Facts:
     """Of one, to whoever reads it: what is asked for exactly."""
     statement = view.statement
@@ -190,7 +201,10 @@ def act_facts(view: Any) -> Facts:
         ("Act", cells.text(statement.operation)),
         ("Machine", cells.code(statement.object)),
         ("Purpose, as they say", cells.text(statement.purpose)),
-        ("SHA-256 of its arguments", cells.code(statement.arguments)),
+        ("Pages of 4 KiB", cells.text(_pages(statement))),
+        ("SHA-256 of its other arguments", cells.code(statement.arguments)),
+        ("Answered by", cells.text(_ENFORCED if view.enforced else _PROCEDURAL)),
+        ("Why it failed", cells.text(view.reason)),
         ("Not before", cells.moment(statement.not_before)),
         ("Expires", cells.moment(statement.expires_at)),
         ("Asked", cells.moment(view.created_at)),
@@ -251,11 +265,13 @@ SECURITY_KINDS = (
         called=_act,
     ),
 )
+#: Of acts, by their users.
+_REFUSABLE = frozenset({ActState.ASKED, ActState.GRANTED, ActState.TAKEN})
 SECURITY_ACTIONS = (
     Action("orders", "cancel", "Cancel", _P.ORDER_WRITE, lambda control, ref, _: control.cancel_order(ref),
         when=lambda view: view.state is OrderState.ASKED),
     Action("acts", "refuse", "Refuse", _P.ACT_DECIDE, lambda control, ref, _: control.refuse_act(ref),
-        when=lambda view: view.state is ActState.ASKED),
+        when=lambda view: view.state in _REFUSABLE),
 )  # fmt: skip
 SECURITY_MAKINGS = (
     Making("orders", "Order something of a provider", "Order", _P.ORDER_WRITE, _place, _order_fields),

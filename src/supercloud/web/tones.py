@@ -65,7 +65,12 @@ _TONES: Mapping[type[StrEnum], Mapping[str, Tone]] = {
         **dict.fromkeys((OrderState.ASKED, OrderState.TAKEN), Tone.BUSY),
         **dict.fromkeys((OrderState.FAILED, OrderState.REFUSED, OrderState.EXPIRED), Tone.BAD),
     },
-    ActState: {ActState.ASKED: Tone.WARN},
+    ActState: {
+        ActState.ASKED: Tone.WARN,
+        ActState.DONE: Tone.GOOD,
+        **dict.fromkeys((ActState.GRANTED, ActState.TAKEN), Tone.BUSY),
+        ActState.FAILED: Tone.BAD,
+    },
     WindowState: {WindowState.PLANNED: Tone.BUSY, WindowState.CLOSED: Tone.WARN},
 }
 

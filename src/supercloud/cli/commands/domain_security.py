@@ -15,13 +15,13 @@ from supercloud.cli.output import Format, print_json, print_rows, print_thing
 from supercloud.cli.session import Name, OptionalName, Output, Reactions, connect, said
 from supercloud.cli.times import Until
 from supercloud.client import SOUTHBOUND, Client
-from supercloud.model.acts import ActKind
-from supercloud.model.errors import InvalidInput
+from supercloud.model.acts import NO_ARGUMENTS, ActKind
+from supercloud.model.errors import Conflict, InvalidInput
 from supercloud.model.orders import STATUSES
 
 _FINDINGS = ("id", "received_at", "domain", "machine", "severity", "rule", "title", "uid")
 _ORDERS = ("id", "state", "domain", "machine", "deadline", "meaning")
-_ACTS = ("id", "state", "operation", "domain", "machine", "expires_at", "purpose")
+_ACTS = ("id", "state", "enforced", "operation", "domain", "machine", "expires_at", "purpose")
 #: Events in one request; and bytes that are read at most.
 _BATCH, _BYTES = 20, 64 << 20
 
@@ -135,16 +135,20 @@ def ask(
     act: ActKind,
     /,
     *,
-    arguments: Annotated[str, Parameter(help="sha256:DIGEST of the act's arguments")],
+    page: Annotated[
+        int | None, Parameter(help="the first page of 4 KiB, of a dump or an introspection")
+    ] = None,
+    pages: Annotated[int | None, Parameter(help="how many, up to 64")] = None,
+    arguments: Annotated[str, Parameter(help="sha256:DIGEST of other arguments")] = NO_ARGUMENTS,
     purpose: Annotated[str, Parameter(help="for the user to read")],
     until: Annotated[Until, Parameter(help="until when it would be done")],
     begin: Annotated[Until, Parameter(help="not before; now, if it is left out")] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Ask the user of a machine for one privileged act. Nothing can grant it yet: consents are not built.
+    """Ask the user of a machine for one privileged act; where that is enforced, of pages of its memory.
 
-    Example: supercloud domain ask 7c9e6679-7425-40de-944b-e07fc1f90ae7 dump --until 2h \\
-    --purpose "a crash" --arguments sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+    Example: supercloud domain ask 7c9e6679-7425-40de-944b-e07fc1f90ae7 dump --page 4096 --pages 16 \\
+    --until 2h --purpose "a crash"
 
     Args:
         machine: By its id on the platform.
@@ -154,6 +158,8 @@ def ask(
         "operation": act,
         "machine": machine,
         "arguments": arguments,
+        "page": page,
+        "pages": pages,
         "purpose": purpose,
         "not_before": int(time.time() if begin is None else begin),
         "expires_at": int(until or 0),
@@ -161,7 +167,8 @@ def ask(
     asked = _connect().post("/acts", body)
     if output is Format.JSON:
         print_thing(asked, output)
-    said(f"act {asked['id']} is asked for; its user may refuse it, and nobody can grant it yet", output)
+    how = "a consent that the machine's monitor checks" if asked["enforced"] else "a word: procedural only"
+    said(f"act {asked['id']} is asked for; its user grants it by {how}", output)
 
 
 def acts(name: OptionalName = None, /, *, output: Output = Format.TABLE) -> None:
@@ -192,7 +199,46 @@ def withdraw(act: Name, /, *, output: Output = Format.TABLE) -> None:
     said(f"act {act} is {ended['state']}", output)
 
 
-COMMANDS = (report, findings, take, orders, answer, ask, acts, withdraw)
+def perform(act: Name, /, *, output: Output = Format.TABLE) -> None:
+    """Do an act that the machine's monitor enforces. Without its user's consent it refuses, and tells.
+
+    Example: supercloud domain perform 7c9e6679-7425-40de-944b-e07fc1f90ae7
+
+    Args:
+        act: Its id.
+    """
+    done = _connect().post(f"/acts/{act}/perform")
+    if output is Format.JSON:
+        print_thing(done, output)
+    said(f"act {act} is {done['state']}; its pages are sealed to the machine's user", output)
+
+
+def export(
+    act: Name,
+    /,
+    *,
+    to: Annotated[Path, Parameter(help="a new file")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Fetch what an act gave, as JSON: pages that only the machine's user opens.
+
+    Example: supercloud domain export 7c9e6679-7425-40de-944b-e07fc1f90ae7 --to sealed.json
+
+    Args:
+        act: Its id.
+    """
+    found = _connect().get(f"/acts/{act}/export")
+    try:
+        with to.open("x") as file:
+            json.dump(found, file)
+    except FileExistsError as error:
+        raise Conflict(f"{to} exists already") from error
+    if output is Format.JSON:
+        print_thing({"act": act, "pages": len(found["pages"]), "file": str(to)}, output)
+    said(f"{len(found['pages'])} sealed pages are in {to}", output)
+
+
+COMMANDS = (report, findings, take, orders, answer, ask, acts, perform, export, withdraw)
 
 
 # ---------------------------------------------------------------- inside

@@ -15,6 +15,7 @@ from supercloud.platforms.microhypervisor.command import CHANNEL_SOCKET
 from supercloud.platforms.microhypervisor.frames import RESET, Frame, Receiver
 from supercloud.platforms.microhypervisor.requests import Partition, Request
 from supercloud.platforms.qemu.monitor import reachable
+from supercloud.ports.platform import Challenge, SealedExport, SealedPage
 
 #: The monitor's core does one thing after another: an answer may wait for somebody else's start.
 ANSWER_S = 60.0
@@ -27,7 +28,8 @@ _PARTS = 40
 
 
 class Channel:
-    """Methods raise Failed if the micro-hypervisor refuses, Unavailable if it is gone or late."""
+    """Methods raise Failed if the micro-hypervisor refuses, Refused if its monitor does, Unavailable if it is
+    gone or late."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -36,10 +38,16 @@ class Channel:
         self._sequences = (number % 65536 for number in itertools.count(secrets.randbelow(65536)))
 
     async def ask(
-        self, request: Request, name: str = "", start: int | None = None, *, timeout_s: float | None = None
+        self,
+        request: Request,
+        name: str = "",
+        start: int | None = None,
+        *,
+        rest: bytes = b"",
+        timeout_s: float | None = None,
     ) -> bytes:
         """The payload of the reply."""
-        frame = requests.ask(request, next(self._sequences), name, start)
+        frame = requests.ask(request, next(self._sequences), name, start, rest=rest)
         with _translated(request):
             async with asyncio.timeout(timeout_s or (_START_S if request in _SLOW else ANSWER_S)):
                 self._writer.write(frame.encode())
@@ -60,6 +68,32 @@ class Channel:
             if not part.text:
                 break
         return requests.ConsolePart(until=until, text=text)
+
+    async def challenge(self, name: str, nonce: bytes) -> Challenge:
+        """For the next act on a partition, with what is signed of its launch for this nonce."""
+        clock = requests.hello(await self.ask(Request.HELLO)).clock_khz
+        attestation = await self.ask(Request.ATTEST, name, rest=nonce)
+        issued = requests.challenge(await self.ask(Request.CHALLENGE, name))
+        return Challenge(
+            partition=name,
+            launch=issued.launch,
+            challenge=issued.challenge,
+            clock_khz=clock,
+            attestation=attestation,
+        )
+
+    async def export(self, name: str, act: bytes, pages: range) -> SealedExport:
+        """`act`: `requests.act`, of these pages."""
+        header = await self.ask(Request.ACT, name, rest=act)
+        return SealedExport(header=header, pages=tuple([await self._sealed(name, page) for page in pages]))
+
+    async def _sealed(self, name: str, page: int) -> SealedPage:
+        version, sealed = 0, b""
+        while len(sealed) < requests.SEALED_SIZE:
+            asked = requests.page(page, len(sealed))
+            version, part = requests.page_part(await self.ask(Request.PAGE, name, rest=asked))
+            sealed += part
+        return SealedPage(version, sealed)
 
     async def _reply(self, sequence: int) -> Frame:
         while True:

@@ -16,11 +16,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from supercloud.model.acts import Operation
 from supercloud.model.errors import Conflict, Exhausted, Failed, InvalidInput, NotFound, Refused, Unavailable
 from supercloud.model.names import GIB, MIB, Digest, Endpoint, Id
 from supercloud.model.placement import Confidentiality
 from supercloud.platforms.host import Host, ThisHost, require_room
-from supercloud.platforms.microhypervisor import channel, command
+from supercloud.platforms.microhypervisor import channel, command, requests
 from supercloud.platforms.microhypervisor.command import Plan
 from supercloud.platforms.microhypervisor.home import Home, Record, Taken
 from supercloud.platforms.microhypervisor.requests import Partition, Request, State
@@ -33,11 +34,13 @@ from supercloud.platforms.whole import whole
 from supercloud.ports.platform import (
     Ability,
     BlanketMachine,
+    Challenge,
     Declaration,
     Flavour,
     Machine,
     MachineState,
     MicrohypervisorImages,
+    SealedExport,
 )
 
 _BOOT_S = 180.0  # until the micro-hypervisor has proved its tables and answers, under emulation
@@ -64,7 +67,7 @@ class MicrohypervisorOptions:
 
 
 class MicrohypervisorPlatform:
-    """ports.platform.Platform with console and link, over the partitions of one machine."""
+    """ports.platform.Platform with console, link and consent, over the partitions of one machine."""
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class MicrohypervisorPlatform:
             nesting=True,
             flavours=frozenset({Flavour.KVM, Flavour.TCG}),
             confidentiality=Confidentiality.ENFORCED,
-            abilities=frozenset({Ability.CONSOLE, Ability.LINK}),
+            abilities=frozenset({Ability.CONSOLE, Ability.LINK, Ability.CONSENT}),
             reason=f"{sizes.partitions} partitions, each of one processor, {sizes.memory_mib} MiB and "
             f"{sizes.disk_gib} GiB; QEMU {version} emulates SVM, and whoever runs it stands where hardware "
             "would; launches are measured, and nobody attests that",
@@ -128,6 +131,8 @@ class MicrohypervisorPlatform:
                 )
             if not _runs(await self._partition(known, taken)):
                 self._home.write_birth(taken.partition, spec.birth)
+                taken = replace(taken, tenant=spec.tenant)
+                known = self._home.write(known.having(taken))
             return await self._ensure_running(known, taken)
 
     async def inspect(self, machine: Id) -> Machine:
@@ -175,6 +180,20 @@ class MicrohypervisorPlatform:
             taken = await self._live(machine)
             await self._set_link(taken, up=up)
 
+    async def challenge(self, machine: Id, nonce: bytes) -> Challenge:
+        taken = await self._launched(machine)
+        async with channel.session(self._home.path) as asked:
+            return await asked.challenge(taken.at, nonce)
+
+    async def export(
+        self, machine: Id, operation: Operation, *, page: int, pages: int, consent: bytes
+    ) -> SealedExport:
+        """Others wait for the channel until all is there, which is why one act is about so few pages."""
+        taken = await self._launched(machine)
+        act = requests.act(operation, page, pages, consent)
+        async with channel.session(self._home.path) as asked:
+            return await asked.export(taken.at, act, range(page, page + pages))
+
     # --- inside: partitions ---------------------------------------------------------------------------
 
     async def _take(self, known: Record, spec: BlanketMachine) -> Machine:
@@ -187,6 +206,7 @@ class MicrohypervisorPlatform:
             memory_mib=spec.memory_mib,
             disk_bytes=spec.disk_bytes,
             partition=self._free_partition(known, spec),
+            tenant=spec.tenant,
         )
         await asyncio.to_thread(self._images.files, spec.image)
         self._require_room()
@@ -251,6 +271,7 @@ class MicrohypervisorPlatform:
                 files = await asyncio.to_thread(self._images.files, taken.image)
                 await asyncio.to_thread(self._home.write_bundle, taken.partition, files.bundle)
                 await self._set_link(taken, up=True)
+                await asked.ask(Request.TENANT, taken.at, rest=requests.tenant(taken.tenant))
                 await asked.ask(Request.START, taken.at)
         return self._machine(known, taken, MachineState.RUNNING)
 
@@ -378,6 +399,14 @@ class MicrohypervisorPlatform:
         known, taken = self._found(machine)
         if not _runs(await self._partition(known, taken)):
             raise Conflict(f"machine {machine} does not run")
+        return taken
+
+    async def _launched(self, machine: Id) -> Taken:
+        """Of which something is in memory: it may have ended since."""
+        known, taken = self._found(machine)
+        partition = await self._partition(known, taken)
+        if partition is None or taken.console is None or not partition.launches:
+            raise Conflict(f"machine {machine} was not launched since its platform started")
         return taken
 
     async def _states(self) -> Mapping[str, Partition]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from supercloud.model.errors import Exhausted
-from supercloud.model.names import Digest, Id, Port
+from supercloud.model.names import Digest, Id, Port, PublicKey
 from supercloud.platforms.microhypervisor import command
 from supercloud.platforms.qemu import record
 from supercloud.platforms.qemu.home import Directory, kill
@@ -25,6 +25,8 @@ class Taken(record.Asked):
     #: Where its console begins, among all that the partition has written since the machine's start. None:
     #: where it will be at the blanket's first start, since what is before is somebody else's.
     console: int | None = None
+    #: Whose consent each of its launches is to need; one of before that was thought of has nobody.
+    tenant: PublicKey | None = None
 
     @property
     def at(self) -> str:

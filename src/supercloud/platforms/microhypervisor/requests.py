@@ -11,13 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supercloud.model.errors import Failed
-from supercloud.platforms.microhypervisor.consent import Operation
+from supercloud.model.acts import Operation
+from supercloud.model.errors import Failed, Refused
+from supercloud.model.names import PublicKey
 from supercloud.platforms.microhypervisor.frames import Frame
 
 _REPLY = 0x80
 _REFUSED = 0xFF
 _NAME_SIZE = 16
+_KEY_SIZE = 32
+#: Bytes of a page of 4 KiB, and of its seal.
+SEALED_SIZE = 4096 + 16
+#: Codes of refusal that are about consents.
+_OF_MONITOR = range(6, 13)
 _PARTITION = struct.Struct("<16sBBQQ80s")
 _STATISTICS = struct.Struct("<6Q")
 _MEASUREMENT = struct.Struct("<32sQB")
@@ -40,6 +46,7 @@ class Request(enum.IntEnum):
     ACT = 10
     PAGE = 11
     ACTS = 12
+    TENANT = 13
 
 
 class State(enum.IntEnum):
@@ -128,7 +135,7 @@ def ask(
 
     Args:
         start: of CONSOLE.
-        rest: what follows the name: a nonce of 32 bytes, `act` or `page`.
+        rest: what follows the name: a nonce or a tenant's key, each of 32 bytes, `act` or `page`.
 
     Raises:
         ValueError: no partition can be called that.
@@ -154,17 +161,24 @@ def page(number: int, start: int) -> bytes:
     return struct.pack("<QH", number, start)
 
 
+def tenant(key: PublicKey | None) -> bytes:
+    """The rest of TENANT; None: nobody."""
+    return bytes(_KEY_SIZE) if key is None else bytes.fromhex(key.removeprefix("ed25519/"))
+
+
 def accepted(request: Frame, reply: Frame) -> bytes:
     """The payload of the reply to a request.
 
     Raises:
-        Failed: it was refused, with the reason; or this is no reply to it.
+        Refused: the reference monitor did, with the reason: no tenant consented to this.
+        Failed: it was refused otherwise, with the reason; or this is no reply to it.
     """
     if reply.sequence != request.sequence:
         raise Failed("the micro-hypervisor answered something else")
     if reply.kind == _REFUSED and reply.payload:
         text = reply.payload[1:].decode("ascii", "replace")
-        raise Failed(f"the micro-hypervisor refused: {''.join(c if c.isprintable() else '?' for c in text)}")
+        kind = Refused if reply.payload[0] in _OF_MONITOR else Failed
+        raise kind(f"the micro-hypervisor refused: {''.join(c if c.isprintable() else '?' for c in text)}")
     if reply.kind != request.kind | _REPLY:
         raise Failed("the micro-hypervisor answered something else")
     return reply.payload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from supercloud.services.store.tables import Base
@@ -175,7 +175,7 @@ class OrderRow(Base):
 
 
 class ActRow(Base):
-    """A privileged act that a provider asks for: model.acts.Statement, unsigned."""
+    """A privileged act that a provider asks for: model.acts.Statement, and what its user says to it."""
 
     __tablename__ = "acts"
     __table_args__ = (
@@ -196,3 +196,18 @@ class ActRow(Base):
     created_at: Mapped[float]
     deadline: Mapped[float]  # `expires_at`, as moments are kept
     ended_at: Mapped[float | None]
+    page: Mapped[int | None]  # of 4 KiB; and how many
+    pages: Mapped[int | None]
+    #: The machine's platform has a monitor that does it with its user's consent alone.
+    enforced: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    epoch: Mapped[int | None]  # the launch that the consent is for
+    consent: Mapped[str | None]  # base64: trust.consent
+    reason: Mapped[str | None]  # why it failed
+
+
+class ActExport(Base):
+    """What an act gave: sealed to the user's key, so that nobody here can read it."""
+
+    __tablename__ = "act_exports"
+    act: Mapped[str] = mapped_column(ForeignKey("acts.id", ondelete="CASCADE"), primary_key=True)
+    export: Mapped[dict[str, Any]]  # services.security_views.ExportView

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from supercloud.model.errors import Failed
-from supercloud.platforms.microhypervisor.consent import Statement, consent
+from supercloud.trust.consent import Statement, consent
 
 _STATEMENT = struct.Struct("<4sB3x16sQQQ32s32s32s")
 _SIGNATURE_SIZE = 64
@@ -31,11 +31,11 @@ SEALED_SIZE = PAGE_SIZE + 16
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An act's pages, as far as the tenant can open them. Made by `accepted`."""
+    """An act's pages, as far as the tenant can open them: made by `accepted`, or with the `key` of one."""
 
     first: int
     pages: int
-    _cipher: ChaCha20Poly1305
+    key: bytes = field(repr=False)  # of this export alone
 
     def open(self, page: int, version: int, sealed: bytes) -> bytes:
         """A page in clear.
@@ -47,7 +47,7 @@ class Export:
             raise Failed(f"page {page} is no part of what was consented to")
         nonce, bound = struct.pack("<Q4x", version), struct.pack("<QQ", page, version)
         try:
-            plain = self._cipher.decrypt(nonce, sealed, bound)
+            plain = ChaCha20Poly1305(self.key).decrypt(nonce, sealed, bound)
         except InvalidTag:
             raise Failed(f"page {page} was not sealed for this act, or was changed on its way") from None
         if len(plain) != PAGE_SIZE:
@@ -92,7 +92,7 @@ def accepted(
     within = statement.page <= first and pages >= 1 and first + pages <= statement.page + statement.pages
     if not (same and named and within):
         raise Failed("the export is of something else than was consented to")
-    return Export(first, pages, ChaCha20Poly1305(_shared_key(key, public, challenge, signed)))
+    return Export(first, pages, _shared_key(key, public, challenge, signed))
 
 
 def _shared_key(key: Ed25519PrivateKey, public: bytes, challenge: bytes, signed: bytes) -> bytes:

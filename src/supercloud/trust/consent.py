@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import enum
+import hashlib
 import re
 import struct
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from supercloud.model.acts import Operation
+from supercloud.model.errors import InvalidInput
+from supercloud.model.names import Id
 
 _STATEMENT = struct.Struct("<4sB3x16sQQQ32sQ32s32s32s")
 _NAME = re.compile(r"[a-z0-9-]{1,15}")
-_HASH_SIZE = 32
+_HASH_SIZE, _SIGNATURE_SIZE = 32, 64
 #: In pages of 4 KiB: 2^48 bytes.
 _PAGES_LIMIT = 1 << 36
-
-
-class Operation(enum.IntEnum):
-    DUMP = 1
-    INTROSPECT = 2
-    MIGRATE = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +70,40 @@ def consent(statement: Statement, key: Ed25519PrivateKey) -> bytes:
     """The statement and the tenant's signature under it: what a micro-hypervisor takes."""
     encoded = statement.encode()
     return encoded + key.sign(encoded)
+
+
+def read(signed: bytes, tenant: Ed25519PublicKey) -> Statement:
+    """What the tenant consented to.
+
+    Raises:
+        InvalidInput: it is not in the one encoding, or not signed by that key.
+    """
+    statement, signature = signed[: _STATEMENT.size], signed[_STATEMENT.size :]
+    try:
+        magic, operation, name, page, pages, launch, challenge, ticks, *hashes = _STATEMENT.unpack(statement)
+        requester, purpose, arguments = hashes
+        found = Statement(
+            operation=Operation(operation),
+            partition=name.rstrip(b"\0").decode("ascii"),
+            page=page,
+            pages=pages,
+            launch=launch,
+            challenge=challenge,
+            ticks=ticks,
+            requester=requester,
+            purpose=purpose,
+            arguments=arguments,
+        )
+        if magic != b"SCC1" or found.encode() != statement or len(signature) != _SIGNATURE_SIZE:
+            raise ValueError("not in its one encoding")
+        tenant.verify(signature, statement)
+    except (struct.error, ValueError) as error:
+        raise InvalidInput("what came is no consent") from error
+    except InvalidSignature as error:
+        raise InvalidInput("the consent is not signed by its cloud's consent key") from error
+    return found
+
+
+def hash_of(word: Id | str) -> bytes:
+    """What a statement has of who asks (a domain's id) and of the purpose: the SHA-256 of its UTF-8."""
+    return hashlib.sha256(word.encode()).digest()
