@@ -223,6 +223,23 @@ def test_what_they_make_is_seen_here_and_adopted(tools: Tools) -> None:
     assert f"{NAME}.img" in tools.does("vol-list", "default"), "its file is theirs to delete"
 
 
+def test_virt_install_makes_a_vm_with_a_disk_of_its_own(tools: Tools) -> None:
+    made = subprocess.run(
+        ["virt-install", "--connect", tools.uri, "--name", "installed", "--memory", "64", "--vcpus", "1",
+         "--disk", "size=0.0625,format=raw", "--import", "--network", "none", "--graphics", "none",
+         "--osinfo", "detect=off,require=off", "--noautoconsole"],
+        check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    (seen,) = (
+        one for one in tools.shown("blanket", "vms", tools.blanket)["vms"] if one["name"] == "installed"
+    )
+    assert (seen["state"], seen["disk_bytes"]) == ("running", 64 * MIB)
+    tools.does("destroy", "installed")
+    tools.does("undefine", "installed", "--remove-all-storage")
+    assert "installed" not in tools.does("vol-list", "default")
+
+
 def test_no_level_above_open_is_held_there_any_more(tools: Tools) -> None:
     volume = ("volume", "create", "v", "--cloud", CLOUD, "--size", "1M", "--on", tools.blanket)
     refused = tools.estate.run(*volume, "--level", "baseline")
