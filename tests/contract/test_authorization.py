@@ -333,6 +333,7 @@ async def _domain(api: Served, provider: httpx.AsyncClient) -> tuple[dict[str, s
     (incident,) = await api.bench.control.incidents()
     known = {"order": order, "command": order, "act": act["id"], "finding": found[0]["id"]}
     known |= {"incident": incident.id, "reaction": said.data["reactions"][0]["command"]["id"]}
+    known["evidence"] = str(uuid.uuid4())
     return {**known, "drain": drain["id"], "window": planned["id"]}, ask
 
 

@@ -72,6 +72,8 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
                     socket=LOOP_SOCKET,
                     instances=guest_memory.running,
                     detectors=usual_detectors(),
+                    memory=guest_memory.open_memory,
+                    evidence=places.evidence,
                 ),
             )
     finally:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import ValidationError
 
+from supercloud.agent.evidence import Memory
 from supercloud.agent.guard import Guards
 from supercloud.agent.journal import Journal as Outbox
 from supercloud.agent.ordered import Ordered
@@ -27,7 +28,7 @@ from supercloud.model.errors import InvalidInput, NotFound, SupercloudError, Una
 from supercloud.model.findings import Layer, Object, ObjectKind
 from supercloud.model.incidents import Incident
 from supercloud.model.names import Id, Name
-from supercloud.model.reactions import Reaction
+from supercloud.model.reactions import Command, Reaction
 from supercloud.ports.actuator import Actuator
 from supercloud.ports.loop import (
     AnswerReaction,
@@ -63,7 +64,8 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopHands:
     """`owner`: whose port a device is. `instances`: those that have a QEMU here. `detectors`: by name, how
-    each is begun; none: they are elsewhere."""
+    each is begun; none: they are elsewhere. `memory`: opens an instance's; `evidence`: where what is
+    kept of it goes; None: nothing can be."""
 
     actuator: Actuator
     owner: Callable[[str], Id | None]
@@ -71,6 +73,8 @@ class LoopHands:
     socket: Path
     instances: Callable[[], Collection[Id]] = tuple
     detectors: Sequence[tuple[Name, Sequence[str]]] = ()
+    memory: Callable[[Id], Memory] | None = None
+    evidence: Path | None = None
 
 
 class VerticalLoop:
@@ -140,6 +144,16 @@ class VerticalLoop:
 
     async def take_over(self, request: Guard) -> None:
         await self.guards.take_over(request)
+
+    def known(self, command: Command) -> tuple[Id, Any]:
+        """About the incident that a reaction is of: its id, and all that is known. Raises: Unavailable."""
+        engine = self._there().engine
+        reaction = engine.book.get(command.id)
+        incident = None if reaction is None else engine.incidents.get(reaction.incident)
+        if incident is None:
+            raise Unavailable("the incident that it belongs to is closed")
+        reactions = [to_json(Reaction, one) for one in engine.book.of_incident(incident.id)]
+        return incident.id, {"incident": to_json(Incident, incident), "reactions": reactions}
 
     def _there(self) -> Loop:
         if self._loop is None:

@@ -69,6 +69,11 @@ class Places:
         return self.data / "images"
 
     @property
+    def evidence(self) -> Path:
+        """What was kept of instances, sealed to the owner."""
+        return self.data / "evidence"
+
+    @property
     def machines(self) -> Path:
         """Of blankets inside this one, a directory each."""
         return self.data / "machines"

@@ -36,6 +36,7 @@ class Deed(ActionTarget):
     RESUME = "start:x-supercloud:vcpus"
     RESTART = "restart:device"
     RENEW = "restart:x-supercloud:component"
+    KEEP = "copy:x-supercloud:memory"
     MOVE = "set:x-supercloud:blanket"
     QUARANTINE = "contain:x-supercloud:blanket"
     ADMIT = "allow:x-supercloud:blanket"
@@ -56,6 +57,7 @@ MEANINGS: Mapping[Deed, str] = {
     _D.RESUME: "they go on, if its run right allows",
     _D.RESTART: "its machine is reset and boots from its disk; its memory is lost",
     _D.RENEW: "a program of the blanket ends, and its supervisor begins it anew",
+    _D.KEEP: "its memory and what was known are kept, sealed to the owner",
     _D.MOVE: "it moves live to another blanket",
     _D.QUARANTINE: "nothing new comes to the blanket, and its instances move live to others",
     _D.ADMIT: "the blanket takes instances again",
@@ -80,7 +82,7 @@ OPPOSITES: Mapping[Deed, Deed] = {
 }
 #: At a blanket: what lasts there for a time, and what is done once, and not again for that time.
 LASTING = frozenset({_D.CONTAIN, _D.DENY, _D.LIMIT, _D.PAUSE})
-ONCE = frozenset({_D.RESTART, _D.RENEW})
+ONCE = frozenset({_D.RESTART, _D.RENEW, _D.KEEP})
 #: What nobody but the control plane can do, which knows of more than one blanket.
 GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE})
 #: What a policy may do by itself. The others take one of these back.
@@ -96,6 +98,7 @@ class Aspect(StrEnum):
     VCPUS = "vcpus"
     POWER = "power"
     PROGRAM = "program"
+    MEMORY = "memory"
     PLACE = "place"
     ADMISSION = "admission"
     KEYS = "keys"
@@ -112,6 +115,7 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RESUME: Aspect.VCPUS,
     _D.RESTART: Aspect.POWER,
     _D.RENEW: Aspect.PROGRAM,
+    _D.KEEP: Aspect.MEMORY,
     _D.MOVE: Aspect.PLACE,
     _D.QUARANTINE: Aspect.ADMISSION,
     _D.ADMIT: Aspect.ADMISSION,
@@ -119,6 +123,9 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RETURN: Aspect.ADMISSION,
     _D.ROTATE: Aspect.KEYS,
 }
+#: Of one machine: what is done there before counts for what is done after, as a policy's order has it. A copy
+#: of what was paused first is whole, and one after its machine was reset is of nothing.
+ONE_AFTER_ANOTHER = frozenset({Aspect.VCPUS, Aspect.MEMORY, Aspect.POWER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ _DO = {
     ("stop", "vcpus"): Deed.PAUSE,
     ("restart", "device"): Deed.RESTART,
     ("restart", "component"): Deed.RENEW,
+    ("copy", "memory"): Deed.KEEP,
     ("set", "blanket"): Deed.MOVE,
     ("contain", "blanket"): Deed.QUARANTINE,
     ("contain", "domain"): Deed.EVACUATE,
@@ -113,11 +114,12 @@ _DO = {
 class Do(Part):
     """One reaction, an OpenC2 action and its target."""
 
-    action: Literal["contain", "deny", "set", "stop", "restart", "update"]
-    """OpenC2's action: contain, deny, set, stop, restart or update."""
-    target: Literal["device", "ipv4_net", "rate", "vcpus", "component", "blanket", "domain", "keys"]
+    action: Literal["contain", "deny", "set", "stop", "copy", "restart", "update"]
+    """OpenC2's action: contain, deny, set, stop, copy, restart or update."""
+    target: Literal["device", "ipv4_net", "rate", "vcpus", "memory", "component", "blanket", "domain", "keys"]
     """Its target: device, blanket or domain (with contain), ipv4_net (with deny), rate or blanket (with set),
-    vcpus (with stop), device or component (with restart), keys (with update)."""
+    vcpus (with stop), memory (with copy: evidence), device or component (with restart), keys (with
+    update)."""
     net: Literal["$source"] | None = None
     """Of deny: `$source`, the address that the finding came from, if it is proven to be."""
     kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None

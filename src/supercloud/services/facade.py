@@ -34,6 +34,7 @@ from supercloud.services.commands import Commands
 from supercloud.services.deadlines import Deadlines
 from supercloud.services.deliveries import Deliveries
 from supercloud.services.domains import Domains
+from supercloud.services.evidence import Evidences
 from supercloud.services.feed import Place, Watch
 from supercloud.services.findings import Findings
 from supercloud.services.governing import LEAVE, ROTATE
@@ -92,6 +93,7 @@ class ControlPlane(
     Levels,
     Findings,
     Incidents,
+    Evidences,
     Policies,
     Indicators,
     Orders,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 from supercloud.services.incident_views import (
     AnswerIt,
     CloseIt,
+    EvidenceView,
     ImportedView,
     ImportIndicators,
     IncidentDetail,
@@ -227,6 +228,18 @@ class Northbound(Protocol):
 
     async def answer_reaction(self, incident: Id, reaction: Id, request: AnswerIt) -> IncidentDetail:
         """Told to its blanket. Raises: Conflict (it does not ask any more), Unavailable."""
+        ...
+
+    async def evidence(self, incident: Id) -> list[EvidenceView]:
+        """What its blanket keeps. Raises: Unavailable."""
+        ...
+
+    async def evidence_stream(self, incident: Id, evidence: Id, *, offset: int) -> Stream:
+        """The file, sealed, from `offset` on. Raises: InvalidInput, Unavailable."""
+        ...
+
+    async def remove_evidence(self, incident: Id, evidence: Id) -> None:
+        """For ever. Raises: Unavailable."""
         ...
 
     async def policy(self, blanket: Ref, *, cloud: Ref | None = None) -> PolicyView:
