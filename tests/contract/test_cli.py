@@ -12,15 +12,20 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import actuator_checks
 import psutil
 import pytest
 from api_rig import Done, Served, command_environment, served
 from control_rig import World, furnish, lost
 from cyclopts import App
+from evidence_rig import SECRET
+from incident_rig import incident_event
 
 from supercloud.cli.main import build
 from supercloud.cli.output import TimeLeft, progress
-from supercloud.model.names import MIB
+from supercloud.model.names import MIB, new_id
+from supercloud.model.reactions import Deed
+from supercloud.services import inbox
 from supercloud.services.requests import RegisterImage
 
 pytestmark = pytest.mark.contract
@@ -36,6 +41,7 @@ domain report|domain findings|domain take|domain orders|domain answer|domain ask
 policy test|policy rules|policy set|policy show|policy history|policy rollback|policy unset
 incident export|indicator import|incident ls|incident show|incident explain|incident close
 incident allow|incident refuse
+incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
@@ -414,3 +420,44 @@ async def test_a_reader_that_leaves_is_no_error(cloud: Served) -> None:
     command.process.stdout._transport.close()  # type: ignore[attr-defined]
     done = await command.done()
     assert done.status in {0, 141} and "Traceback" not in done.err and "Exception" not in done.err
+
+
+async def test_evidence_is_fetched_sealed_goes_on_where_it_was_and_is_opened_on_demand(
+    cloud: Served, tmp_path: Path
+) -> None:
+    double = next(iter(cloud.bench.site.machines.values()))
+    of = (await cloud.bench.control.cloud("c")).id
+    event = incident_event(double.incident, cloud=of, blanket=double.birth.blanket)
+    await inbox.take(cloud.bench.parts.store, double.birth.blanket, of, [event], at=1.0)
+    one = actuator_checks.command(Deed.KEEP, about=new_id())
+    await double.evidence.do(one)
+    (incident,) = [found.id for found in await cloud.bench.control.incidents()]
+    say = ("incident", "evidence")
+    (listed,) = (await cloud.ok(*say, "ls", incident, "-o", "json")).json
+    assert (listed["id"], listed["whole"]) == (one.id, True)
+    file, part = tmp_path / "case.evidence", tmp_path / "case.evidence.part"
+    source = cloud.bench.site.folder / f"{double.birth.blanket}.evidence" / f"{one.id}.evidence"
+    part.write_bytes(source.read_bytes()[:5000])  # what came before it was interrupted
+    await cloud.ok(*say, "fetch", incident, one.id, "--to", str(file))
+    assert file.read_bytes() == source.read_bytes() and SECRET not in file.read_bytes()
+    assert "is there already" in await cloud.wrong(
+        *say, "fetch", incident, one.id, "--to", str(file), status=4
+    )
+    opened = (await cloud.ok(*say, "open", str(file), "-o", "json")).json
+    assert (opened["whole"], opened["signed"]) == (True, True)
+    memory = Path(opened["memory"])
+    assert memory == tmp_path / "case" / "memory.elf" and SECRET * 3 in memory.read_bytes()
+    assert memory.stat().st_mode & 0o777 == 0o600 and memory.parent.stat().st_mode & 0o777 == 0o700
+    assert "Scan for open ports" in Path(opened["known"]).read_text()
+
+    cut = tmp_path / "cut.evidence"
+    cut.write_bytes(file.read_bytes()[:-300])
+    assert "cut off" in await cloud.wrong(*say, "open", str(cut), status=2)
+    assert not list((tmp_path / "cut").iterdir()), "of what is not whole nothing stays"
+    part.write_bytes(b"of something else")
+    file.unlink()
+    await cloud.ok(*say, "fetch", incident, one.id, "--to", str(file))
+    assert file.read_bytes() == source.read_bytes()
+    await cloud.ok(*say, "rm", incident, one.id)
+    assert (await cloud.ok(*say, "ls", incident, "-o", "json")).json == []
+    await cloud.wrong(*say, "fetch", incident, one.id, "--to", str(tmp_path / "no"), status=3)

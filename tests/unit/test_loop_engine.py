@@ -711,3 +711,14 @@ def test_a_flood_about_one_object_pushes_out_its_own_findings_only(
     assert journal.finding(quiet.id) == quiet
     assert journal.finding(finding(3000).id) is not None
     assert journal.counts()["findings"] < 1700
+
+
+def test_what_is_done_once_goes_nowhere_with_its_instance() -> None:
+    """It was done where the instance was: at its next blanket it would be done again."""
+    restart = {"action": "restart", "target": "device", "for": "1h"}
+    world = Driven(policies(scans={"do": [CONTAIN, restart]}))
+    world.engine._takes = LASTING | ONCE
+    world.take(finding(0))
+    assert world.states() == {_R.VERIFIED: 2}
+    ((_, goes),) = world.engine.leaving(instance(0))
+    assert [one.command.deed for one in goes] == [Deed.CONTAIN]
