@@ -41,7 +41,7 @@ domain report|domain findings|domain take|domain orders|domain answer|domain ask
 policy test|policy rules|policy set|policy show|policy history|policy rollback|policy unset
 incident export|indicator import|incident ls|incident show|incident explain|incident close
 incident allow|incident refuse
-incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
+incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm|incident evidence scan
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
@@ -449,6 +449,20 @@ async def test_evidence_is_fetched_sealed_goes_on_where_it_was_and_is_opened_on_
     assert memory == tmp_path / "case" / "memory.elf" and SECRET * 3 in memory.read_bytes()
     assert memory.stat().st_mode & 0o777 == 0o600 and memory.parent.stat().st_mode & 0o777 == 0o700
     assert "Scan for open ports" in Path(opened["known"]).read_text()
+
+    rules = tmp_path / "memory.yar"
+    rules.write_text('rule secret { meta: severity = "low" strings: $a = "what a guest had" condition: $a }')
+    (match,) = (await cloud.ok(*say, "scan", str(file), "--yara", str(rules), "-o", "json")).json
+    assert (match["rule"], match["severity"], match["many"]) == ("secret", "low", 3)
+    assert match["places"][0]["address"] == 2 * MIB + 5
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\n")
+    await cloud.ok("policy", "set", str(policy), "--cloud", "c", "--yara", str(rules))
+    assert (await cloud.ok("policy", "show", "--cloud", "c", "-o", "json")).json["yara"]
+    assert "what a guest had" in (double.loop.said.rules or "")
+    rules.write_text("rule {")
+    wrong = await cloud.wrong("policy", "set", str(policy), "--cloud", "c", "--yara", str(rules), status=2)
+    assert "memory.yar: YARA: line 1" in wrong
 
     cut = tmp_path / "cut.evidence"
     cut.write_bytes(file.read_bytes()[:-300])

@@ -718,7 +718,7 @@ def test_what_is_done_once_goes_nowhere_with_its_instance() -> None:
     restart = {"action": "restart", "target": "device", "for": "1h"}
     world = Driven(policies(scans={"do": [CONTAIN, restart]}))
     world.engine._takes = LASTING | ONCE
-    world.take(finding(0))
+    incident = world.take(finding(0))
     assert world.states() == {_R.VERIFIED: 2}
-    ((_, goes),) = world.engine.leaving(instance(0))
+    ((_, goes),) = world.engine.leaving(incident.objects[0].id)
     assert [one.command.deed for one in goes] == [Deed.CONTAIN]

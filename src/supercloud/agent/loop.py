@@ -24,7 +24,7 @@ from supercloud.agent.evidence import Memory
 from supercloud.agent.guard import Guards
 from supercloud.agent.journal import Journal as Outbox
 from supercloud.agent.ordered import Ordered
-from supercloud.model.errors import InvalidInput, NotFound, SupercloudError, Unavailable
+from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError, Unavailable
 from supercloud.model.findings import Layer, Object, ObjectKind
 from supercloud.model.incidents import Incident
 from supercloud.model.names import Id, Name
@@ -40,7 +40,7 @@ from supercloud.ports.loop import (
     OrderedRef,
 )
 from supercloud.security import usual
-from supercloud.security.detectors import COMPONENTS, GUEST, INTEGRITY, PORT
+from supercloud.security.detectors import COMPONENTS, GUEST, INTEGRITY, MEMORY, PORT
 from supercloud.security.door import Door
 from supercloud.security.events import Stand
 from supercloud.security.journal import Journal
@@ -65,7 +65,7 @@ _log = structlog.get_logger(__name__)
 class LoopHands:
     """`owner`: whose port a device is. `instances`: those that have a QEMU here. `detectors`: by name, how
     each is begun; none: they are elsewhere. `memory`: opens an instance's; `evidence`: where what is
-    kept of it goes; None: nothing can be."""
+    kept of it goes; None: nothing can be. `yara`: where the detector `memory` looks for its rules."""
 
     actuator: Actuator
     owner: Callable[[str], Id | None]
@@ -75,6 +75,7 @@ class LoopHands:
     detectors: Sequence[tuple[Name, Sequence[str]]] = ()
     memory: Callable[[Id], Memory] | None = None
     evidence: Path | None = None
+    yara: Path | None = None
 
 
 class VerticalLoop:
@@ -115,6 +116,7 @@ class VerticalLoop:
             return  # it would begin its rules' windows anew
         kept = to_json(LoopPolicy, request)
         await self._journal(lambda journal: journal.write(_POLICY, kept))
+        self._hand_on(request)
         loop.change(policies, rules)
 
     async def policy(self) -> LoopPolicy:
@@ -182,7 +184,9 @@ class VerticalLoop:
             await asyncio.sleep(_RETRY_S)
 
     async def _once(self) -> None:
-        policies, rules = _read(await self.policy())
+        told = await self.policy()
+        policies, rules = _read(told)
+        self._hand_on(told)
         journal = Journal(self._hands.journal)
         try:
             loop = Loop(
@@ -203,6 +207,23 @@ class VerticalLoop:
         finally:
             journal.close()
 
+    def _hand_on(self, told: LoopPolicy) -> None:
+        """Rules over guests' memory, to the detector, which looks for them. Raises: Failed."""
+        path = self._hands.yara
+        if path is None:
+            return
+        text = "" if told.rules is None else from_json(RuleSet, json.loads(told.rules)).yara
+        try:
+            if not text:
+                path.unlink(missing_ok=True)
+                return
+            fresh = path.with_suffix(".new")
+            fresh.touch(mode=0o600)
+            fresh.write_text(text)
+            fresh.rename(path)
+        except OSError as error:
+            raise Failed(f"rules cannot be handed on: {error}") from error
+
     def _within(self, one: Object) -> Object | None:
         return self._machine() if one.kind is ObjectKind.INSTANCE else None
 
@@ -216,6 +237,7 @@ class VerticalLoop:
             PORT: (Layer.L2, self._of_port),
             COMPONENTS: (Layer.L1, self._of_blanket),
             GUEST: (Layer.L2, self._of_instance),
+            MEMORY: (Layer.L2, self._of_instance),
             INTEGRITY: (Layer.L1, self._of_blanket),
         }
         if name not in objects:
@@ -228,7 +250,7 @@ class VerticalLoop:
             cloud=self._cloud,
             objects=about,
             # Our own say so of what they checked; what is read in a guest's memory is the guest's word.
-            proves=name != GUEST,
+            proves=name not in {GUEST, MEMORY},
         )
 
     def _of_port(self, device: str | None) -> Object | None:
@@ -308,7 +330,7 @@ def usual_detectors() -> tuple[tuple[Name, Sequence[str]], ...]:
     """Of a blanket: each a process of its own."""
     return tuple(
         (name, (sys.executable, "-m", "supercloud.agent.detectors", name))
-        for name in (PORT, COMPONENTS, GUEST, INTEGRITY)
+        for name in (PORT, COMPONENTS, GUEST, MEMORY, INTEGRITY)
     )
 
 

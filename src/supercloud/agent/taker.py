@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supercloud.agent.looker import confine
-from supercloud.model.errors import SupercloudError
+from supercloud.model.errors import InvalidInput, SupercloudError
 from supercloud.model.memory import Span
 from supercloud.model.names import MIB
 from supercloud.trust.evidence import Header, Sealing, fresh_key, known_first
@@ -96,6 +96,36 @@ def size_of(parts: Iterable[Part]) -> int:
     return sum(part.length for part in parts)
 
 
+def segments(core: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Of what `elf` begins and its segments follow: each piece with its address in the machine.
+
+    Raises:
+        InvalidInput: it is not as `elf` makes it.
+    """
+    buffer = bytearray()
+
+    def need(length: int) -> bytes:
+        while len(buffer) < length:
+            piece = next(core, None)
+            if piece is None:
+                raise InvalidInput("the memory in it is cut off")
+            buffer.extend(piece)
+        found = bytes(buffer[:length])
+        del buffer[:length]
+        return found
+
+    head = _ELF.unpack(need(_ELF.size))
+    if head[0] != _IDENT or (head[1], head[5], head[9]) != (_CORE, _ELF.size, _PROGRAM.size):
+        raise InvalidInput("the memory in it is no ELF core of ours")
+    programs = [_PROGRAM.unpack(need(_PROGRAM.size)) for _ in range(head[10])]
+    for program in programs:
+        address, left = program[4], program[5]
+        while left:
+            data = need(min(_READ, left))
+            yield address, data
+            address, left = address + len(data), left - len(data)
+
+
 def take(asked: dict[str, Any], memory: int, write: Any) -> dict[str, Any]:
     """The answer: the digest to sign, and how much memory it is.
 
@@ -134,7 +164,8 @@ def _rehearsed() -> None:
     Sealing(header, key, len).end()
 
 
-def _end_with_who_began() -> None:
+def end_with_who_began() -> None:
+    """Killed or not."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() == 1:
         sys.exit(1)
@@ -145,7 +176,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.readline())
     _rehearsed()
     confine(file_bytes=int(asked["most_bytes"]))
-    _end_with_who_began()  # after the user is another's, which would take it away
+    end_with_who_began()  # after the user is another's, which would take it away
 
     def write(data: bytes) -> None:
         view = memoryview(data)

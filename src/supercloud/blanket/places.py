@@ -12,6 +12,8 @@ from supercloud.model.names import Digest, Id
 MONITORS = ("keeper", "observer", "agent")
 #: Where detectors reach the loop.
 LOOP_SOCKET = Path("/run/supercloud/loop/loop.sock")
+#: The owner's rules over guests' memory, as the loop was told them; not there: there are none.
+YARA_RULES = Path("/run/supercloud/loop/rules.yar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

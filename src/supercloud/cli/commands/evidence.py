@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from supercloud.cli.output import Bar, Format, print_rows, progress
+from supercloud.cli.output import Bar, Format, print_json, print_rows, progress
 from supercloud.cli.session import Name, Output, connect, said
 from supercloud.client import Client, Place
 from supercloud.model.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 app = App(name="evidence", help="What was kept of instances, which only you can open.")
 _COLUMNS = ("id", "at", "instance_name", "memory_bytes", "size_bytes", "whole")
 _TRIES = 5
+#: Of one scan, of evidence (seconds).
+_SCAN_S = 4 * 3600.0
 KNOWN, MEMORY = "known.json", "memory.elf"
 
 
@@ -108,6 +110,49 @@ def open_it(file: Path, /, *, to: Path | None = None, output: Output = Format.TA
 
 
 @app.command
+def scan(
+    file: Path,
+    /,
+    *,
+    yara: Annotated[
+        tuple[Path, ...], Parameter(name="--yara", help="a file or folder of YARA rules, as often as needed")
+    ],
+    output: Output = Format.TABLE,
+) -> None:
+    """Scan one that was fetched by YARA's rules, with your key store: nothing of it is written in clear.
+
+    Example: supercloud incident evidence scan case-1.evidence --yara rules/
+
+    Args:
+        file: As it was fetched.
+    """
+    from supercloud.agent.taker import segments
+    from supercloud.cli.policy import yara_of
+    from supercloud.security.memoryscan import Match, compiled, scanned
+    from supercloud.trust.evidence import Opening, known_and_rest
+    from supercloud.trust.keys import from_text
+    from supercloud.wire.codec import to_json
+
+    rules = compiled(yara_of(yara))
+    with _read(file) as sealed, progress(f"scanning {file.name}", quiet=output is Format.JSON) as bar:
+        opening = Opening(sealed)
+        key = asyncio.run(_key(opening.header))
+        _, rest = known_and_rest(opening.clear(from_text(key.key)))
+        memory = _watched(segments(rest), opening.header.memory_bytes, bar)
+        found = scanned(rules, memory, seconds=_SCAN_S)
+        opening.end(key.signed_by)
+    rows = [
+        {"rule": one.rule, "severity": one.severity, "many": one.many}
+        | {"first": hex(one.places[0].address) if one.places else None}
+        for one in found
+    ]
+    if output is Format.JSON:
+        print_json([to_json(Match, one) for one in found])
+    else:
+        print_rows(rows, ("rule", "severity", "many", "first"), output)
+
+
+@app.command
 def rm(incident: Name, evidence: Name, /, *, output: Output = Format.TABLE) -> None:
     r"""Remove one from its blanket, which keeps only so many.
 
@@ -133,6 +178,14 @@ def _found(client: Client, incident: str, evidence: str) -> dict[str, Any]:
     raise NotFound(
         f"incident {incident} has no evidence {evidence}", hint=f"supercloud incident evidence ls {incident}"
     )
+
+
+def _watched(memory: Iterator[tuple[int, bytes]], size: int, bar: Bar) -> Iterator[tuple[int, bytes]]:
+    seen = 0
+    for address, data in memory:
+        yield address, data
+        seen += len(data)
+        bar("scanning", min(1.0, seen / max(1, size)))
 
 
 def _path(incident: str, evidence: str) -> str:
