@@ -41,7 +41,8 @@ domain report|domain findings|domain take|domain orders|domain answer|domain ask
 policy test|policy rules|policy set|policy show|policy history|policy rollback|policy unset
 incident export|indicator import|incident ls|incident show|incident explain|incident close
 incident allow|incident refuse
-incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm|incident evidence scan
+incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
+incident evidence scan
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm

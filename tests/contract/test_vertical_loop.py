@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -172,7 +173,7 @@ async def test_the_detector_of_guests_speaks_of_instances_that_are_here(world: W
         found = await incident_told(world, IncidentState.OPEN)
         assert found.objects == (Object(kind=ObjectKind.INSTANCE, id=ONE),)
         assert {one.rule for one in found.seen} == {"hidden-process", "compromised-kernel"}
-    assert [name for name, _ in usual_detectors()] == ["port", "components", "guest", "integrity"]
+    assert [name for name, _ in usual_detectors()] == ["port", "components", "guest", "memory", "integrity"]
 
 
 async def test_rules_over_memory_are_handed_to_their_detector_and_kept(world: World) -> None:
@@ -195,8 +196,27 @@ async def test_what_is_found_in_memory_is_of_instances_that_are_here(world: Worl
         return Scans("boot").found(about, [match], time.time())[0]
 
     async with world.agent(), world.detector("memory") as link:
-        assert (await sent(link, event(ONE)))["incidents"]
-        assert "incidents" not in await sent(link, event(str(uuid.UUID(int=9))))
+        assert "may not speak of" in (await sent(link, event(str(uuid.UUID(int=9)))))["error"]
+        assert (await sent(link, event(ONE)))["ok"]
+        found = await incident_told(world, IncidentState.OPEN)
+        assert [one.rule for one in found.seen] == ["yara:needle"]
+
+
+async def test_the_detector_of_memory_is_begun_once_there_are_rules(world: World) -> None:
+    """It costs a blanket memory."""
+    said = world.folder / "begun"
+    argv = [
+        sys.executable,
+        "-c",
+        f"import pathlib, sys; pathlib.Path({str(said)!r}).touch(); sys.stdin.read()",
+    ]
+    rules = json.dumps(to_json(RuleSet, replace(usual.RULES, yara="rule a { condition: true }")))
+    async with world.agent(("memory", argv)) as agent:
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY)))
+        await asyncio.sleep(0.2)
+        assert not said.exists()
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY), rules=rules))
+        await until(said.exists)
 
 
 async def test_what_is_no_policy_changes_nothing(world: World) -> None:

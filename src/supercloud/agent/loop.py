@@ -105,6 +105,7 @@ class VerticalLoop:
             journal=self._journal, loop=self._there, ordered=self._ordered, spec=outbox.spec, now=time.time
         )
         self._news = asyncio.Event()
+        self._rules_over_memory = asyncio.Event()  # there are some, or were
         self._news.set()
 
     # ------------------------------------------------------------ ports.loop.LoopAgent
@@ -221,6 +222,7 @@ class VerticalLoop:
             fresh.touch(mode=0o600)
             fresh.write_text(text)
             fresh.rename(path)
+            self._rules_over_memory.set()
         except OSError as error:
             raise Failed(f"rules cannot be handed on: {error}") from error
 
@@ -310,6 +312,8 @@ class VerticalLoop:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_READY_S):
                     await self._ready()
+        if name == MEMORY:  # until then it has nothing to do but to take memory of its own
+            await self._rules_over_memory.wait()
         wait_s = _AGAIN_S
         while True:
             begun = time.monotonic()

@@ -14,7 +14,8 @@ from supercloud.ports.loop import POLICY_BYTES, RULES_BYTES
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPolicy:
     """Both as JSON: a policy by the schema of `supercloud schema policy`; rules as `supercloud policy set`
-    makes them of Sigma and YARA. Without rules, the usual ones. `dry_run`: nothing is done, whatever its modes are."""
+    makes them of Sigma and YARA. Without rules, the usual ones. `dry_run`: nothing is done, whatever its
+    modes are."""
 
     policy: Annotated[str, Field(max_length=POLICY_BYTES)]
     rules: Annotated[str, Field(max_length=RULES_BYTES)] | None = None
