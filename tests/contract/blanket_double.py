@@ -138,6 +138,7 @@ class Double:
         self.foreign: dict[str, ForeignVm] = {}  # what tools made here
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
         self.incident = new_id()  # that evidence is of, as it names it
+        self.restored: list[tuple[str, str | None]] = []  # volumes, and to which snapshot
         self.received: list[str] = []  # operations that landed a migration here
         self.version = __version__
         self.closes_networks = True  # an agent of before does not

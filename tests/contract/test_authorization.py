@@ -74,6 +74,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "Attach": {"instance": "web"},
     "Resize": {"size_bytes": 0},
     "Snapshot": {"snapshot": "s"},
+    "Restore": {"snapshot": "s"},
     "BackUp": {"image": "debian"},
     "Migrate": {"to": "n1"},
     "AdoptVm": {"vm": "old", "blanket": "n1", "cloud": "c", "name": "adopted"},

@@ -54,8 +54,8 @@ blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanke
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm|network set-level
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
-volume snapshot|volume backup|volume set-level
-vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+volume snapshot|volume restore|volume backup|volume set-level
+vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
 vm place|vm move|vm set-level
 level ls|level explain
 operation ls|operation show|operation wait|operation cancel
@@ -227,9 +227,14 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
     assert "has 1G" in (await ok("volume", "resize", "data", "1G")).out
     await ok("volume", "snapshot", "data", "first")
     assert (await ok("volume", "show", "data", "-o", "json")).json["snapshots"] == ["first"]
+    wrong = await cli.wrong("volume", "restore", "data", "--snapshot", "first", status=4)
+    assert "instance web has volume data and is running" in wrong
+    assert "to what it goes back" in await cli.wrong("volume", "restore", "data", status=2)
+    assert "runs as it was" in (await ok("vm", "restore", "web", "--image")).out
     assert "to image in-use" in (await ok("volume", "backup", "data", "--to", "in-use")).out
     await ok("volume", "detach", "data")
     assert "to image saved" in (await ok("volume", "backup", "data", "--to", "saved")).out
+    assert "is as it was" in (await ok("volume", "restore", "data", "--snapshot", "first")).out
     for image in ("in-use", "saved"):
         assert (await ok("image", "show", image, "-o", "json")).json["complete"]
         await ok("image", "rm", image)

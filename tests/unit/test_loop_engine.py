@@ -166,7 +166,7 @@ def test_tables_are_whole_and_every_state_reaches_an_end(table: Any) -> None:
 
 
 def test_every_deed_has_a_meaning_an_opposite_and_an_aspect() -> None:
-    once = ONCE | {Deed.MOVE, Deed.ROTATE}
+    once = ONCE | {Deed.MOVE, Deed.ROTATE, Deed.RESTORE}
     assert set(MEANINGS) == set(ASPECTS) == set(Deed) == set(OPPOSITES) | once and not set(OPPOSITES) & once
     assert all(OPPOSITES[other] is one and ASPECTS[other] is ASPECTS[one] for one, other in OPPOSITES.items())
     assert len(POLICED) == len(LASTING) + len(ONCE) + len(GOVERNED), "each is in one of them"

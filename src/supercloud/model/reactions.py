@@ -43,6 +43,7 @@ class Deed(ActionTarget):
     EVACUATE = "contain:x-supercloud:domain"
     RETURN = "allow:x-supercloud:domain"
     ROTATE = "update:x-supercloud:keys"
+    RESTORE = "restore:x-supercloud:volume"
 
 
 _D = Deed
@@ -64,6 +65,7 @@ MEANINGS: Mapping[Deed, str] = {
     _D.EVACUATE: "nothing new comes to the cloud's blankets in the domain; their instances move out of it",
     _D.RETURN: "the cloud's blankets in the domain take instances again",
     _D.ROTATE: "the cloud's blankets change the keys of their mesh",
+    _D.RESTORE: "it ends, its volume goes back to a snapshot or its image, and it starts again",
 }
 #: Of what lasts. What is done once has none: nothing of it is there to be taken back.
 OPPOSITES: Mapping[Deed, Deed] = {
@@ -84,7 +86,7 @@ OPPOSITES: Mapping[Deed, Deed] = {
 LASTING = frozenset({_D.CONTAIN, _D.DENY, _D.LIMIT, _D.PAUSE})
 ONCE = frozenset({_D.RESTART, _D.RENEW, _D.KEEP})
 #: What nobody but the control plane can do, which knows of more than one blanket.
-GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE})
+GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE, _D.RESTORE})
 #: What a policy may do by itself. The others take one of these back.
 POLICED = LASTING | ONCE | GOVERNED
 
@@ -102,6 +104,7 @@ class Aspect(StrEnum):
     PLACE = "place"
     ADMISSION = "admission"
     KEYS = "keys"
+    DISK = "disk"
 
 
 ASPECTS: Mapping[Deed, Aspect] = {
@@ -122,6 +125,7 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.EVACUATE: Aspect.ADMISSION,
     _D.RETURN: Aspect.ADMISSION,
     _D.ROTATE: Aspect.KEYS,
+    _D.RESTORE: Aspect.DISK,
 }
 #: Of one machine: what is done there before counts for what is done after, as a policy's order has it. A copy
 #: of what was paused first is whole, and one after its machine was reset is of nothing.
@@ -139,6 +143,7 @@ class Command:
     net: Ipv4 | None = None  # of DENY
     kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # a second, of LIMIT
     component: Name | None = None  # of RENEW
+    snapshot: Name | None = None  # of RESTORE; None: its image
 
     @property
     def subject(self) -> tuple[str, Aspect]:
@@ -150,7 +155,8 @@ class Command:
 
     def same(self, other: Command) -> bool:
         """Whether both come to the same, but for how long."""
-        return (self.deed, self.subject, self.kbytes) == (other.deed, other.subject, other.kbytes)
+        mine, theirs = ((one.deed, one.subject, one.kbytes, one.snapshot) for one in (self, other))
+        return mine == theirs
 
     def as_openc2(self, now: float) -> dict[str, Any]:
         """OpenC2 1.0."""
@@ -161,6 +167,8 @@ class Command:
             said = {"device_id": self.about.id, "kbytes_per_second": self.kbytes}
         elif self.component is not None:
             said = {"device_id": self.about.id, "component": self.component}
+        elif self.snapshot is not None:
+            said = {"device_id": self.about.id, "snapshot": self.snapshot}
         args: dict[str, Any] = {"response_requested": "complete"}
         if self.until is not None:
             args["duration"] = max(1, int((self.until - now) * 1000))

@@ -60,6 +60,7 @@ from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
 from supercloud.services.refs import clouds_of, counted, find_cloud
 from supercloud.services.requests import Ref
+from supercloud.services.restoring import RESTORE
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.southbound import Southbound
 from supercloud.services.store.changes import Change
@@ -239,6 +240,7 @@ class ControlPlane(
             "instance.stop": instances.stop,
             "instance.reboot": instances.reboot,
             "instance.remove": instances.remove,
+            RESTORE: instances.restore,
             "instance.migrate": instances.migrate,
             "group.move": moves.group,
             "provider.drain": moves.drain,
@@ -247,6 +249,7 @@ class ControlPlane(
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,
             "volume.snapshot": volumes.snapshot,
+            "volume.restore": volumes.restore,
             "volume.backup": backups.back_up,
             "volume.remove": volumes.remove,
             ROTATE: self._rotate,

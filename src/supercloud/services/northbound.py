@@ -371,6 +371,12 @@ class Northbound(Protocol):
     async def snapshot_volume(
         self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None
     ) -> OperationView: ...
+    async def restore_volume(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """To a snapshot, or (None) to its image, which leaves no snapshot: what was written since is gone."""
+        ...
+
     async def back_up_volume(self, ref: Ref, *, image: Name, cloud: Ref | None = None) -> OperationView:
         """What it holds now, as a new image that its cloud can use; no running instance may have it open."""
         ...
@@ -385,6 +391,12 @@ class Northbound(Protocol):
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
     ) -> OperationView: ...
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def restore_instance(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """Ended, the volume that it boots from put back as by `restore_volume`, and started where it was."""
+        ...
+
     async def remove_instance(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView: ...
