@@ -166,6 +166,17 @@ class Volumes(Part):
         before = self._found(request.volume).snapshots
         return self._changed(request.volume, snapshots=tuple(dict.fromkeys((*before, request.snapshot))))
 
+    async def restore(self, request: a.RestoreVolume) -> a.VolumeReport:
+        running = request.instance is not None and self.double.states.get(request.instance)
+        assert running is not a.RunState.RUNNING, "under a process it would break"
+        assert self.opened(request.key, volume_purpose(request.volume, request.copy))
+        self.double.restored.append((request.volume, request.snapshot))
+        if request.snapshot is None:
+            assert request.base is not None
+            return self._changed(request.volume, snapshots=())
+        assert request.snapshot in self._found(request.volume).snapshots
+        return self._found(request.volume)
+
     async def attach(self, request: a.AttachVolume) -> None:
         assert self._found(request.disk.volume)
         self.double.attached.setdefault(request.instance, set()).add(request.disk.volume)

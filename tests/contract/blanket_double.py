@@ -26,6 +26,7 @@ from agent_double import (
     Tools,
     Volumes,
 )
+from evidence_rig import kept_by
 
 from supercloud import __version__
 from supercloud.agent.backups import Backups
@@ -37,6 +38,7 @@ from supercloud.agent.images import ImageFetcher
 from supercloud.agent.main import identify
 from supercloud.agent.upgrade import AgentUpgrade
 from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.names import new_id
 from supercloud.model.right import Renewal, RunRight
 from supercloud.platforms.simulated import SimulatedHost, SimulatedOptions, SimulatedPlatform
 from supercloud.ports import agent as a
@@ -135,6 +137,8 @@ class Double:
         self.images: dict[str, bytes] = {}
         self.foreign: dict[str, ForeignVm] = {}  # what tools made here
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
+        self.incident = new_id()  # that evidence is of, as it names it
+        self.restored: list[tuple[str, str | None]] = []  # volumes, and to which snapshot
         self.received: list[str] = []  # operations that landed a migration here
         self.version = __version__
         self.closes_networks = True  # an agent of before does not
@@ -179,6 +183,9 @@ class Double:
         self.passport = await identify(self.birth, Safe(self.site.folder / self.birth.blanket))
         self.dialer = Dialer(self.birth.endpoint, self.passport)
         self.backups = Backups(self.dialer)
+        self.evidence = kept_by(
+            self.passport, self.site.folder / f"{self.birth.blanket}.evidence", self.dialer, self.incident
+        )
         self.upgrade = AgentUpgrade(bundles=self.bundles, images=ImageFetcher(self.dialer))
         self.channel = Channel(
             dial=self.dialer.channel, handlers=lambda: agent_handlers(self), greet=self._greet

@@ -76,6 +76,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "Attach": {"instance": "web"},
     "Resize": {"size_bytes": 0},
     "Snapshot": {"snapshot": "s"},
+    "Restore": {"snapshot": "s"},
     "BackUp": {"image": "debian"},
     "Migrate": {"to": "n1"},
     "AdoptVm": {"vm": "old", "blanket": "n1", "cloud": "c", "name": "adopted"},
@@ -340,6 +341,7 @@ async def _domain(api: Served, provider: httpx.AsyncClient) -> tuple[dict[str, s
     (incident,) = await api.bench.control.incidents()
     known = {"order": order, "command": order, "act": act["id"], "finding": found[0]["id"]}
     known |= {"incident": incident.id, "reaction": said.data["reactions"][0]["command"]["id"]}
+    known["evidence"] = str(uuid.uuid4())
     return {**known, "drain": drain["id"], "window": planned["id"]}, ask
 
 

@@ -12,15 +12,20 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import actuator_checks
 import psutil
 import pytest
 from api_rig import Done, Served, command_environment, served
 from control_rig import World, furnish, lost
 from cyclopts import App
+from evidence_rig import SECRET
+from incident_rig import incident_event
 
 from supercloud.cli.main import build
 from supercloud.cli.output import TimeLeft, progress
-from supercloud.model.names import MIB
+from supercloud.model.names import MIB, new_id
+from supercloud.model.reactions import Deed
+from supercloud.services import inbox
 from supercloud.services.requests import RegisterImage
 
 pytestmark = pytest.mark.contract
@@ -36,6 +41,8 @@ domain report|domain findings|domain take|domain orders|domain answer|domain ask
 policy test|policy rules|policy set|policy show|policy history|policy rollback|policy unset
 incident export|indicator import|incident ls|incident show|incident explain|incident close
 incident allow|incident refuse
+incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
+incident evidence scan
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
@@ -47,8 +54,8 @@ blanket add|blanket ls|blanket show|blanket start|blanket stop|blanket rm|blanke
 image import|image ls|image show|image rm
 network create|network ls|network show|network rm|network set-level
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
-volume snapshot|volume backup|volume set-level
-vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm rm|vm console|vm ssh|vm migrate|vm logs
+volume snapshot|volume restore|volume backup|volume set-level
+vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
 vm place|vm move|vm set-level
 level ls|level explain
 operation ls|operation show|operation wait|operation cancel
@@ -220,9 +227,14 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
     assert "has 1G" in (await ok("volume", "resize", "data", "1G")).out
     await ok("volume", "snapshot", "data", "first")
     assert (await ok("volume", "show", "data", "-o", "json")).json["snapshots"] == ["first"]
+    wrong = await cli.wrong("volume", "restore", "data", "--snapshot", "first", status=4)
+    assert "instance web has volume data and is running" in wrong
+    assert "to what it goes back" in await cli.wrong("volume", "restore", "data", status=2)
+    assert "runs as it was" in (await ok("vm", "restore", "web", "--image")).out
     assert "to image in-use" in (await ok("volume", "backup", "data", "--to", "in-use")).out
     await ok("volume", "detach", "data")
     assert "to image saved" in (await ok("volume", "backup", "data", "--to", "saved")).out
+    assert "is as it was" in (await ok("volume", "restore", "data", "--snapshot", "first")).out
     for image in ("in-use", "saved"):
         assert (await ok("image", "show", image, "-o", "json")).json["complete"]
         await ok("image", "rm", image)
@@ -414,3 +426,58 @@ async def test_a_reader_that_leaves_is_no_error(cloud: Served) -> None:
     command.process.stdout._transport.close()  # type: ignore[attr-defined]
     done = await command.done()
     assert done.status in {0, 141} and "Traceback" not in done.err and "Exception" not in done.err
+
+
+async def test_evidence_is_fetched_sealed_goes_on_where_it_was_and_is_opened_on_demand(
+    cloud: Served, tmp_path: Path
+) -> None:
+    double = next(iter(cloud.bench.site.machines.values()))
+    of = (await cloud.bench.control.cloud("c")).id
+    event = incident_event(double.incident, cloud=of, blanket=double.birth.blanket)
+    await inbox.take(cloud.bench.parts.store, double.birth.blanket, of, [event], at=1.0)
+    one = actuator_checks.command(Deed.KEEP, about=new_id())
+    await double.evidence.do(one)
+    (incident,) = [found.id for found in await cloud.bench.control.incidents()]
+    say = ("incident", "evidence")
+    (listed,) = (await cloud.ok(*say, "ls", incident, "-o", "json")).json
+    assert (listed["id"], listed["whole"]) == (one.id, True)
+    file, part = tmp_path / "case.evidence", tmp_path / "case.evidence.part"
+    source = cloud.bench.site.folder / f"{double.birth.blanket}.evidence" / f"{one.id}.evidence"
+    part.write_bytes(source.read_bytes()[:5000])  # what came before it was interrupted
+    await cloud.ok(*say, "fetch", incident, one.id, "--to", str(file))
+    assert file.read_bytes() == source.read_bytes() and SECRET not in file.read_bytes()
+    assert "is there already" in await cloud.wrong(
+        *say, "fetch", incident, one.id, "--to", str(file), status=4
+    )
+    opened = (await cloud.ok(*say, "open", str(file), "-o", "json")).json
+    assert (opened["whole"], opened["signed"]) == (True, True)
+    memory = Path(opened["memory"])
+    assert memory == tmp_path / "case" / "memory.elf" and SECRET * 3 in memory.read_bytes()
+    assert memory.stat().st_mode & 0o777 == 0o600 and memory.parent.stat().st_mode & 0o777 == 0o700
+    assert "Scan for open ports" in Path(opened["known"]).read_text()
+
+    rules = tmp_path / "memory.yar"
+    rules.write_text('rule secret { meta: severity = "low" strings: $a = "what a guest had" condition: $a }')
+    (match,) = (await cloud.ok(*say, "scan", str(file), "--yara", str(rules), "-o", "json")).json
+    assert (match["rule"], match["severity"], match["many"]) == ("secret", "low", 3)
+    assert match["places"][0]["address"] == 2 * MIB + 5
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\n")
+    await cloud.ok("policy", "set", str(policy), "--cloud", "c", "--yara", str(rules))
+    assert (await cloud.ok("policy", "show", "--cloud", "c", "-o", "json")).json["yara"]
+    assert "what a guest had" in (double.loop.said.rules or "")
+    rules.write_text("rule {")
+    wrong = await cloud.wrong("policy", "set", str(policy), "--cloud", "c", "--yara", str(rules), status=2)
+    assert "memory.yar: YARA: line 1" in wrong
+
+    cut = tmp_path / "cut.evidence"
+    cut.write_bytes(file.read_bytes()[:-300])
+    assert "cut off" in await cloud.wrong(*say, "open", str(cut), status=2)
+    assert not list((tmp_path / "cut").iterdir()), "of what is not whole nothing stays"
+    part.write_bytes(b"of something else")
+    file.unlink()
+    await cloud.ok(*say, "fetch", incident, one.id, "--to", str(file))
+    assert file.read_bytes() == source.read_bytes()
+    await cloud.ok(*say, "rm", incident, one.id)
+    assert (await cloud.ok(*say, "ls", incident, "-o", "json")).json == []
+    await cloud.wrong(*say, "fetch", incident, one.id, "--to", str(tmp_path / "no"), status=3)

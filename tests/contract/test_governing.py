@@ -13,7 +13,7 @@ import pytest
 from blanket_double import Double
 from control_rig import Bench, World, furnish
 from horizontal_rig import until
-from incident_rig import held
+from incident_rig import held, incident_event
 from placing_rig import blanket, run
 
 from supercloud.agent.loop import KIND, told
@@ -22,6 +22,7 @@ from supercloud.model.findings import Layer, Object, ObjectKind, Severity
 from supercloud.model.incidents import Incident, IncidentState, Seen
 from supercloud.model.names import new_id
 from supercloud.model.placement import Placement
+from supercloud.model.reactions import Deed, ReactionState
 from supercloud.model.states import OperationState
 from supercloud.ports.controller import Event
 from supercloud.services import inbox
@@ -255,3 +256,67 @@ def _version(incident: Incident, version: int) -> Incident:
 
 def _only(domain: str) -> Placement:
     return Placement(domains=(domain,))
+
+
+RESTORE = {"action": "restore", "target": "volume", "for": "1h"}
+
+
+async def test_an_instance_goes_back_to_its_image_and_runs_again(fleet: Fleet) -> None:
+    """Once, in one operation, where it was, under another right."""
+    control = fleet.bench.control
+    await run(fleet.bench, "web", "n1")
+    web = await control.instance("web")
+    await fleet.policy(RESTORE, rule="compromised-*")
+    await fleet.finds("n1", web.id, rule="compromised-host")
+    await fleet.reaction("verified")
+    (root,) = web.volumes
+    assert fleet.blankets["n1"].restored == [((await control.volume(root)).id, None)]
+    after = await control.instance("web")
+    assert (str(after.state), after.blanket, after.epoch) == ("running", "n1", web.epoch + 1)
+    (operation,) = await control.operations(kind="instance.restore")
+    assert operation.state is OperationState.SUCCEEDED
+
+
+async def test_what_it_cannot_go_back_to_is_told_and_it_runs_on(fleet: Fleet) -> None:
+    await run(fleet.bench, "web", "n1")
+    web = await fleet.bench.control.instance("web")
+    await fleet.policy({**RESTORE, "snapshot": "good"}, rule="compromised-*")
+    await fleet.finds("n1", web.id, rule="compromised-host")
+    told = await fleet.reaction("undone")
+    assert "has no snapshot good" in told["why"]
+    assert (await fleet.bench.control.instance("web")).epoch == web.epoch
+    assert not fleet.blankets["n1"].restored
+
+
+async def test_evidence_that_is_being_kept_comes_first(fleet: Fleet) -> None:
+    """It ends with the machine: as long as its blanket is at it, nothing is begun."""
+    control, double = fleet.bench.control, fleet.blankets["n1"]
+    await run(fleet.bench, "web", "n1")
+    web = await control.instance("web")
+    own = new_id()
+
+    async def keeps(state: ReactionState, version: int) -> None:
+        event = incident_event(
+            own, cloud=double.birth.cloud, blanket=double.birth.blanket, instance=web.id,
+            reaction=state, version=version, state=IncidentState.REACTING,
+        )  # fmt: skip
+        event.data["reactions"][0]["command"]["deed"] = Deed.KEEP.value
+        await inbox.take(
+            fleet.bench.parts.store, double.birth.blanket, double.birth.cloud, [event], at=time.time()
+        )
+
+    await keeps(ReactionState.INTENDED, 1)
+    await fleet.policy(RESTORE, rule="compromised-*")
+    await fleet.finds("n1", web.id, rule="compromised-host")
+
+    async def decided() -> bool:
+        rows = [one for one in await control.incidents() if one.horizontal]
+        return any([(await control.incident(row.id)).orders for row in rows])
+
+    await until(decided, lambda: "it was not decided")
+    for _ in range(3):
+        await fleet.bench.parts.horizontal._govern()
+    assert not await control.operations(kind="instance.restore") and not double.restored
+    await keeps(ReactionState.VERIFIED, 2)
+    await fleet.reaction("verified")
+    assert len(double.restored) == 1

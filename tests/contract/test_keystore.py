@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 from keystore_rig import CLOUD, DIGEST, Blanket, Faces
 
+from supercloud.keystore.calls import methods
+from supercloud.keystore.faces import Owner, Served
 from supercloud.model.errors import (
     Conflict,
     Denied,
@@ -16,7 +18,8 @@ from supercloud.model.permissions import Permission, Role
 from supercloud.ports.keystore import TokenRequest
 from supercloud.trust import tokens
 from supercloud.trust.certificates import Anchors, Kind, identity_of
-from supercloud.trust.keys import IdentityKey, SealingKey
+from supercloud.trust.evidence import fresh_key
+from supercloud.trust.keys import IdentityKey, SealingKey, to_text
 
 pytestmark = pytest.mark.contract
 
@@ -163,3 +166,47 @@ async def test_tokens_are_signed_with_one_key_until_the_authority_is_made_anew(f
     assert other != root
     with pytest.raises(Denied):
         tokens.read(await faces.served.mint_token(request), root)
+
+
+# ---------------------------------------------------------------- evidence
+
+
+async def test_what_a_blanket_seals_to_its_owner_only_the_owner_opens(faces: Faces) -> None:
+    """By a key in the blanket's own certificate, the same for all of a cloud's and for ever."""
+    one, other, abroad = Blanket(), Blanket(), Blanket(new_id())
+    keys = [
+        identity_of((await who.join(faces.served)).certificate_pem).owner_key for who in (one, other, abroad)
+    ]
+    assert keys[0] == keys[1] != keys[2] and keys[0] is not None
+    renewed = await faces.served.renew(blanket=one.id, csr_pem=one.identity.csr())
+    assert identity_of(renewed.certificate_pem).owner_key == keys[0]
+    evidence = new_id()
+    key, sealed = fresh_key(keys[0], cloud=CLOUD, blanket=one.id, evidence=evidence)
+    of = {"cloud": CLOUD, "blanket": one.id, "evidence": evidence}
+    found = await faces.owner.evidence_key(**of, sealed=sealed)
+    assert (found.key, found.signed_by) == (to_text(key), one.identity.public)
+    for name, wrong in (("cloud", abroad.cloud), ("blanket", other.id), ("evidence", new_id())):
+        with pytest.raises(Denied):
+            await faces.owner.evidence_key(**(of | {name: wrong}), sealed=sealed)
+    with pytest.raises(NotFound):
+        await faces.owner.evidence_key(**(of | {"cloud": new_id()}), sealed=sealed)
+
+
+async def test_evidence_of_a_blanket_that_has_gone_is_opened_still(faces: Faces) -> None:
+    blanket, evidence = Blanket(), new_id()
+    owner_key = identity_of((await blanket.join(faces.served)).certificate_pem).owner_key
+    _, sealed = fresh_key(owner_key or "", cloud=CLOUD, blanket=blanket.id, evidence=evidence)
+    await faces.served.revoke(blanket=blanket.id)
+    found = await faces.owner.evidence_key(cloud=CLOUD, blanket=blanket.id, evidence=evidence, sealed=sealed)
+    assert found.signed_by == blanket.identity.public
+    never = await faces.owner.evidence_key(
+        cloud=CLOUD,
+        blanket=(other := new_id()),
+        evidence=evidence,
+        sealed=fresh_key(owner_key or "", cloud=CLOUD, blanket=other, evidence=evidence)[1],
+    )
+    assert never.signed_by is None, "nobody says who made it"
+
+
+def test_the_control_plane_can_ask_for_no_key_of_evidence() -> None:
+    assert "evidence_key" in methods(Owner) and "evidence_key" not in methods(Served)

@@ -207,7 +207,16 @@ class Life:
 @pytest.mark.timeout(1200)  # some hundred control planes are started for it
 async def test_killed_at_every_step_everything_is_done_once(victim: Victim) -> None:
     life = await _it_begins(victim)
-    for act in (_its_volume, _moved, _its_blanket, _keys_rotated, _backed_up, _adopted, _stopped_and_started):
+    for act in (
+        _its_volume,
+        _restored,
+        _moved,
+        _its_blanket,
+        _keys_rotated,
+        _backed_up,
+        _adopted,
+        _stopped_and_started,
+    ):
         await act(life)
     await _removed(life)
 
@@ -242,6 +251,19 @@ async def _its_volume(life: Life) -> None:
     }
 
 
+async def _restored(life: Life) -> None:
+    """Its own volume to its image, while what its blanket does about it stays; another one to a snapshot."""
+    victim, north = life.victim, life.north
+    seen = await victim.killed("restore_instance", ref="web", snapshot=None)
+    assert _succeeded(seen, "instance.restore")["volume"] == life.root
+    assert set(north.restored) == {(life.root, None)} and life.running() == ["north"]
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 2)
+    await victim.killed("detach_volume", ref="data")
+    await victim.killed("restore_volume", ref="data", snapshot="one")
+    assert set(north.restored) == {(life.root, None), (life.data, "one")}
+    await victim.killed("attach_volume", ref="data", instance="web")
+
+
 async def _moved(life: Life) -> None:
     """There alone, back with its group, and there again because its domain is drained. What its blanket does
     about it is in force wherever it is plugged in and goes on, whoever was killed when."""
@@ -251,7 +273,7 @@ async def _moved(life: Life) -> None:
     victim.site.guards[life.instance] = {one.id for one in contained.reactions}
     seen = await victim.killed("migrate_instance", ref="web", to="south")
     shown = seen["instances"]["web"]
-    assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "south", 2)
+    assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "south", 3)
     assert life.running() == ["south"]
     both = (life.root, life.data)
     assert sorted(seen["copies"]) == sorted([volume, south.birth.blanket, True] for volume in both)
@@ -260,10 +282,10 @@ async def _moved(life: Life) -> None:
     await victim.ask(("place_instance", {"ref": "web", "request": PlaceInstance(group="g")}))
     seen = await victim.killed("move_group", request=MoveGroup(cloud="c", group="g", to=("north",)))
     assert _succeeded(seen, "group.move")["moved"] == 1
-    assert life.running() == ["north"] and seen["instances"]["web"]["epoch"] == 3
+    assert life.running() == ["north"] and seen["instances"]["web"]["epoch"] == 4
     seen = await victim.killed("drain_provider", ref="q")
     assert _succeeded(seen, "provider.drain")["moved"] == 1
-    assert life.running() == ["south"] and seen["instances"]["web"]["epoch"] == 4
+    assert life.running() == ["south"] and seen["instances"]["web"]["epoch"] == 5
     assert len([one for one in seen["operations"] if one["kind"] == "instance.migrate"]) == 3
     assert (len(north.copies), len(south.copies)) == (0, 2)
     await victim.ask(("undrain_provider", {"ref": "q"}))
@@ -285,7 +307,7 @@ async def _its_blanket(life: Life) -> None:
     seen = await victim.killed("start_blanket", ref="south")
     assert seen["blankets"]["south"]["state"] == "ready" and life.running() == []
     seen = await victim.killed("start_instance", ref="web")
-    assert seen["instances"]["web"]["epoch"] == 5 and life.running() == ["south"]
+    assert seen["instances"]["web"]["epoch"] == 6 and life.running() == ["south"]
 
 
 async def _keys_rotated(life: Life) -> None:
@@ -333,7 +355,7 @@ async def _stopped_and_started(life: Life) -> None:
     seen = await life.victim.killed("stop_instance", ref="web", mode=StopMode.SHUTDOWN)
     assert seen["instances"]["web"]["state"] == "stopped" and life.running() == []
     seen = await life.victim.killed("start_instance", ref="web")
-    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 6)
+    assert (seen["instances"]["web"]["state"], seen["instances"]["web"]["epoch"]) == ("running", 7)
     assert life.running() == ["south"]
     await life.victim.killed("reboot_instance", ref="web")
 

@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,14 @@ from supercloud.model.findings import Layer, Object, ObjectKind, Severity
 from supercloud.model.incidents import TIMELINE, Entry, EntryKind, Incident, IncidentState
 from supercloud.ports.loop import AnswerReaction, CloseIncident, LoopPolicy
 from supercloud.security import journal as loops
+from supercloud.security import usual
+from supercloud.security.detectors.memory import Scans
 from supercloud.security.detectors.told import finding
 from supercloud.security.link import Link, Where
+from supercloud.security.memoryscan import Match
 from supercloud.security.simulated import SimulatedActuator
-from supercloud.wire.codec import from_json
+from supercloud.security.terms import RuleSet
+from supercloud.wire.codec import from_json, to_json
 
 pytestmark = pytest.mark.contract
 BLANKET, CLOUD, ONE = (str(uuid.UUID(int=number)) for number in (3, 2, 100))
@@ -68,6 +74,7 @@ class World:
             socket=self.folder / "loop.sock",
             instances=lambda: (ONE,),
             detectors=detectors,
+            yara=self.folder / "rules.yar",
         )
         loop = VerticalLoop(hands, self.outbox, blanket=BLANKET, cloud=CLOUD)
         task = asyncio.create_task(loop.run())
@@ -166,7 +173,50 @@ async def test_the_detector_of_guests_speaks_of_instances_that_are_here(world: W
         found = await incident_told(world, IncidentState.OPEN)
         assert found.objects == (Object(kind=ObjectKind.INSTANCE, id=ONE),)
         assert {one.rule for one in found.seen} == {"hidden-process", "compromised-kernel"}
-    assert [name for name, _ in usual_detectors()] == ["port", "components", "guest", "integrity"]
+    assert [name for name, _ in usual_detectors()] == ["port", "components", "guest", "memory", "integrity"]
+
+
+async def test_rules_over_memory_are_handed_to_their_detector_and_kept(world: World) -> None:
+    """Also by a loop that is begun anew; taken away, they are gone."""
+    path, text = world.folder / "rules.yar", "rule a { condition: true }"
+    rules = json.dumps(to_json(RuleSet, replace(usual.RULES, yara=text)))
+    async with world.agent() as agent:
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY), rules=rules))
+        assert path.read_text() == text and path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    async with world.agent() as agent:
+        assert path.read_text() == text
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY)))
+        assert not path.exists()
+
+
+async def test_what_is_found_in_memory_is_of_instances_that_are_here(world: World) -> None:
+    def event(about: str) -> dict[str, Any]:
+        match = Match(rule="needle", severity=Severity.HIGH, many=1)
+        return Scans("boot").found(about, [match], time.time())[0]
+
+    async with world.agent(), world.detector("memory") as link:
+        assert "may not speak of" in (await sent(link, event(str(uuid.UUID(int=9)))))["error"]
+        assert (await sent(link, event(ONE)))["ok"]
+        found = await incident_told(world, IncidentState.OPEN)
+        assert [one.rule for one in found.seen] == ["yara:needle"]
+
+
+async def test_the_detector_of_memory_is_begun_once_there_are_rules(world: World) -> None:
+    """It costs a blanket memory."""
+    said = world.folder / "begun"
+    argv = [
+        sys.executable,
+        "-c",
+        f"import pathlib, sys; pathlib.Path({str(said)!r}).touch(); sys.stdin.read()",
+    ]
+    rules = json.dumps(to_json(RuleSet, replace(usual.RULES, yara="rule a { condition: true }")))
+    async with world.agent(("memory", argv)) as agent:
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY)))
+        await asyncio.sleep(0.2)
+        assert not said.exists()
+        await agent.apply(LoopPolicy(policy=json.dumps(POLICY), rules=rules))
+        await until(said.exists)
 
 
 async def test_what_is_no_policy_changes_nothing(world: World) -> None:

@@ -290,7 +290,7 @@ class TestBundle:
             name.replace("-", "_").lower()
             for name in re.findall(r"^([\w.-]+)==", bundle.LOCK.read_text(), re.MULTILINE)
         }
-        allowed = set(sys.stdlib_module_names) | {"supercloud", "libvirt", "qemu", "re2"} | locked
+        allowed = set(sys.stdlib_module_names) | {"supercloud", "libvirt", "qemu", "re2", "yara"} | locked
         foreign = {
             (str(source.relative_to(bundle.PACKAGE)), name)
             for source in bundle.sources()
@@ -298,7 +298,7 @@ class TestBundle:
             if name.lower() not in allowed
         }
         assert foreign == set()
-        assert {"qemu_qmp", "google_re2"} <= locked
+        assert {"qemu_qmp", "google_re2", "yara_python"} <= locked
 
     def test_its_code_imports_no_part_of_ours_that_it_leaves_out(self) -> None:
         left_out = {

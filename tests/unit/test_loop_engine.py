@@ -166,7 +166,7 @@ def test_tables_are_whole_and_every_state_reaches_an_end(table: Any) -> None:
 
 
 def test_every_deed_has_a_meaning_an_opposite_and_an_aspect() -> None:
-    once = ONCE | {Deed.MOVE, Deed.ROTATE}
+    once = ONCE | {Deed.MOVE, Deed.ROTATE, Deed.RESTORE}
     assert set(MEANINGS) == set(ASPECTS) == set(Deed) == set(OPPOSITES) | once and not set(OPPOSITES) & once
     assert all(OPPOSITES[other] is one and ASPECTS[other] is ASPECTS[one] for one, other in OPPOSITES.items())
     assert len(POLICED) == len(LASTING) + len(ONCE) + len(GOVERNED), "each is in one of them"
@@ -711,3 +711,14 @@ def test_a_flood_about_one_object_pushes_out_its_own_findings_only(
     assert journal.finding(quiet.id) == quiet
     assert journal.finding(finding(3000).id) is not None
     assert journal.counts()["findings"] < 1700
+
+
+def test_what_is_done_once_goes_nowhere_with_its_instance() -> None:
+    """It was done where the instance was: at its next blanket it would be done again."""
+    restart = {"action": "restart", "target": "device", "for": "1h"}
+    world = Driven(policies(scans={"do": [CONTAIN, restart]}))
+    world.engine._takes = LASTING | ONCE
+    incident = world.take(finding(0))
+    assert world.states() == {_R.VERIFIED: 2}
+    ((_, goes),) = world.engine.leaving(incident.objects[0].id)
+    assert [one.command.deed for one in goes] == [Deed.CONTAIN]

@@ -266,3 +266,51 @@ async def test_who_sends_nothing_but_rubbish_is_shown_out_and_others_are_heard(t
         async with linked(tmp_path, Where(path=socket)) as link:
             assert (await asyncio.wait_for(await link.send(scan(1)), 10))["ok"]
         writer.close()
+
+
+class Slow(SimulatedActuator):
+    """Says what begins and what has ended; each takes longer than what comes after it."""
+
+    def __init__(self) -> None:
+        super().__init__(now=time.time)
+        self.said: list[str] = []
+
+    async def do(self, command: Command) -> None:
+        self.said.append(f"begins {command.deed.action}")
+        for _ in range({"stop": 50, "copy": 20}.get(command.deed.action, 1)):
+            await asyncio.sleep(0)
+        await super().do(command)
+        self.said.append(f"ended {command.deed.action}")
+
+
+IN_ORDER = [f"{what} {action}" for action in ("stop", "copy", "restart") for what in ("begins", "ended")]
+_STEPS = [("stop", "vcpus"), ("copy", "memory"), ("restart", "device")]
+
+
+def _kept_then_reset() -> PolicyFile:
+    do = [{"action": action, "target": target, "for": "10m"} for action, target in _STEPS]
+    policies = {"keep": {"when": {"rule": "port-scan"}, "do": do}}
+    return PolicyFile.model_validate_json(json.dumps({"version": 1, "policies": policies}))
+
+
+async def test_memory_is_copied_after_it_was_paused_and_before_it_is_reset(tmp_path: Path) -> None:
+    actuator = Slow()
+    async with at_work(tmp_path, actuator) as loop:
+        loop.change(_kept_then_reset(), None)
+        await loop.submit(scan(1), STAND)
+        await until(lambda: len(actuator.said) >= 6)
+    assert actuator.said == IN_ORDER
+
+
+async def test_killed_before_any_of_it_it_is_done_in_the_same_order(tmp_path: Path) -> None:
+    class Dead(SimulatedActuator):
+        async def do(self, command: Command) -> None:
+            await asyncio.Event().wait()
+
+    async with at_work(tmp_path, Dead(now=time.time)) as loop:
+        loop.change(_kept_then_reset(), None)
+        await loop.submit(scan(1), STAND)
+    actuator = Slow()
+    async with at_work(tmp_path, actuator):
+        await until(lambda: len(actuator.said) >= 6)
+    assert actuator.said == IN_ORDER

@@ -349,3 +349,67 @@ async def test_a_measurement_that_fails_for_lack_of_luck_is_made_again(
     disk = Disk(tmp_path)
     made = await disk.volumes.make(disk.volume, disk.copy, SIZE, disk.key, base=None, base_key=None)
     assert made.size_bytes == SIZE and failures.stat().st_size == 0
+
+
+async def restored(disk: Disk, snapshot: str | None, size: int = SIZE) -> VolumeReport:
+    return await disk.volumes.restore(disk.volume, disk.copy, size, disk.key, snapshot=snapshot, base=BASE)
+
+
+def now(disk: Disk) -> bytes:
+    """What a guest would read."""
+    out = disk.folder / "now.raw"
+    with disk.secret(disk.key, "key") as key, disk.secret(disk.base_key, "base") as base:
+        disk.qemu("qemu-img", "convert", *key, *base, disk.opened, "-O", "raw", str(out))
+    return out.read_bytes()
+
+
+def overwritten(disk: Disk, word: bytes) -> None:
+    with disk.secret(disk.key, "key") as key, disk.secret(disk.base_key, "base") as base:
+        disk.write(*key, *base, disk.opened, word, at=0)
+
+
+async def test_it_goes_back_to_a_snapshot_however_often_it_is_asked_and_grown_meanwhile(disk: Disk) -> None:
+    await disk.volumes.open(disk.volume, disk.copy, disk.key, base=BASE, base_key=disk.base_key)
+    await disk.volumes.snapshot(disk.volume, "good")
+    overwritten(disk, b"evil")
+    await disk.volumes.resize(disk.volume, 2 * SIZE)
+    for _ in range(2):
+        report = await restored(disk, "good", 2 * SIZE)
+        assert (report.snapshots, report.size_bytes) == (("good",), 2 * SIZE)
+        assert now(disk) == disk.content.ljust(2 * SIZE, b"\0")
+    with pytest.raises(NotFound, match="no snapshot other"):
+        await restored(disk, "other")
+    assert disk.holding(disk.key) == {"run"}, "as an open volume's is, and nowhere else"
+
+
+async def test_it_goes_back_to_its_image_under_its_own_key_and_loses_its_snapshots(disk: Disk) -> None:
+    await disk.volumes.open(disk.volume, disk.copy, disk.key, base=BASE, base_key=disk.base_key)
+    await disk.volumes.snapshot(disk.volume, "good")
+    for _ in range(2):
+        assert (await restored(disk, None)).snapshots == ()
+        assert now(disk) == (repeated(b"below") + repeated(b"hidden")).ljust(SIZE, b"\0")
+    overwritten(disk, b"fresh")
+    assert now(disk)[:CLUSTER] == repeated(b"fresh"), "it is written to as ever"
+    with pytest.raises(NotFound, match="begins with no image"):
+        await disk.volumes.restore(disk.volume, disk.copy, SIZE, disk.key, snapshot=None, base=None)
+    with pytest.raises(NotFound, match="not in this blanket"):
+        await disk.volumes.restore(disk.volume, new_id(), SIZE, disk.key, snapshot=None, base=BASE)
+
+
+async def test_what_a_process_has_open_goes_back_to_no_snapshot(disk: Disk) -> None:
+    await disk.volumes.open(disk.volume, disk.copy, disk.key, base=BASE, base_key=disk.base_key)
+    await disk.volumes.snapshot(disk.volume, "good")
+    with disk.secret(disk.key, "key") as key, disk.secret(disk.base_key, "base") as base:
+        writer = await asyncio.create_subprocess_exec(
+            "qemu-io", *key, *base, disk.opened,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert writer.stdin and writer.stdout
+        writer.stdin.write(b"write 0 512\n")
+        assert b"wrote" in await writer.stdout.readline()
+        try:
+            with pytest.raises(Failed, match="lock"):
+                await restored(disk, "good")
+        finally:
+            writer.stdin.close()
+            await writer.wait()

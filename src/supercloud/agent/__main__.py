@@ -24,7 +24,7 @@ from supercloud.blanket.machines.driver import LibvirtMachines, opened
 from supercloud.blanket.machines.network import MachineNetwork
 from supercloud.blanket.overlay.driver import LinuxOverlay
 from supercloud.blanket.overlay.reactions import PortReactions
-from supercloud.blanket.places import LOOP_SOCKET, Places
+from supercloud.blanket.places import LOOP_SOCKET, YARA_RULES, Places
 from supercloud.blanket.volumes import LuksVolumes
 from supercloud.keeper.link import SOCKET
 from supercloud.security.actuators import Actuators
@@ -72,6 +72,9 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
                     socket=LOOP_SOCKET,
                     instances=guest_memory.running,
                     detectors=usual_detectors(),
+                    memory=guest_memory.open_memory,
+                    evidence=places.evidence,
+                    yara=YARA_RULES,
                 ),
             )
     finally:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,6 +16,7 @@ from supercloud import __version__
 from supercloud.agent.backups import Backups
 from supercloud.agent.changes import Changes
 from supercloud.agent.channel import Channel
+from supercloud.agent.evidence import Evidence, EvidenceHands
 from supercloud.agent.identity import Passport
 from supercloud.agent.images import ImageFetcher, ImageSource
 from supercloud.agent.instances import Arrivals, Instances
@@ -36,6 +37,7 @@ from supercloud.agent.volumes import AgentVolumes
 from supercloud.keeper.link import KeeperPort
 from supercloud.model.errors import NotFound, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id
+from supercloud.model.reactions import Command
 from supercloud.ports.actuator import Actuator
 from supercloud.ports.agent import BlanketReport
 from supercloud.ports.clock import HolderClock
@@ -114,6 +116,7 @@ class BlanketAgent:
         )
         self._keeper = keeper(AgentRelay(self.channel, journal))
         changes, arrivals = Changes(), Arrivals(clock)
+        self.evidence = self._kept(drivers.loop, passport, dialer)
         opener = Opener(self._blanket, passport.keys.sealing, passport.keys.identity)
         hands = drivers.loop
         paused = None if hands is None else self._pauses(hands)
@@ -187,7 +190,31 @@ class BlanketAgent:
         """With what a blanket's agent itself can do besides."""
         run = hands.socket.parent
         restarted = RestartReactions(self._drivers.hypervisor, run / "restarted")
-        return Actuators([hands.actuator, paused, restarted])
+        kept = [] if self.evidence is None else [self.evidence]
+        return Actuators([hands.actuator, paused, restarted, *kept])
+
+    def _kept(self, hands: LoopHands | None, passport: Passport, dialer: StreamDialer) -> Evidence | None:
+        if hands is None or hands.memory is None or hands.evidence is None:
+            return None
+        return Evidence(
+            EvidenceHands(
+                hypervisor=self._drivers.hypervisor,
+                memory=hands.memory,
+                known=self._known,
+                owner_key=lambda: passport.identity.owner_key,
+                identity=passport.keys.identity,
+                blanket=self._blanket,
+                cloud=passport.identity.cloud or "",
+            ),
+            hands.evidence,
+            dialer,
+        )
+
+    def _known(self, command: Command) -> tuple[Id, Any]:
+        """Raises: Unavailable."""
+        if self.loop is None:
+            raise Unavailable("there is no loop")
+        return self.loop.known(command)
 
     def _pauses(self, hands: LoopHands) -> PauseReactions:
         run = hands.socket.parent / "paused"
@@ -253,6 +280,8 @@ class BlanketAgent:
         finally:
             await self.streams.close()
             await self._backups.close()
+            if self.evidence is not None:
+                await self.evidence.close()
 
     async def _listen(self) -> None:
         """Hear the hypervisor; connect to it again if it restarts."""

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
-import structlog
-from websockets.exceptions import ConnectionClosed
-
-from supercloud.agent.streams import CHUNK_BYTES, StreamDialer, Wire
-from supercloud.model.errors import Exhausted, InvalidInput, NotFound, Unavailable
-from supercloud.model.names import Id, Nonce
+from supercloud.agent.sending import Sending
+from supercloud.agent.streams import StreamDialer
+from supercloud.model.errors import Unavailable
+from supercloud.model.names import Id
 from supercloud.ports.agent import BackupReport, MadeImage, SendCopy
 
 #: How long a question waits for the end.
 _LOOK_S = 10.0
-_STREAMS = 8
-_log = structlog.get_logger(__name__)
 
 #: Makes the copy and says what it is; tells its argument the share done.
 Making = Callable[[Callable[[float], None]], Awaitable[MadeImage]]
@@ -47,10 +42,9 @@ class Backups:
     """One is made at a time: each reads and writes as fast as the disk does."""
 
     def __init__(self, dialer: StreamDialer) -> None:
-        self._dialer = dialer
+        self._sending = Sending(dialer)
         self._jobs: dict[Id, _Job] = {}
         self._turn = asyncio.Lock()
-        self._sending: dict[Nonce, asyncio.Task[None]] = {}
 
     async def look(self, copy: Id, making: Making) -> BackupReport:
         """As ports.agent.VolumesAgent.back_up."""
@@ -80,36 +74,13 @@ class Backups:
             NotFound: the copy is not here.
             InvalidInput: `offset` is beyond its end.
         """
-        if request.stream in self._sending:
-            return
-        if len(self._sending) >= _STREAMS:
-            raise Exhausted(f"{_STREAMS} copies are being sent from this blanket")
-        size = path.stat().st_size if path.exists() else None
-        if size is None:
-            raise NotFound(f"copy {request.copy} of volume {request.volume} is not in this blanket")
-        if request.offset > size:
-            raise InvalidInput(f"{request.offset} is beyond the end of copy {request.copy}")
-        async with AsyncExitStack() as stack:
-            wire = await stack.enter_async_context(self._dialer.stream(request.stream))
-            kept = stack.pop_all()
-        task = asyncio.create_task(_send(path, request.offset, wire, kept))
-        self._sending[request.stream] = task
-        task.add_done_callback(lambda _: self._sending.pop(request.stream, None))
+        what = f"copy {request.copy} of volume {request.volume}"
+        await self._sending.send(request.stream, path, request.offset, what=what)
 
     async def close(self) -> None:
         """End all of them."""
-        tasks = [*self._sending.values(), *(job.task for job in self._jobs.values())]
+        tasks = [job.task for job in self._jobs.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _send(path: Path, offset: int, wire: Wire, kept: AsyncExitStack) -> None:
-    async with kept:
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    await wire.send(data)
-        except (ConnectionClosed, OSError) as error:
-            _log.info("agent.copy_not_sent", copy=path.stem, reason=str(error))
+        await self._sending.close()

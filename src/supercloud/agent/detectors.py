@@ -1,7 +1,7 @@
 """`python3 -m supercloud.agent.detectors NAME [SOCKET PLACE]`: a detector as a process.
 
-NAME is port, components, guest or integrity; PLACE what it looks at: the overlay's record, the supervisor's
-services, where QEMUs' process ids are, or the root whose files are measured.
+NAME is port, components, guest, memory or integrity; PLACE what it looks at: the overlay's record, the
+supervisor's services, where QEMUs' process ids are, the owner's rules, or the root whose files are measured.
 
 It may be killed and begun anew at any time: what it had said and nobody answered is lost with it, and said
 again by what it sees next. The loop knows it by its name on the loop's socket.
@@ -25,7 +25,7 @@ from supercloud.model.names import Name
 from supercloud.security import detectors
 from supercloud.security.link import Link, Where
 
-_NAMES = (detectors.PORT, detectors.COMPONENTS, detectors.GUEST, detectors.INTEGRITY)
+_NAMES = (detectors.PORT, detectors.COMPONENTS, detectors.GUEST, detectors.MEMORY, detectors.INTEGRITY)
 
 
 def _watching(name: Name) -> tuple[Callable[[Teller, Path], Coroutine[Any, Any, None]], Path]:
@@ -48,6 +48,11 @@ def _watching(name: Name) -> tuple[Callable[[Teller, Path], Coroutine[Any, Any, 
             from supercloud.blanket.guest_memory import PID_FILES
 
             return watch_guests, PID_FILES
+        case detectors.MEMORY:
+            from supercloud.agent.scans import watch_memory
+            from supercloud.blanket.places import YARA_RULES
+
+            return watch_memory, YARA_RULES
         case detectors.INTEGRITY:
             from supercloud.agent.measured import ROOT, watch_files
 

@@ -101,8 +101,9 @@ def _short(seen: Seen) -> Seen:
     )
 
 
-def confine() -> None:
-    """Nothing but to read what it has, and to answer. Begun by another than root, it stays who it is.
+def confine(*, file_bytes: int = 0) -> None:
+    """Nothing but to read what it has, and to answer; files that it has open to write grow to `file_bytes`.
+    Begun by another than root, it stays who it is.
 
     Raises:
         OSError: it cannot give up what it has.
@@ -123,7 +124,7 @@ def confine() -> None:
         (resource.RLIMIT_AS, _MEMORY),
         (resource.RLIMIT_NOFILE, _FILES),
         (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))

@@ -20,14 +20,15 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import ValidationError
 
+from supercloud.agent.evidence import Memory
 from supercloud.agent.guard import Guards
 from supercloud.agent.journal import Journal as Outbox
 from supercloud.agent.ordered import Ordered
-from supercloud.model.errors import InvalidInput, NotFound, SupercloudError, Unavailable
+from supercloud.model.errors import Failed, InvalidInput, NotFound, SupercloudError, Unavailable
 from supercloud.model.findings import Layer, Object, ObjectKind
 from supercloud.model.incidents import Incident
 from supercloud.model.names import Id, Name
-from supercloud.model.reactions import Reaction
+from supercloud.model.reactions import Command, Reaction
 from supercloud.ports.actuator import Actuator
 from supercloud.ports.loop import (
     AnswerReaction,
@@ -39,7 +40,7 @@ from supercloud.ports.loop import (
     OrderedRef,
 )
 from supercloud.security import usual
-from supercloud.security.detectors import COMPONENTS, GUEST, INTEGRITY, PORT
+from supercloud.security.detectors import COMPONENTS, GUEST, INTEGRITY, MEMORY, PORT
 from supercloud.security.door import Door
 from supercloud.security.events import Stand
 from supercloud.security.journal import Journal
@@ -63,7 +64,8 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopHands:
     """`owner`: whose port a device is. `instances`: those that have a QEMU here. `detectors`: by name, how
-    each is begun; none: they are elsewhere."""
+    each is begun; none: they are elsewhere. `memory`: opens an instance's; `evidence`: where what is
+    kept of it goes; None: nothing can be. `yara`: where the detector `memory` looks for its rules."""
 
     actuator: Actuator
     owner: Callable[[str], Id | None]
@@ -71,6 +73,9 @@ class LoopHands:
     socket: Path
     instances: Callable[[], Collection[Id]] = tuple
     detectors: Sequence[tuple[Name, Sequence[str]]] = ()
+    memory: Callable[[Id], Memory] | None = None
+    evidence: Path | None = None
+    yara: Path | None = None
 
 
 class VerticalLoop:
@@ -100,6 +105,7 @@ class VerticalLoop:
             journal=self._journal, loop=self._there, ordered=self._ordered, spec=outbox.spec, now=time.time
         )
         self._news = asyncio.Event()
+        self._rules_over_memory = asyncio.Event()  # there are some, or were
         self._news.set()
 
     # ------------------------------------------------------------ ports.loop.LoopAgent
@@ -111,6 +117,7 @@ class VerticalLoop:
             return  # it would begin its rules' windows anew
         kept = to_json(LoopPolicy, request)
         await self._journal(lambda journal: journal.write(_POLICY, kept))
+        self._hand_on(request)
         loop.change(policies, rules)
 
     async def policy(self) -> LoopPolicy:
@@ -141,6 +148,16 @@ class VerticalLoop:
     async def take_over(self, request: Guard) -> None:
         await self.guards.take_over(request)
 
+    def known(self, command: Command) -> tuple[Id, Any]:
+        """About the incident that a reaction is of: its id, and all that is known. Raises: Unavailable."""
+        engine = self._there().engine
+        reaction = engine.book.get(command.id)
+        incident = None if reaction is None else engine.incidents.get(reaction.incident)
+        if incident is None:
+            raise Unavailable("the incident that it belongs to is closed")
+        reactions = [to_json(Reaction, one) for one in engine.book.of_incident(incident.id)]
+        return incident.id, {"incident": to_json(Incident, incident), "reactions": reactions}
+
     def _there(self) -> Loop:
         if self._loop is None:
             raise Unavailable("the loop is being begun anew")
@@ -168,7 +185,9 @@ class VerticalLoop:
             await asyncio.sleep(_RETRY_S)
 
     async def _once(self) -> None:
-        policies, rules = _read(await self.policy())
+        told = await self.policy()
+        policies, rules = _read(told)
+        self._hand_on(told)
         journal = Journal(self._hands.journal)
         try:
             loop = Loop(
@@ -189,6 +208,24 @@ class VerticalLoop:
         finally:
             journal.close()
 
+    def _hand_on(self, told: LoopPolicy) -> None:
+        """Rules over guests' memory, to the detector, which looks for them. Raises: Failed."""
+        path = self._hands.yara
+        if path is None:
+            return
+        text = "" if told.rules is None else from_json(RuleSet, json.loads(told.rules)).yara
+        try:
+            if not text:
+                path.unlink(missing_ok=True)
+                return
+            fresh = path.with_suffix(".new")
+            fresh.touch(mode=0o600)
+            fresh.write_text(text)
+            fresh.rename(path)
+            self._rules_over_memory.set()
+        except OSError as error:
+            raise Failed(f"rules cannot be handed on: {error}") from error
+
     def _within(self, one: Object) -> Object | None:
         return self._machine() if one.kind is ObjectKind.INSTANCE else None
 
@@ -202,6 +239,7 @@ class VerticalLoop:
             PORT: (Layer.L2, self._of_port),
             COMPONENTS: (Layer.L1, self._of_blanket),
             GUEST: (Layer.L2, self._of_instance),
+            MEMORY: (Layer.L2, self._of_instance),
             INTEGRITY: (Layer.L1, self._of_blanket),
         }
         if name not in objects:
@@ -214,7 +252,7 @@ class VerticalLoop:
             cloud=self._cloud,
             objects=about,
             # Our own say so of what they checked; what is read in a guest's memory is the guest's word.
-            proves=name != GUEST,
+            proves=name not in {GUEST, MEMORY},
         )
 
     def _of_port(self, device: str | None) -> Object | None:
@@ -274,6 +312,8 @@ class VerticalLoop:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_READY_S):
                     await self._ready()
+        if name == MEMORY:  # until then it has nothing to do but to take memory of its own
+            await self._rules_over_memory.wait()
         wait_s = _AGAIN_S
         while True:
             begun = time.monotonic()
@@ -294,7 +334,7 @@ def usual_detectors() -> tuple[tuple[Name, Sequence[str]], ...]:
     """Of a blanket: each a process of its own."""
     return tuple(
         (name, (sys.executable, "-m", "supercloud.agent.detectors", name))
-        for name in (PORT, COMPONENTS, GUEST, INTEGRITY)
+        for name in (PORT, COMPONENTS, GUEST, MEMORY, INTEGRITY)
     )
 
 

@@ -7,11 +7,11 @@ note, it is done once more.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
+from supercloud.agent.notes import Notes
 from supercloud.model.errors import Conflict, Failed, NotFound
 from supercloud.model.names import Id, Name
 from supercloud.model.reactions import Command, Deed
@@ -31,33 +31,6 @@ class Resetting(Protocol):
     async def state(self, instance: Id) -> RunState: ...
 
 
-class _Notes:
-    """One small file for each thing, in `run` (tmpfs)."""
-
-    def __init__(self, run: Path) -> None:
-        self._run = run
-
-    def read(self, name: str) -> dict[str, str | int]:
-        try:
-            found: dict[str, str | int] = json.loads((self._run / name).read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return found
-
-    def write(self, name: str, **said: str | int) -> None:
-        """Raises: Failed."""
-        try:
-            self._run.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = self._run / f"{name}.new"
-            fresh.write_text(json.dumps(said))
-            fresh.rename(self._run / name)
-        except OSError as error:
-            raise Failed(f"it cannot be written down: {error}") from error
-
-    def drop(self, name: str) -> None:
-        (self._run / name).unlink(missing_ok=True)
-
-
 class RestartReactions:
     """Of an instance's machine."""
 
@@ -65,7 +38,7 @@ class RestartReactions:
 
     def __init__(self, hypervisor: Resetting, run: Path) -> None:
         self._hypervisor = hypervisor
-        self._notes = _Notes(run)
+        self._notes = Notes(run)
 
     async def do(self, command: Command) -> None:
         instance = command.about.id
@@ -104,7 +77,7 @@ class ComponentReactions:
         services: Path = SERVICES,
     ) -> None:
         self._supervise = supervise
-        self._notes = _Notes(run)
+        self._notes = Notes(run)
         self._blanket = blanket
         self._services = services
 

@@ -21,6 +21,7 @@ from supercloud.ports.agent import (
     OpenVolume,
     PlaceImage,
     ResizeVolume,
+    RestoreVolume,
     SendCopy,
     SnapshotVolume,
     VolumeRef,
@@ -95,6 +96,19 @@ class AgentVolumes:
         """See the port. Not under a process that writes to it: that would break the file."""
         await self._need_closed(request.instance)
         return await self._volumes.snapshot(request.volume, request.snapshot)
+
+    async def restore(self, request: RestoreVolume) -> VolumeReport:
+        """See the port."""
+        await self._need_closed(request.instance)
+        self._need_base(request.base)
+        return await self._volumes.restore(
+            request.volume,
+            request.copy,
+            request.size_bytes,
+            self._opener.volume(request.key, request.volume, request.copy),
+            snapshot=request.snapshot,
+            base=request.base,
+        )
 
     async def back_up(self, request: BackUpVolume) -> BackupReport:
         """See the port. What a process writes to is read by that process, as of one moment."""

@@ -1,16 +1,18 @@
-"""Streams of bytes over WebSockets: an instance's console, log or TCP port, a blanket's console, tools."""
+"""Streams of bytes over WebSockets: an instance's console, log or TCP port, a blanket's console, tools, and
+evidence."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Annotated
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Path, Query, WebSocket, WebSocketDisconnect
 
-from supercloud.api.guard import BlanketConsole, BlanketTools, VmConsole
+from supercloud.api.guard import BlanketConsole, BlanketTools, IncidentEvidence, VmConsole
 from supercloud.api.things import InCloud, RefPath
-from supercloud.model.names import Port
+from supercloud.model.names import Id, Port
 from supercloud.ports.agent import StreamKind
 from supercloud.services.northbound import Stream
 
@@ -42,6 +44,16 @@ def router() -> APIRouter:
     async def tools(control: BlanketTools, socket: WebSocket, ref: RefPath, cloud: InCloud = None) -> None:
         stream = await control.tools_stream(ref, cloud=cloud)
         await pump(socket, stream)
+
+    @found.websocket("/incidents/{incident}/evidence/{evidence}/content")
+    async def content(
+        control: IncidentEvidence,
+        socket: WebSocket,
+        incident: Annotated[Id, Path()],
+        evidence: Annotated[Id, Path()],
+        offset: Annotated[int, Query(ge=0, lt=1 << 50)] = 0,
+    ) -> None:
+        await pump(socket, await control.evidence_stream(incident, evidence, offset=offset))
 
     return found
 

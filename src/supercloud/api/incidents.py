@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
-from supercloud.api.guard import IncidentAnswer, IncidentClose, IncidentRead
+from supercloud.api.guard import IncidentAnswer, IncidentClose, IncidentEvidence, IncidentRead
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
 from supercloud.model.incidents import ExportFormat, IncidentState
@@ -14,12 +15,14 @@ from supercloud.model.names import Id
 from supercloud.services.incident_views import (
     AnswerIt,
     CloseIt,
+    EvidenceView,
     IncidentDetail,
     IncidentView,
 )
 
 _Incident = Annotated[Id, Path()]
 _Reaction = Annotated[Id, Path()]
+_Evidence = Annotated[Id, Path()]
 _Format = Annotated[ExportFormat, Query()]
 
 
@@ -49,6 +52,17 @@ def router() -> APIRouter:
     ) -> dict[str, Any]:
         """To be handed on: ids, addresses, rules and times, and nobody's names."""
         return await control.export_incident(incident, format_=format)
+
+    @router.get("/{incident}/evidence")
+    async def evidence(control: IncidentRead, incident: _Incident) -> list[EvidenceView]:
+        """What its blanket keeps, as that says now. To be fetched over a WebSocket, at `…/content`."""
+        return await control.evidence(incident)
+
+    @router.delete("/{incident}/evidence/{evidence}", status_code=HTTPStatus.NO_CONTENT)
+    async def remove(control: IncidentEvidence, incident: _Incident, evidence: _Evidence) -> Response:
+        """For ever: there is no other copy but those that were fetched."""
+        await control.remove_evidence(incident, evidence)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     @router.post("/{incident}/close")
     async def close(control: IncidentClose, incident: _Incident, request: CloseIt) -> IncidentDetail:

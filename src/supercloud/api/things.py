@@ -94,6 +94,13 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """Without a snapshot: to its image."""
+
+    snapshot: Name | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackUp:
     image: Name
 
@@ -349,6 +356,13 @@ def _volumes() -> APIRouter:
     ) -> OperationView:
         return await control.snapshot_volume(ref, snapshot=request.snapshot, cloud=cloud)
 
+    @router.post("/{ref}/restore", status_code=_ACCEPTED)
+    async def restore(
+        control: VolumeWrite, ref: RefPath, request: Restore, cloud: InCloud = None
+    ) -> OperationView:
+        """What was written to it since is gone; back to its image, its snapshots are, too."""
+        return await control.restore_volume(ref, snapshot=request.snapshot, cloud=cloud)
+
     @router.post("/{ref}/backup", status_code=_ACCEPTED)
     async def backup(
         control: VolumeWrite, ref: RefPath, request: BackUp, cloud: InCloud = None
@@ -408,6 +422,11 @@ def _instances() -> APIRouter:
     ) -> OperationView:
         mode = request.mode if request else StopMode.SHUTDOWN
         return await control.stop_instance(ref, cloud=cloud, mode=mode)
+
+    @router.post("/{ref}/restore", status_code=_ACCEPTED)
+    async def restore(control: VmRun, ref: RefPath, request: Restore, cloud: InCloud = None) -> OperationView:
+        """It ends, the volume that it boots from goes back, and it starts again where it was."""
+        return await control.restore_instance(ref, snapshot=request.snapshot, cloud=cloud)
 
     @router.post("/{ref}/reboot", status_code=_ACCEPTED)
     async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:

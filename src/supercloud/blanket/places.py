@@ -12,6 +12,8 @@ from supercloud.model.names import Digest, Id
 MONITORS = ("keeper", "observer", "agent")
 #: Where detectors reach the loop.
 LOOP_SOCKET = Path("/run/supercloud/loop/loop.sock")
+#: The owner's rules over guests' memory, as the loop was told them; not there: there are none.
+YARA_RULES = Path("/run/supercloud/loop/rules.yar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,11 @@ class Places:
     @property
     def images(self) -> Path:
         return self.data / "images"
+
+    @property
+    def evidence(self) -> Path:
+        """What was kept of instances, sealed to the owner."""
+        return self.data / "evidence"
 
     @property
     def machines(self) -> Path:

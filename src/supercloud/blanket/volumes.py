@@ -179,6 +179,41 @@ class LuksVolumes:
                 await qemu_img("snapshot", "-q", *self._secret(volume), "-c", snapshot, _alone(path))
             return await self._report(path)
 
+    async def restore(
+        self,
+        volume: Id,
+        copy: Id,
+        size_bytes: SizeBytes,
+        key: bytes,
+        *,
+        snapshot: Name | None,
+        base: Digest | None,
+    ) -> VolumeReport:
+        """Whole or not: to its image by another file in its place, to a snapshot by qemu-img, which a repeat
+        finishes.
+
+        QEMU's own locks keep what a process has open from being changed.
+
+        Raises:
+            NotFound: no such copy here, no such snapshot, or no base. Failed: with qemu-img's words.
+        """
+        path = self._places.copy(volume, copy)
+        async with self._lock:
+            if not path.exists():
+                raise NotFound(f"copy {copy} of volume {volume} is not in this blanket")
+            if snapshot is None:
+                if base is None:
+                    raise NotFound(f"volume {volume} begins with no image")
+                await self._create(path, size_bytes, key, base)
+                return await self._report(path)
+            if snapshot not in (await self._report(path)).snapshots:
+                raise NotFound(f"volume {volume} has no snapshot {snapshot} in this blanket")
+            with self._loose(key, f"{copy}-back") as secret:
+                await qemu_img("snapshot", "-q", *secret, "-a", snapshot, _alone(path))
+                if (await self._report(path)).size_bytes < size_bytes:  # it has grown since
+                    await qemu_img("resize", "-q", *secret, _alone(path), str(size_bytes))
+            return await self._report(path)
+
     async def back_up(
         self,
         volume: Id,

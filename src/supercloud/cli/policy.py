@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from supercloud.cli.declared.read import Wrong
 from supercloud.cli.declared.tree import MAX_BYTES, Path, Place, Problem, parse
 from supercloud.cli.declared.wrong import problems_of
-from supercloud.model.errors import InvalidInput, SupercloudError
+from supercloud.model.errors import InvalidInput, NotFound, SupercloudError
 from supercloud.model.findings import Finding, Layer, Object, ObjectKind
 from supercloud.model.names import Id
 from supercloud.model.reactions import POLICED, Reaction
@@ -99,6 +99,39 @@ def rule_files(places: Sequence[File]) -> Iterator[tuple[str, bytes]]:
                 yield str(one), one.read_bytes()
             except OSError as error:
                 raise InvalidInput(f"{one} cannot be read: {error.strerror}") from error
+
+
+def yara_of(places: Iterable[File]) -> str:
+    """YARA's rules in these files, and in *.yar and *.yara of these folders, as one text that compiles.
+
+    Raises:
+        NotFound: one is not there. InvalidInput: what is wrong, and at which line of which file.
+    """
+    from supercloud.security.memoryscan import compiled
+    from supercloud.security.terms import YARA_CHARS
+
+    texts = []
+    for place in places:
+        inside = sorted([*place.rglob("*.yar"), *place.rglob("*.yara")]) if place.is_dir() else [place]
+        for one in inside:
+            try:
+                text = one.read_text()
+            except FileNotFoundError as error:
+                raise NotFound(f"there is no {one}") from error
+            except (OSError, UnicodeError) as error:
+                raise InvalidInput(f"{one} cannot be read") from error
+            try:
+                compiled(text)
+            except InvalidInput as error:
+                raise InvalidInput(f"{one}: {error.message}") from error
+            texts.append(text)
+    whole = "\n".join(texts)
+    if not whole.strip():
+        raise InvalidInput("there are no YARA rules in that", hint="files end in .yar or .yara")
+    if len(whole) > YARA_CHARS:
+        raise InvalidInput(f"{len(whole)} characters of YARA rules are more than {YARA_CHARS}")
+    compiled(whole)  # names may be in two files
+    return whole
 
 
 # ---------------------------------------------------------------- trying it

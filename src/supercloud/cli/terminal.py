@@ -10,7 +10,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -71,6 +71,17 @@ def dump(client: Client, path: str, **query: object) -> None:
     """Print a stream to its end."""
     with _opened(client, path, **query) as connection:
         _print_until_end(connection)
+
+
+def take(client: Client, path: str, write: Callable[[bytes], object], **query: object) -> None:
+    """Hand a stream to `write`, to its end. Whether that was all of it, who asked has to know."""
+    with _opened(client, path, **query) as connection:
+        try:
+            while True:
+                data = connection.recv()
+                write(data if isinstance(data, bytes) else data.encode())
+        except ConnectionClosed as closed:
+            raise_refused(closed.rcvd)
 
 
 def pipe(client: Client, path: str, **query: object) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import structlog
 
 from supercloud.keystore.authorities import Authorities
-from supercloud.keystore.records import BlanketRecord, Policy, Settings, Standing
+from supercloud.keystore.records import BlanketRecord, EvidenceKeyRecord, Policy, Settings, Standing
 from supercloud.keystore.vault import Vault
 from supercloud.model.errors import Conflict, Denied, InvalidInput, NotFound
 from supercloud.model.names import Id
@@ -18,7 +18,7 @@ from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken
 from supercloud.trust.authority import LIFETIME_S
 from supercloud.trust.canonical import canonical
 from supercloud.trust.join import check_join
-from supercloud.trust.keys import key_of_csr, sealing_public, to_text
+from supercloud.trust.keys import SealingKey, key_of_csr, sealing_public, to_text
 
 _SECRET_BYTES = 32
 MAX_INVITATION_S = 24 * 3600.0
@@ -106,8 +106,14 @@ class Admission:
     def revoke(self, blanket: Id) -> None:
         """For ever, whether it was ever invited or not."""
         known = self._vault.get(BlanketRecord, blanket)
-        cloud = None if known is None else known.cloud
-        self._vault.put(BlanketRecord(blanket=blanket, cloud=cloud, standing=Standing.REVOKED))
+        gone = BlanketRecord(
+            blanket=blanket,
+            cloud=None if known is None else known.cloud,
+            standing=Standing.REVOKED,
+            # What it signed before can be looked at still.
+            public_key=None if known is None else known.public_key,
+        )
+        self._vault.put(gone)
         _log.info("keystore.revoked", blanket=blanket)
 
     def revoked(self) -> tuple[Id, ...]:
@@ -136,12 +142,27 @@ class Admission:
             raise Denied(f"the owner has not approved blanket {blanket}", hint="approve it at the key store")
         return known
 
+    def evidence_key(self, cloud: Id) -> SealingKey:
+        """The owner's, to which blankets of a cloud seal evidence; made at first asking."""
+        record = self._vault.get(EvidenceKeyRecord, cloud)
+        if record is None:
+            record = EvidenceKeyRecord(cloud=cloud, key=SealingKey.new().to_text())
+            self._vault.put(record)
+        return SealingKey.from_text(record.key)
+
+    def signing_key(self, blanket: Id, cloud: Id) -> str | None:
+        """The key that a blanket of a cloud joined with, whatever became of it; None: it joined never, or
+        before the authority was made anew."""
+        known = self._vault.get(BlanketRecord, blanket)
+        return None if known is None or known.cloud != cloud else known.public_key
+
     def _certify(self, record: BlanketRecord, csr_pem: str) -> JoinAnswer:
         certificate_pem = self._authorities.current.blanket(
             key_of_csr(csr_pem),
             cloud=record.cloud or "",
             blanket=record.blanket,
             sealing_key=record.sealing_key or "",
+            owner_key=self.evidence_key(record.cloud or "").public,
             at=self._now(),
             lifetime_s=LIFETIME_S,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from supercloud.keystore.authorities import AuthorityStatus
 from supercloud.keystore.calls import methods
-from supercloud.keystore.faces import Consent, ConsentTo, ImageKey, ImageShare, Owner, Served
+from supercloud.keystore.faces import Consent, ConsentTo, EvidenceKey, ImageKey, ImageShare, Owner, Served
 from supercloud.keystore.server import owner_socket
 from supercloud.model.errors import Unavailable
 from supercloud.model.names import Digest, Id, PublicKey
@@ -185,6 +185,12 @@ class RemoteOwner:
 
     async def keep_user_data_key(self, *, digest: Digest, key: str) -> None:
         await self._to.ask("keep_user_data_key", digest=digest, key=key)
+
+    async def evidence_key(self, *, cloud: Id, blanket: Id, evidence: Id, sealed: SealedKey) -> EvidenceKey:
+        key: EvidenceKey = await self._to.ask(
+            "evidence_key", cloud=cloud, blanket=blanket, evidence=evidence, sealed=sealed
+        )
+        return key
 
     async def approve(self, *, blanket: Id) -> None:
         await self._to.ask("approve", blanket=blanket)

@@ -8,6 +8,7 @@ from typing import Protocol
 from supercloud.keystore.authorities import AuthorityStatus
 from supercloud.model.acts import ActKind
 from supercloud.model.names import Digest, Id, PublicKey
+from supercloud.ports.agent import SealedKey
 from supercloud.ports.keystore import JoinAnswer, KeyStore
 
 
@@ -77,6 +78,15 @@ class Consent:
     vouched: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceKey:
+    """What opens one piece of evidence, and with what its blanket signed it (base64; None: nobody knows any
+    more)."""
+
+    key: str = field(repr=False)
+    signed_by: str | None
+
+
 class Owner(Protocol):
     """What only the owner may ask."""
 
@@ -112,6 +122,11 @@ class Owner(Protocol):
         One that no instance was started with within a day is destroyed.
         Raises: Conflict (there is another for it), InvalidInput.
         """
+        ...
+
+    async def evidence_key(self, *, cloud: Id, blanket: Id, evidence: Id, sealed: SealedKey) -> EvidenceKey:
+        """Of evidence that a blanket of the cloud keeps. Raises: NotFound (of a cloud without any), Denied
+        (it was sealed to somebody else, or as something else), InvalidInput."""
         ...
 
     async def approve(self, *, blanket: Id) -> None:

@@ -188,6 +188,20 @@ class UserDataKeyRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceKeyRecord:
+    """What opens the evidence that blankets of one cloud keep (trust.evidence). It never changes:
+    evidence may be opened years later."""
+
+    kind: ClassVar[str] = "evidence-key"
+    cloud: Id
+    key: str = field(repr=False)  # X25519, base64
+
+    @property
+    def name(self) -> str:
+        return self.cloud
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenKeyRecord:
     """What signs the tokens of the control plane's principals."""
 
@@ -238,6 +252,7 @@ KINDS: tuple[type[Record], ...] = (
     ImageDigestRecord,
     ImageShareRecord,
     UserDataKeyRecord,
+    EvidenceKeyRecord,
     TokenKeyRecord,
     ConsentKeyRecord,
     ConsentRecord,

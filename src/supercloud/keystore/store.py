@@ -14,10 +14,11 @@ import structlog
 from supercloud.keystore.admission import Admission
 from supercloud.keystore.authorities import Authorities, AuthorityStatus
 from supercloud.keystore.consents import Consents
-from supercloud.keystore.faces import Consent, ConsentTo, ImageKey, ImageShare
+from supercloud.keystore.faces import Consent, ConsentTo, EvidenceKey, ImageKey, ImageShare
 from supercloud.keystore.records import (
     BlanketRecord,
     ControllerRecord,
+    EvidenceKeyRecord,
     ImageDigestRecord,
     ImageKeyRecord,
     Policy,
@@ -35,6 +36,7 @@ from supercloud.model.names import Digest, Id, PublicKey, new_id
 from supercloud.ports.agent import SealedKey
 from supercloud.ports.keystore import JoinAnswer, JoinRequest, JoinToken, TokenRequest
 from supercloud.trust.authority import LIFETIME_S
+from supercloud.trust.evidence import open_key
 from supercloud.trust.keys import KEY_BYTES, IdentityKey, from_text, key_of_csr, to_text
 from supercloud.trust.sealing import image_purpose, seal, user_data_purpose, volume_purpose
 from supercloud.trust.tokens import Bounds, mint
@@ -275,6 +277,14 @@ class OwnedKeyStore:
                 self._vault.put(UserDataKeyRecord(digest=digest, key=key, kept_at=self._now()))
             elif known.key != key:
                 raise Conflict(f"user data {digest} has a key already")
+
+    async def evidence_key(self, *, cloud: Id, blanket: Id, evidence: Id, sealed: SealedKey) -> EvidenceKey:
+        if self._vault.get(EvidenceKeyRecord, cloud) is None:
+            raise NotFound(f"no blanket of cloud {cloud} has ever joined here")
+        own = self._admission.evidence_key(cloud)
+        key = open_key(sealed, key=own, cloud=cloud, blanket=blanket, evidence=evidence)
+        _log.info("keystore.evidence_opened", cloud=cloud, blanket=blanket, evidence=evidence)
+        return EvidenceKey(key=to_text(key), signed_by=self._admission.signing_key(blanket, cloud))
 
     async def approve(self, *, blanket: Id) -> None:
         with self._vault.transaction():

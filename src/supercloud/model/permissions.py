@@ -42,6 +42,7 @@ class Permission(StrEnum):
     INCIDENT_READ = "incident:read"
     INCIDENT_CLOSE = "incident:close"
     INCIDENT_ANSWER = "incident:answer"  # allow or refuse a reaction that asks first
+    INCIDENT_EVIDENCE = "incident:evidence"  # fetch what was kept, which only the owner can open; remove it
     POLICY_READ = "policy:read"
     POLICY_WRITE = "policy:write"  # say what blankets do by themselves about what is found
     ORDER_READ = "order:read"

@@ -36,12 +36,14 @@ class Deed(ActionTarget):
     RESUME = "start:x-supercloud:vcpus"
     RESTART = "restart:device"
     RENEW = "restart:x-supercloud:component"
+    KEEP = "copy:x-supercloud:memory"
     MOVE = "set:x-supercloud:blanket"
     QUARANTINE = "contain:x-supercloud:blanket"
     ADMIT = "allow:x-supercloud:blanket"
     EVACUATE = "contain:x-supercloud:domain"
     RETURN = "allow:x-supercloud:domain"
     ROTATE = "update:x-supercloud:keys"
+    RESTORE = "restore:x-supercloud:volume"
 
 
 _D = Deed
@@ -56,12 +58,14 @@ MEANINGS: Mapping[Deed, str] = {
     _D.RESUME: "they go on, if its run right allows",
     _D.RESTART: "its machine is reset and boots from its disk; its memory is lost",
     _D.RENEW: "a program of the blanket ends, and its supervisor begins it anew",
+    _D.KEEP: "its memory and what was known are kept, sealed to the owner",
     _D.MOVE: "it moves live to another blanket",
     _D.QUARANTINE: "nothing new comes to the blanket, and its instances move live to others",
     _D.ADMIT: "the blanket takes instances again",
     _D.EVACUATE: "nothing new comes to the cloud's blankets in the domain; their instances move out of it",
     _D.RETURN: "the cloud's blankets in the domain take instances again",
     _D.ROTATE: "the cloud's blankets change the keys of their mesh",
+    _D.RESTORE: "it ends, its volume goes back to a snapshot or its image, and it starts again",
 }
 #: Of what lasts. What is done once has none: nothing of it is there to be taken back.
 OPPOSITES: Mapping[Deed, Deed] = {
@@ -80,9 +84,9 @@ OPPOSITES: Mapping[Deed, Deed] = {
 }
 #: At a blanket: what lasts there for a time, and what is done once, and not again for that time.
 LASTING = frozenset({_D.CONTAIN, _D.DENY, _D.LIMIT, _D.PAUSE})
-ONCE = frozenset({_D.RESTART, _D.RENEW})
+ONCE = frozenset({_D.RESTART, _D.RENEW, _D.KEEP})
 #: What nobody but the control plane can do, which knows of more than one blanket.
-GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE})
+GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE, _D.RESTORE})
 #: What a policy may do by itself. The others take one of these back.
 POLICED = LASTING | ONCE | GOVERNED
 
@@ -96,9 +100,11 @@ class Aspect(StrEnum):
     VCPUS = "vcpus"
     POWER = "power"
     PROGRAM = "program"
+    MEMORY = "memory"
     PLACE = "place"
     ADMISSION = "admission"
     KEYS = "keys"
+    DISK = "disk"
 
 
 ASPECTS: Mapping[Deed, Aspect] = {
@@ -112,13 +118,18 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RESUME: Aspect.VCPUS,
     _D.RESTART: Aspect.POWER,
     _D.RENEW: Aspect.PROGRAM,
+    _D.KEEP: Aspect.MEMORY,
     _D.MOVE: Aspect.PLACE,
     _D.QUARANTINE: Aspect.ADMISSION,
     _D.ADMIT: Aspect.ADMISSION,
     _D.EVACUATE: Aspect.ADMISSION,
     _D.RETURN: Aspect.ADMISSION,
     _D.ROTATE: Aspect.KEYS,
+    _D.RESTORE: Aspect.DISK,
 }
+#: Of one machine: what is done there before counts for what is done after, as a policy's order has it. A copy
+#: of what was paused first is whole, and one after its machine was reset is of nothing.
+ONE_AFTER_ANOTHER = frozenset({Aspect.VCPUS, Aspect.MEMORY, Aspect.POWER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +143,7 @@ class Command:
     net: Ipv4 | None = None  # of DENY
     kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # a second, of LIMIT
     component: Name | None = None  # of RENEW
+    snapshot: Name | None = None  # of RESTORE; None: its image
 
     @property
     def subject(self) -> tuple[str, Aspect]:
@@ -143,7 +155,8 @@ class Command:
 
     def same(self, other: Command) -> bool:
         """Whether both come to the same, but for how long."""
-        return (self.deed, self.subject, self.kbytes) == (other.deed, other.subject, other.kbytes)
+        mine, theirs = ((one.deed, one.subject, one.kbytes, one.snapshot) for one in (self, other))
+        return mine == theirs
 
     def as_openc2(self, now: float) -> dict[str, Any]:
         """OpenC2 1.0."""
@@ -154,6 +167,8 @@ class Command:
             said = {"device_id": self.about.id, "kbytes_per_second": self.kbytes}
         elif self.component is not None:
             said = {"device_id": self.about.id, "component": self.component}
+        elif self.snapshot is not None:
+            said = {"device_id": self.about.id, "snapshot": self.snapshot}
         args: dict[str, Any] = {"response_requested": "complete"}
         if self.until is not None:
             args["duration"] = max(1, int((self.until - now) * 1000))

@@ -227,6 +227,20 @@ class SnapshotVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreVolume:
+    """`snapshot` None: to what its base image holds, with no snapshot left. `size_bytes`: what it has then,
+    at least. `instance`: whose it is."""
+
+    volume: Id
+    copy: Id
+    key: SealedKey
+    size_bytes: SizeBytes
+    snapshot: Name | None
+    base: Digest | None = None
+    instance: Id | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackUpVolume:
     """Make of what `copy` holds now another copy, `into`: whole, without a base, fit to be an image.
 
@@ -298,6 +312,14 @@ class VolumesAgent(Protocol):
     async def resize(self, request: ResizeVolume) -> VolumeReport: ...
 
     async def snapshot(self, request: SnapshotVolume) -> VolumeReport: ...
+
+    async def restore(self, request: RestoreVolume) -> VolumeReport:
+        """The copy holds what it held then; what was written since is gone. The same again does the same, and
+        nothing more as long as nobody wrote to it.
+
+        Raises: Refused (a process has it open), NotFound (no such snapshot, or no base), Failed.
+        """
+        ...
 
     async def back_up(self, request: BackUpVolume) -> BackupReport:
         """Begin it unless it is under way; answers once it is made, or after ten seconds.

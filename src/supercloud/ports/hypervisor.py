@@ -192,6 +192,19 @@ class Volumes(Protocol):
 
     async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport: ...
 
+    async def restore(
+        self,
+        volume: Id,
+        copy: Id,
+        size_bytes: SizeBytes,
+        key: bytes,
+        *,
+        snapshot: Name | None,
+        base: Digest | None,
+    ) -> VolumeReport:
+        """See ports.agent.VolumesAgent.restore. Nothing has it open."""
+        ...
+
     async def back_up(
         self,
         volume: Id,

@@ -119,6 +119,7 @@ class _Step:
             net=net,
             kbytes=self._do.kbytes,
             component=component,
+            snapshot=self._do.snapshot,
         )
         if (why := self._refusal(command)) is not None:
             refused = self._reaction(command, _S.REFUSED, why)

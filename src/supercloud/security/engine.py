@@ -31,6 +31,7 @@ from supercloud.model.names import Id
 from supercloud.model.reactions import (
     ENDED,
     IN_FORCE,
+    ONCE,
     REACTION_TRANSITIONS,
     Deed,
     Reaction,
@@ -147,7 +148,8 @@ class Engine:
     def recover(self) -> list[Action]:
         """After a restart: what was intended is looked up, never assumed; what was being undone goes on."""
         found = []
-        for one in self.book:
+        # In the order in which a policy has them: what was decided at one moment is told apart by its step.
+        for one in sorted(self.book, key=lambda one: (one.decided_at, one.step)):
             if one.state is _R.INTENDED:
                 found.append(Action(doing=Doing.LOOK, reaction=one))
             elif one.state is _R.UNDOING:
@@ -458,10 +460,12 @@ class Engine:
 
     def leaving(self, name: Id) -> list[tuple[Incident, list[Reaction]]]:
         """What is to be in force about an object wherever it goes on, and what a person was asked about it:
-        each incident, with nothing in it about anything else."""
+        each incident, with nothing in it about anything else. What is done once was done here, and goes
+        nowhere."""
         found: dict[Id, list[Reaction]] = {}
         for one in self.book:
-            if one.command.about.id == name and one.state in _STAYS and one.incident in self.incidents:
+            goes = one.state in _STAYS and (one.command.deed not in ONCE or one.state is _R.ASKED)
+            if one.command.about.id == name and goes and one.incident in self.incidents:
                 found.setdefault(one.incident, []).append(one)
         return [(_only_about(self.incidents[one], name), reactions) for one, reactions in found.items()]
 

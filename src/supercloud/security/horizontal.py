@@ -234,11 +234,11 @@ def _governed(command: Command, known: Known) -> list[Target]:
     at = next((one for one in known.places if one.blanket == about), None)
     if at is None or (it is not None and it.cloud != known.cloud):
         raise Refused(f"{command.about.kind} {command.about.id} is in no blanket of this cloud")
-    if command.deed is Deed.MOVE and it is None:
-        raise Refused("only an instance moves")
+    if command.deed in {Deed.MOVE, Deed.RESTORE} and it is None:
+        raise Refused("only an instance moves, or has a volume that goes back")
     whole = command.deed is Deed.EVACUATE
     found = [one for one in known.places if one is at or (whole and one.domain == at.domain)]
-    if command.deed is not Deed.ROTATE and len(found) == len(known.places):
+    if command.deed not in {Deed.ROTATE, Deed.RESTORE} and len(found) == len(known.places):
         raise Refused("this cloud has no other blanket that could take its instances")
     return [_target(known.cloud, command, one) for one in found]
 

@@ -21,7 +21,14 @@ from supercloud.model.errors import Failed, NotFound, Refused, SupercloudError, 
 from supercloud.model.findings import Finding, Object
 from supercloud.model.incidents import Incident
 from supercloud.model.names import Id
-from supercloud.model.reactions import Aspect, Reaction, ReactionState
+from supercloud.model.reactions import (
+    ONE_AFTER_ANOTHER,
+    Aspect,
+    Command,
+    Deed,
+    Reaction,
+    ReactionState,
+)
 from supercloud.ports.actuator import Actuator
 from supercloud.security.engine import Action, Doing, Engine
 from supercloud.security.events import Event, Stand, Taken, take
@@ -33,6 +40,8 @@ from supercloud.security.rules import Rules
 WAITING, GROUP = 4096, 512
 #: An actuator that says nothing for so long has not done it, as far as anybody knows.
 ACT_S = 15.0
+#: What takes its time: a copy of memory is as long as the memory is large.
+_LONGER_S = {Deed.KEEP: 3600.0}
 #: When what actions came to is written at the latest, if nothing else is.
 LATER_S = 0.25
 _HOUR_S = 3600.0
@@ -334,7 +343,8 @@ class Loop:
         if action.after:
             await asyncio.sleep(action.after)
         command = action.reaction.command
-        turn = self._turns.setdefault(command.subject, _Turn())
+        subject = _waits_with(command)
+        turn = self._turns.setdefault(subject, _Turn())
         turn.users += 1
         try:
             async with turn.lock:
@@ -343,7 +353,7 @@ class Loop:
         finally:
             turn.users -= 1
             if not turn.users:
-                del self._turns[command.subject]
+                del self._turns[subject]
         self._over((action.reaction.id, action.doing))
 
     def _came_to(self, more: list[Action]) -> None:
@@ -363,8 +373,9 @@ class Loop:
     async def _carried_out(self, action: Action) -> list[Action]:
         name, command = action.reaction.id, action.reaction.command
         error, again, there = None, False, None
+        limit_s = _LONGER_S.get(command.deed, ACT_S) if action.doing is Doing.DO else ACT_S
         try:
-            async with asyncio.timeout(ACT_S):
+            async with asyncio.timeout(limit_s):
                 match action.doing:
                     case Doing.DO:
                         await self._actuator.do(command)
@@ -373,7 +384,7 @@ class Loop:
                     case Doing.LOOK:
                         there = await self._actuator.look(command)
         except TimeoutError:
-            error, again = f"no answer within {ACT_S:.0f} s", True
+            error, again = f"no answer within {limit_s:.0f} s", True
         except SupercloudError as raised:
             error, again = raised.message, not isinstance(raised, NotFound | Refused)
             _log.warning("loop.not_done", doing=action.doing, deed=command.deed, reason=raised.message)
@@ -406,6 +417,12 @@ class Loop:
 
     def reactions(self, incident: Id) -> list[Reaction]:
         return self.engine.book.of_incident(incident)
+
+
+def _waits_with(command: Command) -> tuple[str, Aspect]:
+    """What it is one after the other with."""
+    name, aspect = command.subject
+    return (name, Aspect.POWER) if aspect in ONE_AFTER_ANOTHER else (name, aspect)
 
 
 def _fail(waiting: Sequence[asyncio.Future[Any]]) -> None:

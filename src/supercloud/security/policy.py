@@ -103,27 +103,34 @@ _DO = {
     ("stop", "vcpus"): Deed.PAUSE,
     ("restart", "device"): Deed.RESTART,
     ("restart", "component"): Deed.RENEW,
+    ("copy", "memory"): Deed.KEEP,
     ("set", "blanket"): Deed.MOVE,
     ("contain", "blanket"): Deed.QUARANTINE,
     ("contain", "domain"): Deed.EVACUATE,
     ("update", "keys"): Deed.ROTATE,
+    ("restore", "volume"): Deed.RESTORE,
 }
 
 
 class Do(Part):
     """One reaction, an OpenC2 action and its target."""
 
-    action: Literal["contain", "deny", "set", "stop", "restart", "update"]
-    """OpenC2's action: contain, deny, set, stop, restart or update."""
-    target: Literal["device", "ipv4_net", "rate", "vcpus", "component", "blanket", "domain", "keys"]
+    action: Literal["contain", "deny", "set", "stop", "copy", "restart", "restore", "update"]
+    """OpenC2's action: contain, deny, set, stop, copy, restart, restore or update."""
+    target: Literal[
+        "device", "ipv4_net", "rate", "vcpus", "memory", "component", "volume", "blanket", "domain", "keys"
+    ]
     """Its target: device, blanket or domain (with contain), ipv4_net (with deny), rate or blanket (with set),
-    vcpus (with stop), device or component (with restart), keys (with update)."""
+    vcpus (with stop), memory (with copy: evidence), device or component (with restart), volume (with
+    restore), keys (with update)."""
     net: Literal["$source"] | None = None
     """Of deny: `$source`, the address that the finding came from, if it is proven to be."""
     kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Of set rate: kilobytes a second."""
     component: Literal["$component"] | None = None
     """Of restart component: `$component`, the program of the blanket that the finding is about."""
+    snapshot: Name | None = None
+    """Of restore volume: which snapshot it goes back to; without one, to its image."""
     duration: Span = Field(default=3600.0, alias="for")
     """How long it holds; then it is taken back by itself. What is done once is not done again for so long."""
 
@@ -141,6 +148,8 @@ class Do(Part):
             raise ValueError("set of rate has kbytes, and nothing else has")
         if (self.deed is Deed.RENEW) != (self.component is not None):
             raise ValueError("restart of component has a component, and nothing else has")
+        if self.snapshot is not None and self.deed is not Deed.RESTORE:
+            raise ValueError("restore of volume has a snapshot, and nothing else has")
         if self.duration < 1:
             raise ValueError("it holds for a second at least")
         return self

@@ -15,6 +15,7 @@ from pydantic import Field
 from supercloud.model.findings import Severity
 from supercloud.model.names import Name
 
+YARA_CHARS = 512 << 10
 _Text = Annotated[str, Field(max_length=4096)]
 _Field = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -165,7 +166,9 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSet:
-    """What is applied at once. Correlations come after what they are made of."""
+    """What is applied at once. Correlations come after what they are made of. `yara`: rules of YARA's over
+    guests' memory, as their text: compiled nowhere but where it is used (security.memoryscan)."""
 
     rules: Annotated[tuple[Rule, ...], Field(max_length=20_000)] = ()
     correlations: Annotated[tuple[Correlation, ...], Field(max_length=2_000)] = ()
+    yara: Annotated[str, Field(max_length=YARA_CHARS)] = ""

@@ -34,6 +34,7 @@ from supercloud.services.consents import Consents, Performing
 from supercloud.services.deadlines import Deadlines
 from supercloud.services.deliveries import Deliveries
 from supercloud.services.domains import Domains
+from supercloud.services.evidence import Evidences
 from supercloud.services.feed import Place, Watch
 from supercloud.services.findings import Findings
 from supercloud.services.governing import LEAVE, ROTATE
@@ -59,6 +60,7 @@ from supercloud.services.providers import Providers
 from supercloud.services.reconcile import Reconciler
 from supercloud.services.refs import clouds_of, counted, find_cloud
 from supercloud.services.requests import Ref
+from supercloud.services.restoring import RESTORE
 from supercloud.services.sagas.rotate import rotate
 from supercloud.services.southbound import Southbound
 from supercloud.services.store.changes import Change
@@ -92,6 +94,7 @@ class ControlPlane(
     Levels,
     Findings,
     Incidents,
+    Evidences,
     Policies,
     Indicators,
     Orders,
@@ -237,6 +240,7 @@ class ControlPlane(
             "instance.stop": instances.stop,
             "instance.reboot": instances.reboot,
             "instance.remove": instances.remove,
+            RESTORE: instances.restore,
             "instance.migrate": instances.migrate,
             "group.move": moves.group,
             "provider.drain": moves.drain,
@@ -245,6 +249,7 @@ class ControlPlane(
             "volume.detach": volumes.detach,
             "volume.resize": volumes.resize,
             "volume.snapshot": volumes.snapshot,
+            "volume.restore": volumes.restore,
             "volume.backup": backups.back_up,
             "volume.remove": volumes.remove,
             ROTATE: self._rotate,

@@ -13,14 +13,17 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.errors import Conflict, NotFound
+from supercloud.model.incidents import IncidentState
 from supercloud.model.names import Id
-from supercloud.model.reactions import Command, Deed
+from supercloud.model.reactions import Command, Deed, Reaction, ReactionState
 from supercloud.model.states import AT_REST, OperationState
 from supercloud.security.engine import Doing
 from supercloud.services.operations import Intent, Operations
+from supercloud.services.restoring import RESTORE, check_restore, root_of
 from supercloud.services.store.engine import Store
-from supercloud.services.store.security import LoopOrderRow
+from supercloud.services.store.security import IncidentRow, LoopOrderRow
 from supercloud.services.store.tables import LOCKED, Blanket, Cloud, Instance, Operation
+from supercloud.wire.codec import from_json
 
 #: Of instances that are to leave blankets.
 LEAVE, ROTATE = "blanket.leave", "cloud.rotate-keys"
@@ -64,6 +67,8 @@ class Governing:
         """True once nothing more is tried; whether it came to what it should have is looked at."""
         async with self._store.write() as session:
             found = await _operation(session, order.id)
+            if found is None and order.command.deed is Deed.RESTORE and await _evidence_first(session, order):
+                return None
             if found is not None and found.state != OperationState.PENDING:
                 return True if found.ended_at is not None else None
             operation = await self._begun(session, order) if found is None else found.id
@@ -75,6 +80,8 @@ class Governing:
             await _close(session, order)
         if order.command.deed is Deed.ROTATE:
             return await self._recorded(session, order, ROTATE, {"cloud": order.cloud}, key=order.cloud)
+        if order.command.deed is Deed.RESTORE:
+            return await self._restoring(session, order)
         moving = order.command.deed is Deed.MOVE
         intent = {
             "blanket": order.blanket,
@@ -82,6 +89,28 @@ class Governing:
             "away": await _siblings(session, order),
         }
         return await self._recorded(session, order, LEAVE, intent, key=f"order {order.id}")
+
+    async def _restoring(self, session: AsyncSession, order: Order) -> Id:
+        """Raises: NotFound, Conflict (there is nothing to go back to, or another operation is under way)."""
+        instance = await session.get(Instance, order.command.about.id)
+        if instance is None:
+            raise NotFound("the instance was removed")
+        root = await root_of(session, instance.id)
+        check_restore(root, order.command.snapshot)
+        return await self._operations.record(
+            session,
+            RESTORE,
+            object_id=instance.id,
+            name=instance.name,
+            cloud=order.cloud,
+            intent={
+                "instance": instance.id,
+                "blanket": order.blanket,
+                "volume": root.id,
+                "snapshot": order.command.snapshot,
+            },
+            parent=order.id,
+        )
 
     async def _recorded(
         self, session: AsyncSession, order: Order, kind: str, intent: Intent, *, key: str
@@ -120,7 +149,7 @@ class Governing:
                 case Deed.MOVE:
                     instance = await session.get(Instance, order.command.about.id)
                     return instance is not None and instance.blanket != order.blanket
-                case Deed.ROTATE:
+                case Deed.ROTATE | Deed.RESTORE:
                     found = await _operation(session, order.id)
                     return found is not None and found.state == OperationState.SUCCEEDED
             blanket = await session.get(Blanket, order.blanket)
@@ -132,6 +161,22 @@ async def _operation(session: AsyncSession, order: Id) -> Operation | None:
     """The one that was begun for an order."""
     found: Operation | None = await session.scalar(select(Operation).where(Operation.parent == order))
     return found
+
+
+async def _evidence_first(session: AsyncSession, order: Order) -> bool:
+    """Whether its blanket is still at keeping evidence of the instance, which ends with its machine."""
+    rows = await session.scalars(
+        select(IncidentRow).where(
+            IncidentRow.blanket == order.blanket, IncidentRow.state != IncidentState.CLOSED.value
+        )
+    )
+    reactions = (from_json(Reaction, one) for row in rows for one in row.said.get("reactions") or ())
+    return any(
+        one.command.deed is Deed.KEEP
+        and one.command.about.id == order.command.about.id
+        and one.state is ReactionState.INTENDED
+        for one in reactions
+    )
 
 
 async def _close(session: AsyncSession, order: Order) -> None:

@@ -37,6 +37,24 @@ class IncidentView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceView:
+    """What an incident's blanket keeps of an instance, sealed to the owner: its memory, and what was known.
+    `whole`: nothing wrote to the memory while it was copied; else it is of several moments. `at`: by the
+    blanket's clock, seconds since the epoch. `instance_name`: None: it is gone."""
+
+    id: Id
+    incident: Id
+    blanket_id: Id
+    cloud_id: Id
+    instance: Id
+    instance_name: Name | None
+    at: float
+    size_bytes: int  # of the file
+    memory_bytes: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeenView:
     """`object_name`: what its user calls it; None: it is gone."""
 

@@ -47,6 +47,18 @@ class InstanceOperations:
         await stop(saga, self.world, instance=intent["instance"], mode=StopMode(intent["mode"]))
         return dict(intent)
 
+    async def restore(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        """Its machine ends as if its power was cut: what it runs is not trusted to end by itself. What is in
+        force about it is its blanket's, and stays so."""
+        instance, blanket = intent["instance"], intent["blanket"]
+        volume, snapshot = intent["volume"], intent["snapshot"]
+        await saga.step("look", lambda: self.volumes.goes_back(volume, snapshot), type(None))
+        await stop(saga, self.world, instance=instance, mode=StopMode.DESTROY, timeout_s=0.0)
+        await saga.progress("putting its volume back", done=0.3)
+        await saga.step("restore", lambda: self.volumes.put_back(volume, snapshot), type(None))
+        await start(saga, self.world, instance=instance, blanket=blanket)
+        return dict(intent)
+
     async def migrate(self, saga: Saga, intent: Intent) -> dict[str, Any]:
         return await migrate(saga, self.world, instance=intent["instance"], target=intent["target"])
 

@@ -41,6 +41,7 @@ from supercloud.services.refs import (
     own_cloud,
 )
 from supercloud.services.requests import PlaceInstance, Ref, RunInstance
+from supercloud.services.restoring import RESTORE, check_restore, root_of
 from supercloud.services.rules import NETWORKS, boot_volume, check_instance, level_of
 from supercloud.services.sharing import check_instance as check_images
 from supercloud.services.sharing import usable_image
@@ -152,6 +153,22 @@ class Instances:
                 f"instance {row.name} is {row.state}", hint=f"supercloud vm stop {row.name}, or --force"
             )
         return await self._begin_on_instance(row, "instance.remove", {"instance": row.id, "force": force})
+
+    async def restore_instance(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """
+        Raises:
+            Conflict: the volume that it boots from has nothing like that to go back to.
+        """
+        row = await self._find(ref, cloud)
+        async with self._parts.store.read() as session:
+            root = await root_of(session, row.id)
+        check_restore(root, snapshot)
+        if row.blanket is None:
+            raise Conflict(f"instance {row.name} has never run", hint=f"supercloud vm start {row.name}")
+        intent = {"instance": row.id, "blanket": row.blanket, "volume": root.id, "snapshot": snapshot}
+        return await self._begin_on_instance(row, RESTORE, intent)
 
     async def migrate_instance(self, ref: Ref, *, to: Ref, cloud: Ref | None = None) -> OperationView:
         """

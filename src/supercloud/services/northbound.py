@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 from supercloud.services.incident_views import (
     AnswerIt,
     CloseIt,
+    EvidenceView,
     ImportedView,
     ImportIndicators,
     IncidentDetail,
@@ -238,6 +239,18 @@ class Northbound(Protocol):
         """Told to its blanket. Raises: Conflict (it does not ask any more), Unavailable."""
         ...
 
+    async def evidence(self, incident: Id) -> list[EvidenceView]:
+        """What its blanket keeps. Raises: Unavailable."""
+        ...
+
+    async def evidence_stream(self, incident: Id, evidence: Id, *, offset: int) -> Stream:
+        """The file, sealed, from `offset` on. Raises: InvalidInput, Unavailable."""
+        ...
+
+    async def remove_evidence(self, incident: Id, evidence: Id) -> None:
+        """For ever. Raises: Unavailable."""
+        ...
+
     async def policy(self, blanket: Ref, *, cloud: Ref | None = None) -> PolicyView:
         """As the blanket has it. Raises: Unavailable."""
         ...
@@ -372,6 +385,12 @@ class Northbound(Protocol):
     async def snapshot_volume(
         self, ref: Ref, *, snapshot: Name, cloud: Ref | None = None
     ) -> OperationView: ...
+    async def restore_volume(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """To a snapshot, or (None) to its image, which leaves no snapshot: what was written since is gone."""
+        ...
+
     async def back_up_volume(self, ref: Ref, *, image: Name, cloud: Ref | None = None) -> OperationView:
         """What it holds now, as a new image that its cloud can use; no running instance may have it open."""
         ...
@@ -386,6 +405,12 @@ class Northbound(Protocol):
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
     ) -> OperationView: ...
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def restore_instance(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """Ended, the volume that it boots from put back as by `restore_volume`, and started where it was."""
+        ...
+
     async def remove_instance(
         self, ref: Ref, *, cloud: Ref | None = None, force: bool = False
     ) -> OperationView: ...

@@ -249,6 +249,7 @@ def _view(row: Blanket, said: LoopPolicy, *, waits: bool) -> PolicyView:
         cloud_id=row.cloud,
         policy=json.loads(said.policy),
         rules=_counted(said.rules),
+        yara=_has_yara(said.rules),
         waits=waits,
     )
 
@@ -260,6 +261,10 @@ def _counted(rules: str | None) -> int | None:
     return len(found.rules) + len(found.correlations)
 
 
+def _has_yara(rules: str | None) -> bool:
+    return rules is not None and bool(from_json(RuleSet, json.loads(rules)).yara)
+
+
 async def _versions(session: AsyncSession, at: _At) -> list[VersionView]:
     rows = await session.scalars(select(PolicyRow).where(at.rows).order_by(PolicyRow.number.desc()))
     return [
@@ -269,6 +274,7 @@ async def _versions(session: AsyncSession, at: _At) -> list[VersionView]:
             by=row.by,
             policies=None if row.policy is None else len(json.loads(row.policy).get("policies", {})),
             rules=_counted(row.rules),
+            yara=_has_yara(row.rules),
             dry_run=row.dry_run,
         )
         for row in rows
@@ -284,6 +290,7 @@ async def _shown(session: AsyncSession, at: _At) -> CloudPolicyView:
         version=0 if row is None else row.number,
         policy=None if row is None or row.policy is None else json.loads(row.policy),
         rules=None if row is None else _counted(row.rules),
+        yara=row is not None and _has_yara(row.rules),
         dry_run=row is not None and row.dry_run,
         set_at=None if row is None else row.at,
         by=None if row is None else row.by,

@@ -14,7 +14,8 @@ from supercloud.ports.loop import POLICY_BYTES, RULES_BYTES
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPolicy:
     """Both as JSON: a policy by the schema of `supercloud schema policy`; rules as `supercloud policy set`
-    makes them of Sigma. Without rules, the usual ones. `dry_run`: nothing is done, whatever its modes are."""
+    makes them of Sigma and YARA. Without rules, the usual ones. `dry_run`: nothing is done, whatever its
+    modes are."""
 
     policy: Annotated[str, Field(max_length=POLICY_BYTES)]
     rules: Annotated[str, Field(max_length=RULES_BYTES)] | None = None
@@ -37,6 +38,7 @@ class PolicyView:
     cloud_id: Id
     policy: dict[str, Any]
     rules: int | None  # how many of its own; None: the usual ones
+    yara: bool  # whether guests' memory is scanned by rules of YARA's
     waits: bool
 
 
@@ -63,6 +65,7 @@ class CloudPolicyView:
     version: int
     policy: dict[str, Any] | None
     rules: int | None
+    yara: bool
     dry_run: bool
     set_at: float | None
     by: str | None
@@ -78,4 +81,5 @@ class VersionView:
     by: str
     policies: int | None
     rules: int | None
+    yara: bool
     dry_run: bool

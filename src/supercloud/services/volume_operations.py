@@ -14,6 +14,7 @@ from supercloud.ports.agent import (
     AttachVolume,
     Disk,
     ResizeVolume,
+    RestoreVolume,
     SealedKey,
     SnapshotVolume,
     VolumeRef,
@@ -75,6 +76,11 @@ class VolumeOperations:
 
     async def snapshot(self, saga: Saga, intent: Intent) -> dict[str, Any]:
         await saga.step("snapshot", lambda: self._snapshot(intent["volume"], intent["snapshot"]), type(None))
+        return dict(intent)
+
+    async def restore(self, saga: Saga, intent: Intent) -> dict[str, Any]:
+        volume, snapshot = intent["volume"], intent["snapshot"]
+        await saga.step("restore", lambda: self.put_back(volume, snapshot), type(None))
         return dict(intent)
 
     async def remove(self, saga: Saga, intent: Intent) -> dict[str, Any]:
@@ -160,6 +166,52 @@ class VolumeOperations:
             row = await session.get(Volume, volume, with_for_update=LOCKED)
             if row is not None:
                 row.snapshots = list(report.snapshots)
+
+    async def put_back(self, volume: Id, snapshot: str | None) -> None:
+        """To a snapshot, or to its image.
+
+        Raises:
+            Conflict: it has no data yet. Refused: a process has it open. NotFound: there is nothing to
+                go back to.
+        """
+        seen = await self.look(volume)
+        if seen.copy is None:
+            raise Conflict(f"volume {seen.row.name} has no data yet")
+        blanket, cloud, copy = seen.copy.blanket, seen.row.cloud, seen.copy.id
+        report = await self.world.agent(blanket).volumes.restore(
+            RestoreVolume(
+                volume=volume,
+                copy=copy,
+                key=await self.parts.keys.volume_key(cloud=cloud, volume=volume, copy=copy, blanket=blanket),
+                size_bytes=seen.row.size_bytes,
+                snapshot=snapshot,
+                base=None if seen.image is None else seen.image.digest,
+                instance=None if seen.instance is None else seen.instance.id,
+            )
+        )
+        async with self.parts.store.write() as session:
+            row = await session.get(Volume, volume, with_for_update=LOCKED)
+            if row is not None:
+                row.snapshots = list(report.snapshots)
+
+    async def goes_back(self, volume: Id, snapshot: str | None) -> None:
+        """
+        Raises:
+            Conflict: there is nothing to go back to: no image, or no such snapshot where its data is, which
+                does not move with an instance. Unavailable: its blanket is away.
+        """
+        seen = await self.look(volume)
+        if seen.copy is None:
+            raise Conflict(f"volume {seen.row.name} has no data yet")
+        if snapshot is None and seen.image is None:
+            raise Conflict(f"volume {seen.row.name} begins with no image", hint="name a snapshot")
+        reports = await self.world.agent(seen.copy.blanket).volumes.list()
+        there = next((one.snapshots for one in reports if one.copy == seen.copy.id), ())
+        if snapshot is not None and snapshot not in there:
+            raise Conflict(
+                f"volume {seen.row.name} has no snapshot {snapshot} where it is",
+                hint="supercloud volume show",
+            )
 
     async def discard(self, volume: Id, *, reachable: bool = True) -> None:
         """Every copy, every key, the row. Without `reachable`, data stays behind that nobody can open."""

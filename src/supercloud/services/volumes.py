@@ -12,6 +12,7 @@ from supercloud.model.errors import Conflict, InvalidInput, NotFound, Refused
 from supercloud.model.levels import Level
 from supercloud.model.names import Id, Name, SizeBytes, new_id
 from supercloud.model.quota import Amounts
+from supercloud.model.states import AT_REST
 from supercloud.services import quotas
 from supercloud.services.demands import facts_of, volume_demand
 from supercloud.services.pages import EVERYTHING, Page, Part
@@ -26,6 +27,7 @@ from supercloud.services.refs import (
     within,
 )
 from supercloud.services.requests import CreateVolume, Ref
+from supercloud.services.restoring import check_restore
 from supercloud.services.rules import check_volume_size
 from supercloud.services.sharing import usable_image
 from supercloud.services.store.tables import Blanket, Cloud, Image, Instance, Provider, Volume, VolumeCopy
@@ -152,6 +154,24 @@ class Volumes:
         if len(row.snapshots) >= _SNAPSHOTS:
             raise Conflict(f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have")
         return await self._begin_on_volume(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
+
+    async def restore_volume(
+        self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
+    ) -> OperationView:
+        """
+        Raises:
+            Conflict: it has nothing like that to go back to, or an instance runs with it.
+        """
+        async with self._parts.store.read() as session:
+            row = await find_volume(session, ref, cloud)
+            owner = None if row.instance is None else await session.get(Instance, row.instance)
+        check_restore(row, snapshot)
+        if owner is not None and owner.state not in AT_REST:
+            raise Conflict(
+                f"instance {owner.name} has volume {row.name} and is {owner.state}",
+                hint=f"supercloud vm stop {owner.name}, or supercloud vm restore {owner.name}",
+            )
+        return await self._begin_on_volume(row, "volume.restore", {"volume": row.id, "snapshot": snapshot})
 
     async def back_up_volume(self, ref: Ref, *, image: Name, cloud: Ref | None = None) -> OperationView:
         async with self._parts.store.read() as session:

@@ -64,6 +64,18 @@ class SimVolumes:
     async def snapshot(self, volume: Id, snapshot: Name) -> VolumeReport:
         return _report(self._blanket.opened(volume))
 
+    async def restore(
+        self,
+        volume: Id,
+        copy: Id,
+        size_bytes: SizeBytes,
+        key: bytes,
+        *,
+        snapshot: Name | None,
+        base: Digest | None,
+    ) -> VolumeReport:
+        raise Unavailable("not simulated")
+
     async def back_up(
         self,
         volume: Id,

@@ -22,6 +22,7 @@ from supercloud.model.names import Id
 from supercloud.trust.certificates import (
     CONTROLLER_URI,
     KEY_USE,
+    OWNER_KEY_OID,
     SEALING_KEY_OID,
     VOUCHED_OID,
     Kind,
@@ -69,14 +70,21 @@ class Authority:
         return cls(builder.sign(key.private, None).public_bytes(Encoding.PEM).decode(), key)
 
     def blanket(
-        self, key: Ed25519PublicKey, *, cloud: Id, blanket: Id, sealing_key: str, at: float, lifetime_s: float
+        self,
+        key: Ed25519PublicKey,
+        *,
+        cloud: Id,
+        blanket: Id,
+        sealing_key: str,
+        owner_key: str | None = None,
+        at: float,
+        lifetime_s: float,
     ) -> str:
-        """A blanket's certificate in PEM; its sealing key is bound into it."""
-        sealing_public(sealing_key)
-        bound = bytes([0x04, KEY_BYTES]) + from_text(sealing_key, length=KEY_BYTES)
-        extension = x509.UnrecognizedExtension(SEALING_KEY_OID, bound)
+        """A blanket's certificate in PEM; its sealing key is bound into it, and its owner's."""
+        keys = {SEALING_KEY_OID: sealing_key} | ({} if owner_key is None else {OWNER_KEY_OID: owner_key})
         names = [x509.UniformResourceIdentifier(blanket_uri(cloud, blanket))]
-        return self._issue(key, Kind.BLANKET, names, at=at, lifetime_s=lifetime_s, extension=extension)
+        extensions = [_binding(oid, text) for oid, text in keys.items()]
+        return self._issue(key, Kind.BLANKET, names, at=at, lifetime_s=lifetime_s, extensions=extensions)
 
     def controller(
         self, key: Ed25519PublicKey, *, addresses: Iterable[str], at: float, lifetime_s: float
@@ -94,7 +102,7 @@ class Authority:
         *,
         at: float,
         lifetime_s: float,
-        extension: x509.UnrecognizedExtension | None = None,
+        extensions: Iterable[x509.UnrecognizedExtension] = (),
     ) -> str:
         issuer = x509.load_pem_x509_certificate(self.certificate_pem.encode())
         issuer_key = self.key.private.public_key()
@@ -109,9 +117,15 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
         )
-        if extension is not None:
+        for extension in extensions:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(self.key.private, None).public_bytes(Encoding.PEM).decode()
+
+
+def _binding(oid: x509.ObjectIdentifier, key: str) -> x509.UnrecognizedExtension:
+    """Of an X25519 key. Raises: InvalidInput."""
+    sealing_public(key)
+    return x509.UnrecognizedExtension(oid, bytes([0x04, KEY_BYTES]) + from_text(key, length=KEY_BYTES))
 
 
 def _time(at: float) -> datetime:

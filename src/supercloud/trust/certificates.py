@@ -26,6 +26,9 @@ from supercloud.trust.keys import KEY_BYTES, PEM_CHARS, sealing_public, to_text
 #: Private extension: a blanket's X25519 sealing key, 32 bytes. Under 2.25, where every UUID owns a number
 #: (ITU-T X.667); this one is a4f2bb5c-0a3b-4f5d-9c39-0b6e1f4f7d21.
 SEALING_KEY_OID = ObjectIdentifier("2.25.219253727251245017132344175416386223393")
+#: Private extension: the X25519 key of the blanket's owner, 32 bytes, to which it seals what only the owner
+#: is to read (trust.evidence). The UUID is 5b0f8c1d-93ce-4c0e-8d07-3c3f7f4f6a92.
+OWNER_KEY_OID = ObjectIdentifier("2.25.121040473950010285327047153923507841682")
 #: Private extension of an authority: its predecessor's word for it. The UUID is
 #: 1dc2bae4-d71e-4f0e-be15-5833f0541f80.
 VOUCHED_OID = ObjectIdentifier("2.25.39558708127101567562194289759549136768")
@@ -59,12 +62,14 @@ KEY_USE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a certificate names. `cloud`, `blanket` and `sealing_key` are set for a blanket, and only then."""
+    """Who a certificate names. `cloud`, `blanket` and `sealing_key` are set for a blanket, and only then;
+    `owner_key` as well, but in certificates of before there was one."""
 
     kind: Kind
     cloud: Id | None = None
     blanket: Id | None = None
     sealing_key: str | None = None  # base64 X25519
+    owner_key: str | None = None  # as well
     public_key: str  # base64 Ed25519
     serial: int
     issued_at: float  # seconds since the epoch
@@ -117,7 +122,8 @@ def _identity(certificate: x509.Certificate) -> Identity:
         kind=kind,
         cloud=cloud,
         blanket=blanket,
-        sealing_key=_sealing_key(certificate) if kind is Kind.BLANKET else None,
+        sealing_key=_bound(certificate, SEALING_KEY_OID) if kind is Kind.BLANKET else None,
+        owner_key=_owner_key(certificate) if kind is Kind.BLANKET else None,
         public_key=to_text(key.public_bytes_raw()),
         serial=certificate.serial_number,
         issued_at=certificate.not_valid_before_utc.timestamp(),
@@ -133,9 +139,18 @@ def _who(uri: str) -> tuple[Kind, Id | None, Id | None]:
     raise InvalidInput("a certificate that names nobody we know")
 
 
-def _sealing_key(certificate: x509.Certificate) -> str:
+def _owner_key(certificate: x509.Certificate) -> str | None:
     try:
-        extension = certificate.extensions.get_extension_for_oid(SEALING_KEY_OID).value
+        certificate.extensions.get_extension_for_oid(OWNER_KEY_OID)
+    except x509.ExtensionNotFound:
+        return None
+    return _bound(certificate, OWNER_KEY_OID)
+
+
+def _bound(certificate: x509.Certificate, oid: ObjectIdentifier) -> str:
+    """An X25519 key that a blanket's certificate binds."""
+    try:
+        extension = certificate.extensions.get_extension_for_oid(oid).value
     except x509.ExtensionNotFound as error:
         raise InvalidInput("a blanket's certificate without its sealing key") from error
     raw = cast(x509.UnrecognizedExtension, extension).value

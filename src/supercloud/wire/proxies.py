@@ -21,6 +21,7 @@ from supercloud.ports.agent import (
     VolumesAgent,
 )
 from supercloud.ports.controller import Controller
+from supercloud.ports.evidence import EvidenceAgent
 from supercloud.ports.loop import LoopAgent
 from supercloud.ports.machines import MachinesAgent
 from supercloud.ports.overlay import OverlayAgent
@@ -55,6 +56,7 @@ _GROUPS: dict[str, type] = {
     "tools": ToolsAgent,
     "machines": MachinesAgent,
     "loop": LoopAgent,
+    "evidence": EvidenceAgent,
 }
 
 
@@ -129,6 +131,7 @@ class RemoteAgent:
         self.tools = cast(ToolsAgent, remote(ToolsAgent, "tools", peer))
         self.machines = cast(MachinesAgent, remote(MachinesAgent, "machines", peer))
         self.loop = cast(LoopAgent, remote(LoopAgent, "loop", peer))
+        self.evidence = cast(EvidenceAgent, remote(EvidenceAgent, "evidence", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from supercloud.cli.commands.evidence import app as evidence
 from supercloud.cli.output import Format, print_json, print_rows, print_thing, printable
 from supercloud.cli.session import Cloud, Name, Output, connect, said
 from supercloud.model.incidents import ExportFormat, IncidentState
 
 app = App(name="incident", help="What was found together, what was done about it, and whether it worked.")
+app.command(evidence)
 _COLUMNS = ("id", "opened_at", "state", "severity", "cloud", "blanket", "findings", "title")
 _REACTIONS = ("id", "state", "policy", "reaction", "about", "why")
 _ORDERS = ("reaction", "blanket", "there", "doing", "problem", "until")

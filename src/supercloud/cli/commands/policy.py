@@ -14,9 +14,13 @@ from supercloud.cli.session import Cloud, OptionalName, Output, connect, said
 from supercloud.model.errors import InvalidInput
 
 app = App(name="policy", help="What the loop does by itself: policies and rules, as files.")
-_VERSIONS = ("version", "set_at", "by", "policies", "rules", "dry_run")
+_VERSIONS = ("version", "set_at", "by", "policies", "rules", "yara", "dry_run")
 _Rules = Annotated[
     tuple[Path, ...], Parameter(name="--rules", help="a file or folder of Sigma rules, as often as needed")
+]
+_Yara = Annotated[
+    tuple[Path, ...],
+    Parameter(name="--yara", help="a file or folder of YARA rules over guests' memory, as often as needed"),
 ]
 
 
@@ -112,6 +116,7 @@ def set_(
     horizontal: _Horizontal = False,
     dry_run: Annotated[bool, Parameter(negative="", help="say what would be done, and do nothing")] = False,
     rules: _Rules = (),
+    yara: _Yara = (),
     output: Output = Format.TABLE,
 ) -> None:
     """Have a cloud's blankets, or one of them, go by a policy, and by rules of your own.
@@ -121,20 +126,27 @@ def set_(
 
     Example: supercloud policy set policy.yaml --cloud mine --rules rules/ --dry-run
 
+    Example: supercloud policy set policy.yaml --cloud mine --yara memory.yar
+
     Args:
         policy: A file of policies (YAML); - is standard input.
     """
     import json
+    from dataclasses import replace
 
     from supercloud.cli import policy as files
+    from supercloud.security import usual
     from supercloud.security.terms import RuleSet
     from supercloud.wire.codec import to_json
 
     found = files.load(policy)
     loaded = _loaded(rules) if rules else None
+    own = None if loaded is None else loaded.rules
+    if yara:
+        own = replace(own or usual.RULES, yara=files.yara_of(yara))
     body = {
         "policy": found.model_dump_json(by_alias=True, exclude_unset=True),
-        "rules": None if loaded is None else json.dumps(to_json(RuleSet, loaded.rules)),
+        "rules": None if own is None else json.dumps(to_json(RuleSet, own)),
         "dry_run": dry_run,
     }
     path, query = _where(cloud, blanket, horizontal=horizontal)

@@ -344,6 +344,35 @@ def move(
 
 
 @app.command
+def restore(
+    name: Name,
+    /,
+    *,
+    snapshot: OptionalName = None,
+    image: Annotated[bool, Parameter(negative="", help="to its image, as at its first start")] = False,
+    cloud: Cloud = None,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """End an instance, put the volume that it boots from back, and start it again where it was.
+
+    It ends as if its power was cut. What its blanket's loop has in force about it stays so. Back to
+    its image its volume loses its snapshots, and it starts as it did the first time.
+
+    Example: supercloud vm restore web --image
+
+    Args:
+        snapshot: Which one.
+    """
+    if image == (snapshot is not None):
+        raise InvalidInput("say to what it goes back", hint="with --snapshot NAME, or with --image")
+    client = connect()
+    operation = client.post(f"/instances/{name}/restore", {"snapshot": snapshot}, cloud=cloud)
+    if finish(client, operation, f"restoring {name}", output, wait=wait):
+        said(f"instance {name} runs as it was", output)
+
+
+@app.command
 def rm(
     name: Name,
     /,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from supercloud.cli.bounds import Level, Lower, OptionalLevel
 from supercloud.cli.bounds import set_level as change_level
@@ -21,6 +23,7 @@ from supercloud.cli.session import (
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
+from supercloud.model.errors import InvalidInput
 from supercloud.model.units import format_size
 
 app = App(name="volume", help="Encrypted disks.")
@@ -127,6 +130,35 @@ def snapshot(
     operation = client.post(f"/volumes/{name}/snapshot", {"snapshot": snapshot}, cloud=cloud)
     if finish(client, operation, f"snapshot of {name}", output, wait=wait):
         said(f"snapshot {snapshot} of volume {name} is kept", output)
+
+
+@app.command
+def restore(
+    name: Name,
+    /,
+    *,
+    snapshot: OptionalName = None,
+    image: Annotated[bool, Parameter(negative="", help="to its image, as at its first start")] = False,
+    cloud: Cloud = None,
+    wait: Wait = True,
+    output: Output = Format.TABLE,
+) -> None:
+    """Put a volume back to a snapshot, or to the image that it began with; what was written since is gone.
+
+    A volume that goes back to its image loses its snapshots, too. An instance that uses it has to be
+    stopped; for one that runs there is `vm restore`.
+
+    Example: supercloud volume restore data --snapshot before-upgrade
+
+    Args:
+        snapshot: Which one.
+    """
+    if image == (snapshot is not None):
+        raise InvalidInput("say to what it goes back", hint="with --snapshot NAME, or with --image")
+    client = connect()
+    operation = client.post(f"/volumes/{name}/restore", {"snapshot": snapshot}, cloud=cloud)
+    if finish(client, operation, f"restoring {name}", output, wait=wait):
+        said(f"volume {name} is as it was", output)
 
 
 @app.command

@@ -8,4 +8,5 @@ from typing import Final
 PORT: Final = "port"
 COMPONENTS: Final = "components"
 GUEST: Final = "guest"
+MEMORY: Final = "memory"
 INTEGRITY: Final = "integrity"

@@ -1,0 +1,54 @@
+"""Evidence that a blanket keeps of its instances (trust.evidence): what its agent does about it if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from supercloud.model.names import Id, Nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceReport:
+    """One piece. `incident`: as its blanket names it. `at`: by the blanket's clock, seconds since the epoch.
+    `whole`: nothing wrote to the memory while it was copied; else it is of several moments."""
+
+    evidence: Id
+    incident: Id
+    instance: Id
+    at: float
+    size_bytes: Annotated[int, Field(ge=0)]
+    memory_bytes: Annotated[int, Field(ge=0)]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRef:
+    evidence: Id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendEvidence:
+    """Dial back with `stream` and send the file from `offset` on."""
+
+    stream: Nonce
+    evidence: Id
+    offset: Annotated[int, Field(ge=0)]
+
+
+class EvidenceAgent(Protocol):
+    """A group that an agent may lack: one without a loop, or older than this."""
+
+    async def list(self) -> list[EvidenceReport]:
+        """Of what is whole on the disk: what was being written when an agent ended is gone."""
+        ...
+
+    async def send(self, request: SendEvidence) -> None:
+        """Raises: NotFound, InvalidInput (`offset` is beyond its end), Exhausted."""
+        ...
+
+    async def remove(self, request: EvidenceRef) -> None:
+        """Gone already: fine."""
+        ...
