@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from supercloud.agent.backups import Backups
+from supercloud.agent.journal import Journal, Side
 from supercloud.agent.streams import Streams
 from supercloud.agent.tools import AgentTools
 from supercloud.blanket.libvirt import tools as driver
@@ -77,10 +78,17 @@ class Driver(LibvirtTools):
         super().__init__(connection=None, capture=None)  # type: ignore[arg-type]
         self.files = files
         self.image = True
+        self.inside = False
         self.forgotten: list[str] = []
 
     def there(self) -> bool:
         return self.image
+
+    def let_in(self) -> bool:
+        return self.inside
+
+    async def open(self) -> None:
+        self.inside = True
 
     async def take(
         self, vm: str, *, volume: str, into: str, into_key: bytes, watch: Callable[[float], None]
@@ -97,10 +105,12 @@ class Driver(LibvirtTools):
 class Bench:
     def __init__(self, folder: Path) -> None:
         self.dialer, files = Dialer(), Files(folder)
+        self.journal = Journal(folder / "journal")
         self.driver = Driver(files)
         unused: Any = None
         self.streams = Streams(console=unused, console_log=unused, dialer=self.dialer, journal=unused)
         self.parts: dict[str, Any] = {
+            "journal": self.journal,
             "streams": self.streams,
             "volumes": files,
             "backups": Backups(self.dialer),
@@ -115,6 +125,20 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     made = Bench(tmp_path)
     yield made
     await made.streams.close()
+    made.journal.close()
+
+
+async def test_nobody_is_let_in_anew_while_an_instance_moves(bench: Bench) -> None:
+    """libvirt begins anew for it, and with it would end what is on its way."""
+    operation = new_id()
+    await bench.journal.open_transfer(operation, new_id(), Side.TARGET)
+    with pytest.raises(Conflict, match="is moving"):
+        await bench.tools.open()
+    assert not bench.driver.inside
+    await bench.journal.close_transfer(operation)
+    await bench.tools.open()
+    await bench.journal.open_transfer(new_id(), new_id(), Side.SOURCE)
+    await bench.tools.open()  # who is in already changes nothing
 
 
 async def test_each_connection_is_a_process_of_its_own_that_ends_with_it(bench: Bench) -> None:

@@ -180,6 +180,7 @@ class BlanketAgent:
         )
         self.tools = AgentTools(
             tools=drivers.tools,
+            journal=journal,
             streams=self.streams,
             volumes=drivers.volumes,
             backups=self._backups,

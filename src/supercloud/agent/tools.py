@@ -6,9 +6,10 @@ import asyncio
 
 from supercloud.agent.backups import Backups
 from supercloud.agent.images import file_digest
+from supercloud.agent.journal import Journal
 from supercloud.agent.opener import Opener
 from supercloud.agent.streams import Streams
-from supercloud.model.errors import Refused
+from supercloud.model.errors import Conflict, Refused
 from supercloud.ports.agent import BackupReport, MadeImage
 from supercloud.ports.hypervisor import Volumes, Watch
 from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, TakeDisk, Tools
@@ -18,9 +19,17 @@ class AgentTools:
     """Without a driver (None), or in an image without a place for tools, nothing is let in."""
 
     def __init__(
-        self, *, tools: Tools | None, streams: Streams, volumes: Volumes, backups: Backups, opener: Opener
+        self,
+        *,
+        tools: Tools | None,
+        journal: Journal,
+        streams: Streams,
+        volumes: Volumes,
+        backups: Backups,
+        opener: Opener,
     ) -> None:
         self._tools = tools
+        self._journal = journal
         self._streams = streams
         self._volumes = volumes
         self._backups = backups
@@ -31,8 +40,14 @@ class AgentTools:
         return self._tools is not None and self._tools.there()
 
     async def open(self) -> None:
-        """See the port. Twice is once."""
-        await self._driver().open()
+        """See the port. Twice is once. libvirt begins anew for it, which would end a transfer under way."""
+        driver = self._driver()
+        if not driver.let_in() and await self._journal.transfers():
+            raise Conflict(
+                "an instance is moving to this blanket or away, which letting tools in would break",
+                hint="connect once it has arrived (supercloud operation ls)",
+            )
+        await driver.open()
 
     async def connect(self, request: ConnectTools) -> None:
         await self._streams.carry(request.stream, "tools", self._driver().connection())

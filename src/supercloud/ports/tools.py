@@ -62,7 +62,7 @@ class ToolsAgent(Protocol):
     """Agents of before lack this group, and so does one whose blanket's image has no place for tools."""
 
     async def open(self) -> None:
-        """Let tools in, from now on and after each boot."""
+        """Let tools in, from now on and after each boot. Raises: Conflict, while an instance moves."""
         ...
 
     async def connect(self, request: ConnectTools) -> None:
@@ -88,6 +88,10 @@ class Tools(Protocol):
 
     def there(self) -> bool:
         """Whether this blanket's image has one."""
+        ...
+
+    def let_in(self) -> bool:
+        """Whether they are, since this blanket booted."""
         ...
 
     async def open(self) -> None:

@@ -26,6 +26,7 @@ from supercloud.ports.hypervisor import Watch
 from supercloud.ports.tools import FOREIGN_VMS, ForeignVm
 
 _OPEN: Final = Path("/usr/lib/supercloud/open-to-tools")
+_OPENED: Final = Path("/run/supercloud/open-to-tools")
 _USER: Final = "sc-tools"
 _CONNECT: Final = (
     *("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--no-new-privs"),
@@ -53,6 +54,9 @@ class LibvirtTools:
 
     def there(self) -> bool:
         return _OPEN.exists()
+
+    def let_in(self) -> bool:
+        return _OPENED.exists()
 
     async def open(self) -> None:
         """libvirtd starts anew, once; instances run on."""
