@@ -38,12 +38,14 @@ provider accept
 domain register|domain ls|domain show|domain set|domain machines|domain health|domain drain|domain undrain
 domain rm|domain plan|domain windows|domain unplan|domain events
 domain report|domain findings|domain take|domain orders|domain answer|domain ask|domain acts|domain withdraw
+domain perform|domain export
 policy test|policy rules|policy set|policy show|policy history|policy rollback|policy unset
 incident export|indicator import|incident ls|incident show|incident explain|incident close
 incident allow|incident refuse
 incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
 incident evidence scan
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
+act grant|act open
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke
