@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
+from supercloud.blanket.volumes import qemu_img
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.link import Grant, Happened
@@ -137,10 +138,7 @@ async def machine(folder: Path, *, disk: Path | None = None) -> AsyncIterator[Ma
 async def _encrypted(disk: Path) -> tuple[str, ...]:
     secret = ("--object", "secret,id=key,data=no-secret")
     luks = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    make = await asyncio.create_subprocess_exec(
-        "qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", luks, disk, "16M"
-    )
-    assert await make.wait() == 0
+    await qemu_img("create", "-q", "-f", "qcow2", *secret, "-o", luks, str(disk), "16M")
     driven = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={disk},encrypt.format=luks"
     return (
         *("-object", "secret,id=key,data=no-secret"),
