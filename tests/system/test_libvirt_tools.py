@@ -226,7 +226,7 @@ def test_what_they_make_is_seen_here_and_adopted(tools: Tools) -> None:
 def test_virt_install_makes_a_vm_with_a_disk_of_its_own(tools: Tools) -> None:
     made = subprocess.run(
         ["virt-install", "--connect", tools.uri, "--name", "installed", "--memory", "64", "--vcpus", "1",
-         "--disk", "size=0.0625,format=raw", "--import", "--network", "none", "--graphics", "none",
+         "--disk", "size=0.0625,format=raw,bus=virtio", "--import", "--network", "none", "--graphics", "none",
          "--osinfo", "detect=off,require=off", "--noautoconsole"],
         check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240,
     )  # fmt: skip
