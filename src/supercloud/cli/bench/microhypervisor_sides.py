@@ -19,7 +19,7 @@ from pathlib import Path
 
 from supercloud.images.blanket import build_blanket
 from supercloud.images.debian import run as tool
-from supercloud.images.initrd import _Cpio
+from supercloud.images.initrd import _Cpio, in_order
 from supercloud.model.errors import Failed, NotFound
 
 _SOURCES = Path(__file__).parents[4] / "microhypervisor"
@@ -34,12 +34,8 @@ _QEMU = (
     " -accel tcg,thread=single -icount shift=0,sleep=off,align=off -seed 1 -rtc base=2026-01-01,clock=vm"
 )
 _CMDLINE = "console=ttyS0 quiet panic=-1 net.ifnames=0"
-_KVM = ("virt/lib/irqbypass", "arch/x86/kvm/kvm", "arch/x86/kvm/kvm-amd", "drivers/net/tun")
-_VIRTIO = (
-    *(f"drivers/virtio/{name}" for name in ("virtio", "virtio_ring", "virtio_pci_modern_dev")),
-    *(f"drivers/virtio/{name}" for name in ("virtio_pci_legacy_dev", "virtio_pci")),
-    *("drivers/block/virtio_blk", "net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"),
-)
+_KVM = ("kvm-amd", "tun")
+_VIRTIO = ("virtio_pci", "virtio_blk", "virtio_net")
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _FIRMWARE = (
     "usr/share/seabios/bios-256k.bin",
@@ -64,7 +60,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
-for m in /modules/*.ko; do insmod $m || echo "bench: failed: $m"; done
+for m in /modules/*.ko; do insmod $m || { dmesg | tail -n 1; echo "bench: failed: $m"; }; done
 w() { /bin/work "$@" || echo "bench: failed: $*"; }
 rest() { while true; do sleep 1000; done; } # powering off would cut short what was said
 """
@@ -176,9 +172,9 @@ def _archive(root: Path, script: str, modules: Sequence[str], files: Mapping[str
         archive.add(directory, 0o040755)
     archive.add("init", 0o100755, script.encode())
     archive.add("bin/busybox", 0o100755, (root / "usr/bin/busybox").read_bytes())
-    (kernel,) = root.glob("usr/lib/modules/*/kernel")
-    for number, module in enumerate(modules):
-        archive.add(f"modules/{number:02}.ko", 0o100644, (kernel / f"{module}.ko").read_bytes())
+    (depends,) = root.glob("usr/lib/modules/*/modules.dep")
+    for number, (module, path) in enumerate(in_order(modules, depends.read_text()).items()):
+        archive.add(f"modules/{number:02}-{module}.ko", 0o100644, (depends.parent / path).read_bytes())
     for name, content in files.items():
         archive.add(name, 0o100755, content)
     return archive.end()
