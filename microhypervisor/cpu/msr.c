@@ -6,7 +6,7 @@
 #define READ 1
 #define BOTH 3
 
-/* What partitions have directly: the state that VMLOAD and VMRUN switch, and the clock, for reading. */
+/* What partitions have directly: the state that VMLOAD and VMRUN switch; the clock and what is constant, for reading. */
 static const struct {
     uint32_t msr;
     unsigned rights;
@@ -15,6 +15,7 @@ static const struct {
     {0x174, BOTH},      /* SYSENTER_CS */
     {0x175, BOTH},      /* SYSENTER_ESP */
     {0x176, BOTH},      /* SYSENTER_EIP */
+    {0x1d9, READ},      /* debug control, which KVM reads before each entry: 0, since nobody writes it */
     {0x277, BOTH},      /* PAT: with nested paging the VMCB's (APM 2, 15.25.2) */
     {0xc0000081, BOTH}, /* STAR */
     {0xc0000082, BOTH}, /* LSTAR */

@@ -59,6 +59,7 @@ static void reset(struct core *core)
     core->pci_address = 0;
     nested_reset(core);
     msr_write(0xc0000103, 0); /* TSC_AUX is not switched */
+    msr_write(0x1d9, 0);      /* nor debug control */
 }
 
 void core_enter_kernel(struct core *core)

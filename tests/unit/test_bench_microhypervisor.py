@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supercloud.cli.bench import report
+from supercloud.cli.bench import microhypervisor_sides, report
 from supercloud.cli.bench.microhypervisor import Cost, Workload, read, result
 from supercloud.cli.bench.microhypervisor_sides import Side, code_of
 from supercloud.model.errors import Failed
@@ -102,3 +102,32 @@ def test_the_code_of_an_image_is_its_executable_segment() -> None:
         code_of(header.ljust(52, b"\0") + data + data)
     with pytest.raises(Failed, match="ELF"):
         code_of(b"\x7fELF\x02" + bytes(100))
+
+
+def _awaited(script: str) -> None:
+    microhypervisor_sides._await_done(["sh", "-c", script])
+
+
+def test_a_machine_that_is_done_is_ended() -> None:
+    _awaited("echo 'bench: L1 is done'; exec sleep 1000")
+
+
+def test_a_failure_comes_with_what_was_said_before_it() -> None:
+    said = "begins; insmod: unknown symbol; virtio: Unknown symbol virtio_break_device; bench: failed: virtio"
+    with pytest.raises(Failed, match=re.escape(said.removeprefix("begins; "))) as failed:
+        _awaited("".join(f"echo '{line}'; " for line in said.split("; ")) + "echo; exec sleep 1000")
+    assert "begins" not in str(failed.value)
+
+
+def test_one_that_ends_before_it_is_done_has_its_last_words() -> None:
+    with pytest.raises(Failed, match=r"end: panic$"):
+        _awaited("echo panic")
+
+
+def test_one_that_hangs_is_ended_by_what_it_does_not_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(microhypervisor_sides, "_LONGEST_IDLE_S", 0.2)
+    with pytest.raises(Failed, match="waits; it hangs, after 0 s of a processor"):
+        _awaited("echo waits; exec sleep 1000")
+    monkeypatch.setattr(microhypervisor_sides, "_LONGEST_CPU_S", 0.01)
+    with pytest.raises(Failed, match=r"it hangs, after . s of a processor"):
+        _awaited("while :; do :; done")

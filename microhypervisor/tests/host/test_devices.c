@@ -104,8 +104,9 @@ void test_msr(void)
         readable += direct(map, msr, false);
         writable += direct(map, msr, true);
     }
-    CHECK(readable == 13 && writable == 12); /* the whole of what partitions have directly */
+    CHECK(readable == 14 && writable == 12); /* the whole of what partitions have directly */
     CHECK(direct(map, 0xc0000101, true) && direct(map, 0x10, false) && !direct(map, 0x10, true));
+    CHECK(direct(map, 0x1d9, false) && !direct(map, 0x1d9, true));
     CHECK(!direct(map, MSR_EFER, false) && !direct(map, MSR_APIC_BASE, true) && !direct(map, MSR_VM_HSAVE_PA, true));
     CHECK(!direct(map, 0xc0010010, false) && !direct(map, 0xc0010015, true) && !direct(map, 0xc0010020, true));
     CHECK(msr_bit(0x2000) < 0 && msr_bit(0xc0002000) < 0 && msr_bit(0xc0011fff) == 0xbffe && msr_bit(0xffffffff) < 0);

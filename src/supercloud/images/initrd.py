@@ -49,6 +49,40 @@ def make_initrd(busybox: bytes, init: bytes, modules: Sequence[tuple[str, bytes]
     return gzip.compress(cpio.end(), mtime=0)
 
 
+def in_order(wanted: Sequence[str], depends: str) -> dict[str, str]:
+    """Modules by name, each after those that it needs, with their paths below their kernel's directory.
+
+    Args:
+        wanted: their names; what they need need not be said. It changes with a kernel's point releases.
+        depends: its `modules.dep` (modules.dep(5)), which has a line for each of its modules.
+
+    Raises:
+        Failed: the kernel has no such module.
+    """
+    paths, needs = {}, {}
+    for line in depends.splitlines():
+        path, _, others = line.partition(":")
+        paths[_module(path)] = path
+        needs[_module(path)] = [_module(other) for other in others.split()]
+    order: dict[str, str] = {}
+
+    def visit(name: str) -> None:
+        if name not in paths:
+            raise Failed(f"the kernel has no module {name}")
+        for other in needs[name]:
+            visit(other)
+        order.setdefault(name, paths[name])
+
+    for name in wanted:
+        visit(_module(name))
+    return order
+
+
+def _module(path: str) -> str:
+    """The kernel's name for it."""
+    return PurePosixPath(path).stem.replace("-", "_")
+
+
 class Root:
     """A root file system in a tarball, as far as an initrd and a boot need it."""
 
@@ -75,28 +109,9 @@ class Root:
         Raises:
             Failed: the kernel has no such module.
         """
-        by_name = {
-            PurePosixPath(path).stem.replace("-", "_"): path for path in self._files if path.endswith(".ko")
-        }
-        needs = {}
-        for line in self._one("*lib/modules/*/modules.dep").decode().splitlines():
-            path, _, others = line.partition(":")
-            needs[PurePosixPath(path).stem.replace("-", "_")] = [
-                PurePosixPath(other).stem.replace("-", "_") for other in others.split()
-            ]
-        order: list[str] = []
-
-        def visit(name: str) -> None:
-            if name not in by_name:
-                raise Failed(f"the kernel has no module {name}")
-            for other in needs.get(name, []):
-                visit(other)
-            if name not in order:
-                order.append(name)
-
-        for name in wanted:
-            visit(name.replace("-", "_"))
-        return [(name, self._files[by_name[name]]) for name in order]
+        by_name = {_module(path): path for path in self._files if path.endswith(".ko")}
+        depends = self._one("*lib/modules/*/modules.dep").decode()
+        return [(name, self._files[by_name[name]]) for name in in_order(wanted, depends)]
 
     def _one(self, pattern: str) -> bytes:
         found = [data for path, data in self._files.items() if PurePosixPath(path).match(pattern)]
