@@ -27,11 +27,9 @@ void eva_consent(void)
 {
     struct consent consent;
     ANYTHING(bytes);
-    //@ loop unroll 256;
-    for (size_t length = 0; length < CONSENT_STATEMENT; length++) {
-        consent_read(&consent, bytes + CONSENT_SIZE - length, length);
-        decide(bytes + CONSENT_SIZE - length, length);
-    }
+    /* Shorter ones: of these not one byte is read. */
+    consent_read(&consent, bytes + CONSENT_SIZE, any_of(0, CONSENT_STATEMENT - 1));
+    decide(bytes + CONSENT_SIZE, any_of(0, CONSENT_STATEMENT - 1));
     /* Longer ones: "nothing beyond CONSENT_STATEMENT bytes is read", whatever the length is said to be. */
     const uint8_t *statement = bytes + CONSENT_SIZE - CONSENT_STATEMENT;
     consent_read(&consent, statement, any_of(CONSENT_STATEMENT, SIZE_MAX));

@@ -18,51 +18,28 @@ static void check_state(void)
     //@ assert unfinished: receiver.count < 8 || receiver.count < receiver.bytes[6] + 256 * receiver.bytes[7] + 12;
 }
 
-/* A receiver that has `count` bytes, whose frame's length is `high` * 256 and between `least` and `most`. */
-static void receive(size_t count, uint8_t high, uint8_t least, uint8_t most)
+/* A receiver with `least` to `most` bytes, of a frame whose payload has `length`, if its header is there already. */
+static void receive(size_t least, size_t most, uint16_t length)
 {
     ANYTHING(receiver);
-    receiver.dropped = any_of(0, UINT64_MAX);
-    receiver.count = count;
-    if (count >= 1) {
+    receiver.count = any_of(least, most);
+    if (least >= 1) {
         receiver.bytes[0] = 'M';
     }
-    if (count >= 2) {
+    if (least >= 2) {
         receiver.bytes[1] = 'H';
     }
-    if (count >= 3) {
+    if (least >= 3) {
         receiver.bytes[2] = FRAME_VERSION;
     }
-    if (count >= FRAME_HEADER) {
-        receiver.bytes[6] = (uint8_t)any_of(least, most);
-        receiver.bytes[7] = high;
+    if (least >= FRAME_HEADER) {
+        store16(receiver.bytes + 6, length);
     }
     check_state();
-    if (frame_receive(&receiver, (uint8_t)any_of(0, 255), &frame)) {
+    if (frame_receive(&receiver, (uint8_t)any_of(0, UINT8_MAX), &frame)) {
         //@ assert frame.length <= FRAME_PAYLOAD;
     }
     check_state();
-}
-
-/* Every length that is not yet reached; the one that the next byte reaches by itself. */
-static void receive_after(size_t count)
-{
-    size_t reached = count + 1 < FRAME_HEADER + FRAME_CHECK ? 0 : count + 1 - FRAME_HEADER - FRAME_CHECK;
-    //@ loop unroll 5;
-    for (unsigned high = 0; high <= 4; high++) {
-        unsigned last = high == 4 ? 0 : 255, first = 0;
-        if (high * 256 + last < reached) {
-            continue;
-        }
-        if (high * 256 <= reached) {
-            first = (unsigned)(reached - high * 256);
-            receive(count, (uint8_t)high, (uint8_t)first, (uint8_t)first);
-            first++;
-        }
-        if (first <= last) {
-            receive(count, (uint8_t)high, (uint8_t)first, (uint8_t)last);
-        }
-    }
 }
 
 void eva_frame(void)
@@ -71,11 +48,13 @@ void eva_frame(void)
     check_state();
     //@ loop unroll 8;
     for (size_t count = 0; count < FRAME_HEADER; count++) {
-        receive(count, 0, 0, 0);
+        receive(count, count, 0);
     }
-    //@ loop unroll 1028;
-    for (size_t count = FRAME_HEADER; count < FRAME_SIZE; count++) {
-        receive_after(count);
+    //@ loop unroll 1025;
+    for (uint16_t length = 0; length <= FRAME_PAYLOAD; length++) {
+        size_t all = FRAME_HEADER + length + FRAME_CHECK;
+        receive(FRAME_HEADER, all - 2, length);
+        receive(all - 1, all - 1, length); /* the byte that ends it */
     }
     ANYTHING(frame);
     frame.length = (uint16_t)any_of(0, FRAME_PAYLOAD);
