@@ -10,3 +10,4 @@
 #define __atomic_load_n(at, order) (*(at))
 #define __atomic_store_n(at, value, order) (*(at) = (value))
 #define __atomic_exchange_n(at, value, order) (*(at))
+#define _Noreturn __attribute__((noreturn))
