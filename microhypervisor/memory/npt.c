@@ -90,28 +90,33 @@ static uint64_t *entry_at(struct space *space, uint64_t guest, unsigned level, e
 
 enum map_result npt_map(struct space *space, uint64_t guest, uint64_t host, uint64_t length, unsigned rights)
 {
-    uint64_t mask = PAGE_SIZE - 1;
-    if (((guest | host | length) & mask) || guest >= NPT_LIMIT || length > NPT_LIMIT - guest ||
+    if (guest % PAGE_SIZE || host % PAGE_SIZE || length % PAGE_SIZE || guest >= NPT_LIMIT || length > NPT_LIMIT - guest ||
         !allowed(space, host, length, rights)) {
         return MAP_FORBIDDEN;
     }
     /*@ loop invariant guest % PAGE_SIZE == 0 && host % PAGE_SIZE == 0 && length % PAGE_SIZE == 0;
-        loop invariant length > 0 ==> may_map(space, host, length, rights) && guest + length <= NPT_LIMIT;
+        loop invariant inside: length > 0 ==> may_map{Pre}(space, host, length, rights) && guest + length <= NPT_LIMIT;
+        loop invariant inside_limit: host + length <= (1 << 52) + PAGE_SIZE && length <= NPT_LIMIT;
         loop invariant ready(space);
         loop assigns guest, host, length, space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
         loop variant length; */
     while (length > 0) {
         unsigned level = ((guest | host) & (LARGE_SIZE - 1)) == 0 && length >= LARGE_SIZE ? 2 : 1;
+        //@ ghost uint64_t size = level == 1 ? PAGE_SIZE : LARGE_SIZE;
+        //@ assert own_page: may_map{Pre}(space, host, size, rights);
+        //@ assert inside_size: size <= length;
+        //@ assert inside_own: size == length || owned{Pre}(space, host, length);
+        //@ assert inside_rest: size == length || owned{Pre}(space, host + size, length - size);
         enum map_result why = MAP_TAKEN;
         uint64_t *entry = entry_at(space, guest, level, &why);
         if (entry == NULL || *entry != 0) {
             return why;
         }
-        //@ assert own_page: may_map(space, host, level == 1 ? PAGE_SIZE : LARGE_SIZE, rights);
         *entry = leaf(host, level, rights);
         guest += npt_size(level);
         host += npt_size(level);
         length -= npt_size(level);
+        //@ assert inside_next: length == 0 || owned{Pre}(space, host, length);
     }
     return MAPPED;
 }

@@ -54,8 +54,8 @@ bool space_owns(const struct space *space, uint64_t host, uint64_t length);
 /*@ requires ready(space) && rights < 8;
     assigns space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
     ensures ready(space);
-    ensures own_only: !may_map(space, host, length, rights) ==>
-        \result == MAP_FORBIDDEN && \forall integer i; 0 <= i < PHYSICAL_WORDS ==> physical[i] == \old(physical[i]); */
+    ensures own_only: !\old(may_map(space, host, length, rights)) ==> \result == MAP_FORBIDDEN &&
+        \forall integer i; 0 <= i < PHYSICAL_WORDS ==> physical[i] == \old(physical[i]); */
 enum map_result npt_map(struct space *space, uint64_t guest, uint64_t host, uint64_t length, unsigned rights);
 
 /* The host address of a guest address, or NOWHERE; with write, only if it may be written. */
