@@ -18,8 +18,7 @@ static void check_state(void)
     //@ assert unfinished: receiver.count < 8 || receiver.count < receiver.bytes[6] + 256 * receiver.bytes[7] + 12;
 }
 
-/* A receiver with `least` to `most` bytes, of a frame whose payload has `length`, if its header is there already. */
-static void receive(size_t least, size_t most, uint16_t length)
+static void begin(size_t least, size_t most)
 {
     ANYTHING(receiver);
     receiver.count = any_of(least, most);
@@ -32,29 +31,61 @@ static void receive(size_t least, size_t most, uint16_t length)
     if (least >= 3) {
         receiver.bytes[2] = FRAME_VERSION;
     }
-    if (least >= FRAME_HEADER) {
-        store16(receiver.bytes + 6, length);
-    }
+}
+
+static void receive(uint8_t byte)
+{
     check_state();
-    if (frame_receive(&receiver, (uint8_t)any_of(0, UINT8_MAX), &frame)) {
+    if (frame_receive(&receiver, byte, &frame)) {
         //@ assert frame.length <= FRAME_PAYLOAD;
     }
     check_state();
+}
+
+/* The byte that ends a header: `high` of a length whose low byte is there. */
+static void receive_length(uint8_t low_least, uint8_t low_most, uint8_t high)
+{
+    begin(FRAME_HEADER - 1, FRAME_HEADER - 1);
+    receiver.bytes[6] = (uint8_t)any_of(low_least, low_most);
+    receive(high);
+}
+
+static void receive_header(void)
+{
+    //@ loop unroll 7;
+    for (size_t count = 0; count < FRAME_HEADER - 1; count++) {
+        begin(count, count);
+        receive((uint8_t)any_of(0, UINT8_MAX));
+    }
+    //@ loop unroll 4;
+    for (uint8_t high = 0; high < 4; high++) {
+        receive_length(0, UINT8_MAX, high);
+    }
+    receive_length(0, 0, 4);
+    receive_length(1, UINT8_MAX, 4);
+    receive_length(0, UINT8_MAX, (uint8_t)any_of(5, UINT8_MAX));
+}
+
+/* Behind a header that says `length`: a byte that does not end the frame, and the one that does. */
+static void receive_rest(uint16_t length)
+{
+    size_t all = FRAME_HEADER + length + FRAME_CHECK;
+    begin(FRAME_HEADER, all - 2);
+    store16(receiver.bytes + 6, length);
+    receive((uint8_t)any_of(0, UINT8_MAX));
+    begin(all - 1, all - 1);
+    store16(receiver.bytes + 6, length);
+    receive((uint8_t)any_of(0, UINT8_MAX));
 }
 
 void eva_frame(void)
 {
     receiver.count = 0;
     check_state();
-    //@ loop unroll 8;
-    for (size_t count = 0; count < FRAME_HEADER; count++) {
-        receive(count, count, 0);
-    }
+    receive_header();
     //@ loop unroll 1025;
     for (uint16_t length = 0; length <= FRAME_PAYLOAD; length++) {
-        size_t all = FRAME_HEADER + length + FRAME_CHECK;
-        receive(FRAME_HEADER, all - 2, length);
-        receive(all - 1, all - 1, length); /* the byte that ends it */
+        receive_rest(length);
     }
     ANYTHING(frame);
     frame.length = (uint16_t)any_of(0, FRAME_PAYLOAD);
