@@ -108,10 +108,10 @@ static void ask(uint8_t kind)
 }
 
 /* A sealed page from some byte on, where the request has it. */
-static void ask_page(uint8_t low_least, uint8_t low_most, uint8_t high_least, uint8_t high_most)
+static void ask_page(uint8_t low, uint8_t high)
 {
-    request.payload[NAME_SIZE + 8] = (uint8_t)any_of(low_least, low_most);
-    request.payload[NAME_SIZE + 9] = (uint8_t)any_of(high_least, high_most);
+    request.payload[NAME_SIZE + 8] = low;
+    request.payload[NAME_SIZE + 9] = high;
     ask(REQUEST_PAGE);
 }
 
@@ -119,15 +119,17 @@ static void ask_page(uint8_t low_least, uint8_t low_most, uint8_t high_least, ui
  * values; and only one partition, as it makes no difference to that. */
 static void ask_pages(void)
 {
-    enum { SHORTER = SEALED_PAGE - 1000 + 1 };
-    ask_page(0, UINT8_MAX, 0, (SHORTER >> 8) - 1);
-    ask_page(0, (SHORTER & 255) - 1, SHORTER >> 8, SHORTER >> 8);
-    ask_page(SEALED_PAGE & 255, UINT8_MAX, SEALED_PAGE >> 8, SEALED_PAGE >> 8);
-    ask_page(0, UINT8_MAX, (SEALED_PAGE >> 8) + 1, UINT8_MAX);
+    enum { SOON = 12 * 256 };
+    //@ loop unroll 256;
+    for (unsigned high = 0; high < 256; high++) {
+        if (high < SOON >> 8 || high > SEALED_PAGE >> 8) {
+            ask_page((uint8_t)any_of(0, UINT8_MAX), (uint8_t)high);
+        }
+    }
     partition_count = 1;
-    //@ loop unroll 1000;
-    for (unsigned from = SHORTER; from < SEALED_PAGE; from++) {
-        ask_page((uint8_t)from, (uint8_t)from, (uint8_t)(from >> 8), (uint8_t)(from >> 8));
+    //@ loop unroll 1280;
+    for (unsigned from = SOON; from < (SEALED_PAGE | 255) + 1; from++) {
+        ask_page((uint8_t)from, (uint8_t)(from >> 8));
     }
 }
 
