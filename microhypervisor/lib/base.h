@@ -22,6 +22,8 @@ static inline bool range_overlaps(struct range a, struct range b)
 }
 
 /* Whether [start, start + length) lies within the range; lengths that wrap do not. */
+/*@ assigns \nothing;
+    ensures \result <==> r.start <= start && start + length <= r.end; */
 static inline bool range_holds(struct range r, uint64_t start, uint64_t length)
 {
     return start >= r.start && start <= r.end && length <= r.end - start;

@@ -12,7 +12,17 @@ struct frames {
 };
 
 void frames_init(struct frames *frames, struct range all);
+/*@ predicate whole_pages(struct range r) = r.start % PAGE_SIZE == 0 && r.end % PAGE_SIZE == 0 && r.end <= 1 << 52;
+    predicate bare(struct frames *frames) = whole_pages(frames->all) && frames->returned == NOWHERE &&
+        frames->fresh % PAGE_SIZE == 0 && frames->all.start <= frames->fresh <= frames->all.end; */
+
 /* A zeroed frame, or NOWHERE if there is none left. */
+/*@ requires \valid(frames) && bare(frames) && \separated(frames, physical + (0 .. PHYSICAL_WORDS - 1));
+    assigns frames->fresh, frames->free, physical[\at(frames->fresh, Pre) / 8 .. \at(frames->fresh, Pre) / 8 + 511];
+    ensures bare(frames);
+    ensures \result == NOWHERE ||
+        (\result == \old(frames->fresh) && \result % PAGE_SIZE == 0 && \result + PAGE_SIZE <= frames->all.end);
+    ensures frames->all == \old(frames->all) && frames->fresh >= \old(frames->fresh); */
 uint64_t frame_take(struct frames *frames);
 void frame_return(struct frames *frames, uint64_t frame);
 

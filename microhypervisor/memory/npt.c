@@ -11,8 +11,15 @@ bool space_init(struct space *space, struct frames *frames)
     return space->root != NOWHERE;
 }
 
+/*@ requires \valid_read(space) && space->own_count <= SPACE_RANGES;
+    assigns \nothing;
+    ensures \result <==> owned(space, host, length); */
 bool space_owns(const struct space *space, uint64_t host, uint64_t length)
 {
+    /*@ loop invariant 0 <= i <= space->own_count;
+        loop invariant \forall integer j; 0 <= j < i ==> !(space->own[j].start <= host && host + length <= space->own[j].end);
+        loop assigns i;
+        loop variant space->own_count - i; */
     for (unsigned i = 0; i < space->own_count; i++) {
         if (range_holds(space->own[i], host, length)) {
             return true;
@@ -21,6 +28,9 @@ bool space_owns(const struct space *space, uint64_t host, uint64_t length)
     return false;
 }
 
+/*@ requires \valid_read(space) && space->own_count <= SPACE_RANGES;
+    assigns \nothing;
+    ensures \result <==> may_map(space, host, length, rights); */
 static bool allowed(const struct space *space, uint64_t host, uint64_t length, unsigned rights)
 {
     if (space_owns(space, host, length)) {
@@ -29,6 +39,12 @@ static bool allowed(const struct space *space, uint64_t host, uint64_t length, u
     return rights == (MAY_READ | IS_DEVICE) && host == space->shown && length == PAGE_SIZE;
 }
 
+/*@ requires host % PAGE_SIZE == 0 && host < 1 << 52 && (level == 1 || level == 2) && rights < 8;
+    assigns \nothing;
+    ensures (\result & PTE_ADDRESS) == host;
+    ensures ((\result & PTE_LARGE) != 0) <==> level == 2;
+    ensures (rights & MAY_WRITE) == 0 ==> (\result & PTE_WRITE) == 0 && (\result & PTE_DMA_WRITE) == 0;
+    ensures (rights & MAY_DMA) == 0 ==> (\result & PTE_DMA_READ) == 0 && (\result & PTE_DMA_WRITE) == 0; */
 static uint64_t leaf(uint64_t host, unsigned level, unsigned rights)
 {
     uint64_t entry = host | PTE_PRESENT | PTE_USER;
@@ -41,9 +57,18 @@ static uint64_t leaf(uint64_t host, unsigned level, unsigned rights)
 }
 
 /* The entry for guest in the table of `level`, making the tables above it. NULL: no frame, or a large page is there. */
+/*@ requires ready(space) && guest < NPT_LIMIT && (level == 1 || level == 2);
+    requires \valid(why) && \separated(why, space, space->frames, physical + (0 .. PHYSICAL_WORDS - 1));
+    assigns *why, space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
+    ensures ready(space);
+    ensures \result == \null || \exists integer i; 0 <= i < PHYSICAL_WORDS && \result == physical + i; */
 static uint64_t *entry_at(struct space *space, uint64_t guest, unsigned level, enum map_result *why)
 {
     uint64_t table = space->root;
+    /*@ loop invariant level <= l <= NPT_LEVELS && table % PAGE_SIZE == 0 && table < 1 << 52;
+        loop invariant ready(space);
+        loop assigns l, table, *why, space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
+        loop variant l - level; */
     for (unsigned l = NPT_LEVELS; l > level; l--) {
         uint64_t *entry = (uint64_t *)at_physical(table) + npt_index(guest, l);
         if (*entry == 0) {
@@ -65,13 +90,23 @@ static uint64_t *entry_at(struct space *space, uint64_t guest, unsigned level, e
 
 enum map_result npt_map(struct space *space, uint64_t guest, uint64_t host, uint64_t length, unsigned rights)
 {
-    uint64_t mask = PAGE_SIZE - 1;
-    if (((guest | host | length) & mask) || guest >= NPT_LIMIT || length > NPT_LIMIT - guest ||
+    if (guest % PAGE_SIZE || host % PAGE_SIZE || length % PAGE_SIZE || guest >= NPT_LIMIT || length > NPT_LIMIT - guest ||
         !allowed(space, host, length, rights)) {
         return MAP_FORBIDDEN;
     }
+    /*@ loop invariant guest % PAGE_SIZE == 0 && host % PAGE_SIZE == 0 && length % PAGE_SIZE == 0;
+        loop invariant inside: length > 0 ==> may_map{Pre}(space, host, length, rights) && guest + length <= NPT_LIMIT;
+        loop invariant inside_limit: host + length <= (1 << 52) + PAGE_SIZE && length <= NPT_LIMIT;
+        loop invariant ready(space);
+        loop assigns guest, host, length, space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
+        loop variant length; */
     while (length > 0) {
         unsigned level = ((guest | host) & (LARGE_SIZE - 1)) == 0 && length >= LARGE_SIZE ? 2 : 1;
+        //@ ghost uint64_t size = level == 1 ? PAGE_SIZE : LARGE_SIZE;
+        //@ assert own_page: may_map{Pre}(space, host, size, rights);
+        //@ assert inside_size: size <= length;
+        //@ assert inside_own: size == length || owned{Pre}(space, host, length);
+        //@ assert inside_rest: size == length || owned{Pre}(space, host + size, length - size);
         enum map_result why = MAP_TAKEN;
         uint64_t *entry = entry_at(space, guest, level, &why);
         if (entry == NULL || *entry != 0) {
@@ -81,6 +116,7 @@ enum map_result npt_map(struct space *space, uint64_t guest, uint64_t host, uint
         guest += npt_size(level);
         host += npt_size(level);
         length -= npt_size(level);
+        //@ assert inside_next: length == 0 || owned{Pre}(space, host, length);
     }
     return MAPPED;
 }

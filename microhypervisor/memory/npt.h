@@ -34,12 +34,28 @@ struct space {
     uint64_t shown; /* one host page that may be mapped for reading only, though it is not its own: its core's LAPIC */
 };
 
+/*@ predicate owned(struct space *space, integer host, integer length) = \exists integer i; 0 <= i < space->own_count &&
+        space->own[i].start <= host && host + length <= space->own[i].end;
+    predicate may_map(struct space *space, integer host, integer length, integer rights) = owned(space, host, length) ||
+        (rights == IS_DEVICE && host == space->shown && length == PAGE_SIZE);
+    predicate sane(struct space *space) = space->own_count <= SPACE_RANGES &&
+        (\forall integer i; 0 <= i < space->own_count ==> space->own[i].end <= 1 << 52) &&
+        (space->shown == NOWHERE || space->shown < 1 << 52);
+    predicate ready(struct space *space) = \valid(space) && \valid(space->frames) && sane(space) && bare(space->frames) &&
+        space->root % PAGE_SIZE == 0 && space->root < 1 << 52 &&
+        \separated(space, space->frames, physical + (0 .. PHYSICAL_WORDS - 1)); */
+
 enum map_result { MAPPED, MAP_FORBIDDEN, MAP_TAKEN, MAP_NO_FRAME };
 
 bool space_init(struct space *space, struct frames *frames);
 bool space_owns(const struct space *space, uint64_t host, uint64_t length);
 
 /* Map [guest, guest + length) to host. All three are multiples of 4 KiB; large pages are used where they fit. */
+/*@ requires ready(space) && rights < 8;
+    assigns space->frames->fresh, space->frames->free, physical[0 .. PHYSICAL_WORDS - 1];
+    ensures ready(space);
+    ensures own_only: !\old(may_map(space, host, length, rights)) ==> \result == MAP_FORBIDDEN &&
+        \forall integer i; 0 <= i < PHYSICAL_WORDS ==> physical[i] == \old(physical[i]); */
 enum map_result npt_map(struct space *space, uint64_t guest, uint64_t host, uint64_t length, unsigned rights);
 
 /* The host address of a guest address, or NOWHERE; with write, only if it may be written. */
@@ -53,11 +69,18 @@ uint64_t npt_span(const struct space *space, uint64_t guest, uint64_t length, bo
 bool npt_is_large(const struct space *space, uint64_t guest);
 
 /* Index into the table of a level, 1 to 4, for an address. */
+/*@ requires 1 <= level <= NPT_LEVELS;
+    assigns \nothing;
+    ensures \result < 512; */
 static inline unsigned npt_index(uint64_t address, unsigned level)
 {
     return (unsigned)(address >> (12 + 9 * (level - 1))) & 511;
 }
 
+/*@ requires level == 1 || level == 2;
+    assigns \nothing;
+    ensures level == 1 ==> \result == PAGE_SIZE;
+    ensures level == 2 ==> \result == LARGE_SIZE; */
 static inline uint64_t npt_size(unsigned level)
 {
     return PAGE_SIZE << (9 * (level - 1));
