@@ -7,6 +7,7 @@ With a program in dnsmasq's place that says what is done to it; leases themselve
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,18 @@ pytestmark = pytest.mark.unit
 NETWORK = Network(
     id="11111111-0000-4000-8000-000000000000", name="red", vni=7, cidr="10.7.0.0/24", gateway="10.7.0.1"
 )
-_DNSMASQ = """#!/bin/sh
-[ "$1" = --test ] && exit 0
-trap 'echo read >>"$SAID"' HUP
-echo began >>"$SAID"
-while :; do sleep 0.05; done
+#: A shell could not: whoever runs these tests may have its children ignore SIGHUP.
+_DNSMASQ = f"""#!{sys.executable}
+import os, signal, sys
+if sys.argv[1] == "--test":
+    sys.exit()
+def say(what):
+    with open(os.environ["SAID"], "a") as said:
+        said.write(what)
+signal.signal(signal.SIGHUP, lambda *_: say("read "))
+say("began ")
+while True:
+    signal.pause()
 """
 
 
