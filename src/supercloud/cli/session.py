@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from supercloud.cli.output import Bar, Format, print_json, print_rows, print_thing, progress
 from supercloud.client import NORTHBOUND, Client, Place
-from supercloud.model.errors import SupercloudError, Unavailable
+from supercloud.model.errors import InvalidInput, SupercloudError, Unavailable
 from supercloud.model.orders import Reaction
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -75,6 +75,7 @@ Cloud = Annotated[
         name=["--cloud", "-c"], validator=_check_name, help="the cloud, where a name is in several of them"
     ),
 ]
+ToImage = Annotated[bool, Parameter(negative="", help="to its image, as at its first start")]
 Wait = Annotated[bool, Parameter(name="--wait", negative="--no-wait", help="wait for the operation to end")]
 
 #: So many past operations of a kind say how long one takes.
@@ -84,6 +85,17 @@ _HISTORY = 9
 def connect(base: str = NORTHBOUND) -> Client:
     """The client of the control plane of this machine, over one of its APIs."""
     return Client(Place.default().access(), base=base)
+
+
+def past_of(snapshot: str | None, *, image: bool) -> dict[str, str | None]:
+    """To what something goes back, as the API is told: a snapshot, or (None) its image.
+
+    Raises:
+        InvalidInput: both are asked for, or neither.
+    """
+    if image == (snapshot is not None):
+        raise InvalidInput("say to what it goes back", hint="with --snapshot NAME, or with --image")
+    return {"snapshot": snapshot}
 
 
 def ls(path: str, columns: Sequence[str], output: Format, **query: object) -> None:

@@ -18,10 +18,12 @@ from supercloud.cli.session import (
     Names,
     OptionalName,
     Output,
+    ToImage,
     Wait,
     connect,
     finish,
     is_name,
+    past_of,
     said,
 )
 from supercloud.cli.session import ls as print_list
@@ -349,7 +351,7 @@ def restore(
     /,
     *,
     snapshot: OptionalName = None,
-    image: Annotated[bool, Parameter(negative="", help="to its image, as at its first start")] = False,
+    image: ToImage = False,
     cloud: Cloud = None,
     wait: Wait = True,
     output: Output = Format.TABLE,
@@ -364,10 +366,9 @@ def restore(
     Args:
         snapshot: Which one.
     """
-    if image == (snapshot is not None):
-        raise InvalidInput("say to what it goes back", hint="with --snapshot NAME, or with --image")
+    past = past_of(snapshot, image=image)
     client = connect()
-    operation = client.post(f"/instances/{name}/restore", {"snapshot": snapshot}, cloud=cloud)
+    operation = client.post(f"/instances/{name}/restore", past, cloud=cloud)
     if finish(client, operation, f"restoring {name}", output, wait=wait):
         said(f"instance {name} runs as it was", output)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from supercloud.cli.bounds import Level, Lower, OptionalLevel
 from supercloud.cli.bounds import set_level as change_level
@@ -15,15 +13,16 @@ from supercloud.cli.session import (
     OptionalImage,
     OptionalName,
     Output,
+    ToImage,
     Wait,
     connect,
     finish,
+    past_of,
     said,
 )
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
-from supercloud.model.errors import InvalidInput
 from supercloud.model.units import format_size
 
 app = App(name="volume", help="Encrypted disks.")
@@ -138,7 +137,7 @@ def restore(
     /,
     *,
     snapshot: OptionalName = None,
-    image: Annotated[bool, Parameter(negative="", help="to its image, as at its first start")] = False,
+    image: ToImage = False,
     cloud: Cloud = None,
     wait: Wait = True,
     output: Output = Format.TABLE,
@@ -153,10 +152,9 @@ def restore(
     Args:
         snapshot: Which one.
     """
-    if image == (snapshot is not None):
-        raise InvalidInput("say to what it goes back", hint="with --snapshot NAME, or with --image")
+    past = past_of(snapshot, image=image)
     client = connect()
-    operation = client.post(f"/volumes/{name}/restore", {"snapshot": snapshot}, cloud=cloud)
+    operation = client.post(f"/volumes/{name}/restore", past, cloud=cloud)
     if finish(client, operation, f"restoring {name}", output, wait=wait):
         said(f"volume {name} is as it was", output)
 
