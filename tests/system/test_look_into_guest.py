@@ -1,7 +1,8 @@
 """A real kernel, looked into from outside: busy and left alone, and with what an attacker would have done.
 
 What a rootkit in the guest does to its kernel's memory is done here from outside, through the same memory:
-there is no compiler in the guest, and to the one who looks it is the same bytes.
+there is no compiler in the guest, and to the one who looks it is the same bytes. One test has a real one, in
+an ordinary Debian and made there on the spot.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ import pytest
 from supercloud.agent.guests import Eyes, Rounds
 from supercloud.agent.looker import Guest
 from supercloud.blanket.guest_memory import open_memory
-from supercloud.cli.bench.plain_guest import PlainGuest, plain_guest
+from supercloud.blanket.seed import build as build_seed
+from supercloud.cli.bench.plain_guest import PlainGuest, emulated, plain_guest
+from supercloud.cli.demo.attackers import brings
+from supercloud.cli.demo.traces import Hidden, marked
+from supercloud.images.guest import build_guest
 from supercloud.model.errors import Unavailable
+from supercloud.model.names import new_id
+from supercloud.ports.agent import InstanceSpec
 from supercloud.security.detectors.guests import AGAIN_S
 from supercloud.security.introspection.kernel import Kernel
 from supercloud.security.introspection.look import Looker
@@ -204,3 +211,36 @@ def test_changed_code_is_found_once_it_is_changed_after_the_first_look(guest: Pl
     data = told.events[0]["evidences"][0]["data"]
     assert data["changed"] == 1 and int(data["pages"][0]["address"], 16) <= address
     assert json.dumps(told.events)  # whatever it is, it can be sent
+
+
+@contextmanager
+def debian(folder: Path, user_data: str) -> Iterator[PlainGuest]:
+    """The demo's guest, with user data as an instance gets it."""
+    spec = InstanceSpec(
+        id=new_id(), name="hideout", cloud=new_id(), vcpus=1, memory_mib=256, cpu_model="max", disks=()
+    )
+    seed = folder / "seed.iso"
+    seed.write_bytes(build_seed(spec, user_data.encode()))
+    disk = build_guest() / "guest.qcow2"
+    boots = (
+        *("-drive", f"file={disk},format=qcow2,if=virtio,snapshot=on"),
+        *("-drive", f"file={seed},format=raw,if=virtio,readonly=on"),
+    )
+    with emulated(folder, boots, memory_mib=256, processors=1) as guest:
+        yield guest
+
+
+def test_a_process_that_hides_itself_by_a_module_in_an_ordinary_debian_is_found(tmp_path: Path) -> None:
+    """Nothing is left of the module, and nothing in the guest shows the process any more."""
+    with debian(tmp_path, brings("hide.py")) as guest:
+        hidden = next(one for line in guest.lines() for one in marked(line, "demo-hidden", Hidden))
+        assert hidden.problem == "" and not hidden.shown
+        rest: list[str] = []
+        threading.Thread(target=lambda: rest.extend(guest.lines()), daemon=True).start()
+        told = looked(guest, 2)
+    assert told.rules() == ["hidden-process"], told.events
+    data = told.events[0]["evidences"][0]["data"]
+    assert (data["pid"], data["name"], data["missing"]) == (hidden.pid, "worker", "the tree of pids")
+    said = marked("\n".join(rest), "demo-hidden", Hidden)
+    assert not any(one.shown for one in said)
+    assert not said or said[-1].worked > hidden.worked, "it goes on working"

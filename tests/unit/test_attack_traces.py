@@ -6,18 +6,29 @@ import json
 
 import pytest
 
-from supercloud.cli.demo.attack import HORIZONTAL, VERTICAL
-from supercloud.cli.demo.traces import INTRUDER_MARK, Line, Probe, done_at, is_in, merged, probes
+from supercloud.cli.demo.policies import HORIZONTAL, VERTICAL
+from supercloud.cli.demo.traces import Hidden, Line, Scan, Sweep, done_at, is_in, marked, merged
 from supercloud.security.policy import PolicyFile
 
 pytestmark = pytest.mark.unit
 
 
 def test_rounds_are_read_from_between_other_words() -> None:
-    said = f'{INTRUDER_MARK} {{"began": 12.5, "tried": 42, "open": 2}}'
-    log = f"login: \r\n{said}\r\n[ 3.1] noise {said}\n{said[:-4]}\n{INTRUDER_MARK} 7\n"
-    assert probes(log) == [Probe(began=12.5, tried=42, open=2)] * 2
-    assert probes("") == []
+    said = 'demo-scan {"began": 12.5, "nmap": "7.93", "up": 4, "open": 2}'
+    log = f"login: \r\n{said}\r\n[ 3.1] noise {said}\n{said[:-4]}\ndemo-scan 7\n"
+    assert marked(log, "demo-scan", Scan) == [Scan(began=12.5, nmap="7.93", up=4, open=2)] * 2
+    assert marked("", "demo-scan", Scan) == []
+
+
+def test_what_attackers_say_is_told_in_a_line() -> None:
+    assert Scan(began=1.0, nmap="7.93", up=4, open=2).says == "nmap 7.93: 4 hosts up, 2 ports open"
+    hidden = Hidden(hidden_at=1.0, at=2.0, pid=77, shown=False, worked=5, problem="")
+    assert hidden.says == "ps does not show process 77, which has worked 5 times"
+    assert (
+        Sweep(arrived=1.0, hops=1, began=1.0, ended=1.0, taken=[]).says == "the worm is here, after 1 hosts"
+    )
+    swept = Sweep(arrived=1.0, hops=1, began=1.0, ended=9.0, taken=["10.77.0.4"])
+    assert swept.says == "the worm went over its network: 10.77.0.4 took a copy"
 
 
 def test_a_timeline_is_by_moments_whoever_said_them() -> None:
@@ -51,4 +62,4 @@ def test_a_reaction_counts_in_its_state_and_from_when_it_was_done() -> None:
 
 @pytest.mark.parametrize("said", [VERTICAL, HORIZONTAL])
 def test_what_the_demo_sets_is_a_policy(said: dict[str, object]) -> None:
-    assert len(PolicyFile.model_validate_json(json.dumps(said)).policies) == 2
+    assert PolicyFile.model_validate_json(json.dumps(said)).policies

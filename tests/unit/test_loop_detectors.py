@@ -38,10 +38,13 @@ def frame(
     return ethernet + ip + ends + struct.pack("!HHIIBBHHH", 40000, port, 0, 0, 0x50, flags, 0, 0, 0)
 
 
-def arp(*, mac: str = MAC, said: str = MAC, ip: str = IP) -> bytes:
+def arp(
+    *, mac: str = MAC, said: str = MAC, ip: str = IP, asks: str = "10.20.0.2", operation: int = 1
+) -> bytes:
     sender = bytes.fromhex(said.replace(":", "")) + IPv4Address(ip).packed
     ethernet = b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) + b"\x08\x06"
-    return ethernet + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + bytes(10)
+    asked = bytes(6) + IPv4Address(asks).packed
+    return ethernet + struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + sender + asked
 
 
 @pytest.fixture
@@ -64,6 +67,24 @@ def test_a_connection_that_begins_is_told_once_in_a_while(watch: PortWatch) -> N
     assert watch.sent("tone", frame(port=22), 101.0) == []
     assert rules(watch.sent("tone", frame(port=23), 101.0)) == ["connection"]
     assert rules(watch.sent("tone", frame(port=22), 106.0)) == ["connection"]
+
+
+def test_whom_it_asks_for_is_told_once_in_a_while(watch: PortWatch) -> None:
+    (told,) = watch.sent("tone", arp(), 100.0)
+    assert told["connection_info"]["protocol_name"] == "arp"
+    assert (told["src_endpoint"], told["dst_endpoint"]) == ({"ip": IP, "mac": MAC}, {"ip": "10.20.0.2"})
+    assert watch.sent("tone", arp(), 101.0) == []
+    assert len(watch.sent("tone", arp(asks="10.20.0.3"), 101.0)) == 1
+    assert len(watch.sent("tone", arp(), 106.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [arp(operation=2), arp(asks=IP), arp(ip="0.0.0.0")],  # noqa: S104
+    ids=["answer", "of-itself", "without-an-address"],
+)
+def test_who_answers_or_tells_of_itself_asks_for_nobody(watch: PortWatch, said: bytes) -> None:
+    assert watch.sent("tone", said, 1.0) == []
 
 
 @pytest.mark.parametrize("said", [{"flags": 0x12}, {"flags": 0x10}, {"flags": 0x04}, {"fragment": 5}])
@@ -111,6 +132,11 @@ def test_a_flood_is_one_finding_and_few_events(watch: PortWatch) -> None:
     found = rules(events)
     assert found.count(ports.FLOOD) == 1
     assert found.count("connection") == ports.PER_SECOND
+
+
+def test_who_asks_for_everybody_gets_few_events(watch: PortWatch) -> None:
+    asked = [watch.sent("tone", arp(asks=f"10.20.{one >> 8}.{one & 255}"), 5.0) for one in range(3, 2000)]
+    assert sum(map(len, asked)) == ports.PER_SECOND
 
 
 def test_an_own_address_from_another_blanket_is_a_second_copy(watch: PortWatch) -> None:

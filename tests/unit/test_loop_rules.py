@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from supercloud.model.findings import Layer, Object, ObjectKind, Severity
 from supercloud.model.names import Id
-from supercloud.security.events import SOURCES, Event, Stand
+from supercloud.security import usual
+from supercloud.security.detectors import told
+from supercloud.security.events import SOURCES, Event, Stand, take
 from supercloud.security.match import compiled, wildcard
 from supercloud.security.rules import Match, Rules
 from supercloud.security.sigma import Lack, Loaded, load
@@ -324,6 +326,38 @@ def test_reading_rules_loads_nothing_of_the_network() -> None:
     )
     ended = run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_who_is_asked_for_by_arp_is_no_connection_and_a_finding_is_one_whatever_it_says() -> None:
+    def sources(raw: dict[str, Any]) -> set[str]:
+        return {one.source for one in take(raw, STAND, now=1.0).events}
+
+    at_port = told.Speaker("port", uid="one", about=ONE, mac="02:00:00:00:00:01", at=1.0)
+    begins = told.connection(at_port, source=("10.0.0.9", 4000), target=("10.0.0.1", 80))
+    asks = told.asking(at_port, source="10.0.0.9", target="10.0.0.1")
+    found = told.finding(
+        "port", uid="two", rule="x", title="x", severity=Severity.HIGH, about=ONE, at=1.0, evidence={}
+    )
+    assert sources(begins) == {"firewall", "connection"}
+    assert sources(asks) == {"neighbour"}
+    assert sources(found | {"connection_info": asks["connection_info"]}) == {"finding"}
+
+
+def test_a_sweep_over_ones_own_network_is_seen_by_whom_is_asked_for() -> None:
+    def asks(last: int) -> Event:
+        about = Object(kind=ObjectKind.INSTANCE, id=ONE)
+        fields = {"object": ONE, "layer": "L2", "src_ip": "10.0.0.9", "dst_ip": f"10.0.0.{last}"}
+        return Event(
+            uid=f"asks-{last}", source="neighbour", at=last / 10, stand=STAND, about=about, fields=fields
+        )
+
+    usual_rules = Rules(usual.RULES)
+    assert seen(usual_rules, *(asks(one % 10) for one in range(100))) == []
+    (match,) = seen(usual_rules, *(asks(one) for one in range(100, 140)))
+    found = match.finding(now=14.0)
+    assert found.rule == "neighbour-sweep"
+    assert found.evidence[0]["src_endpoint"]["ip"] == "10.0.0.9"
+    assert found.evidence[0]["data"]["proven"] is True
 
 
 def test_every_source_says_what_it_is() -> None:

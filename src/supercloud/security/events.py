@@ -56,7 +56,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSource:
-    """A stream of events that rules can be about: what it is in Sigma, and where in OCSF its fields are."""
+    """A stream of events that rules can be about: what it is in Sigma, and where in OCSF its fields are.
+    `protocol`: whose of the class's events are of it; None: of all that have no source of their own."""
 
     name: Name
     class_uid: int
@@ -64,6 +65,7 @@ class EventSource:
     category: str | None = None
     product: str | None = None
     service: str | None = None
+    protocol: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,6 +98,15 @@ SOURCES: tuple[EventSource, ...] = (
             "DestinationPort": "dst_endpoint.port",
             "Protocol": "connection_info.protocol_name",
         },
+    ),
+    EventSource(
+        name="neighbour",
+        class_uid=4001,
+        says="whom of its own network an instance asks for by ARP, seen from its blanket",
+        product="supercloud",
+        service="arp",
+        protocol="arp",
+        fields={"src_ip": "src_endpoint.ip", "src_mac": "src_endpoint.mac", "dst_ip": "dst_endpoint.ip"},
     ),
     EventSource(
         name="finding",
@@ -207,6 +218,7 @@ def _events(  # noqa: PLR0917 - inside this module, from two places
     about: Object,
     sources: Collection[Name] | None,
 ) -> tuple[Event, ...]:
+    own = _own_protocol(raw)
     return tuple(
         Event(
             uid=uid,
@@ -222,10 +234,17 @@ def _events(  # noqa: PLR0917 - inside this module, from two places
             },
         )
         for source, paths in _PATHS[raw["class_uid"]]
-        if sources is None or source.name in sources
+        if (sources is None or source.name in sources) and source.protocol == own
     )
 
 
+def _own_protocol(raw: Mapping[str, Any]) -> Value:
+    """That of an activity which is no connection, and has a source of its own."""
+    said = _at(raw, _PROTOCOL) if raw["class_uid"] == _ACTIVITY else None
+    return said if said in _OWN else None
+
+
+_ACTIVITY, _PROTOCOL = 4001, ("connection_info", "protocol_name")
 _PATHS = {
     class_uid: [
         (source, [(name, tuple(path.split("."))) for name, path in source.fields.items()])
@@ -234,6 +253,7 @@ _PATHS = {
     ]
     for class_uid in {source.class_uid for source in SOURCES}
 }
+_OWN = frozenset(source.protocol for source in SOURCES if source.protocol is not None)
 #: Every event has these, whatever its source.
 COMMON = frozenset({"object", "layer"})
 

@@ -8,9 +8,10 @@ from supercloud.security.terms import Correlation, Counting, Exists, Has, Like, 
 
 #: Different ports of one address, within so many seconds: more than any protocol needs to find its own.
 SCAN_PORTS, SCAN_S = 20, 10.0
-#: Different addresses that one instance turns to: more than a busy server's peers in that time.
+#: Different addresses that one instance turns to: more than a busy server's peers in that time. Of its own
+#: network it asks who has them first, and nothing more where nobody does.
 SWEEP_ADDRESSES, SWEEP_S = 30, 10.0
-_BEGINS = "connection-begins"
+_BEGINS, _ASKS = "connection-begins", "address-asked-for"
 #: What a detector finds in a guest's kernel that no kernel does by itself.
 _OF_A_KERNEL = ("hidden-process", "hidden-module", "hooked-system-call", "changed-kernel-text")
 
@@ -25,6 +26,14 @@ RULES = RuleSet(
             severity=Severity.INFORMATIONAL,
             source="firewall",
             condition=Has(field="dst_port", test=Exists(value=True)),
+            reports=False,
+        ),
+        Rule(
+            id=_ASKS,
+            title="An address of its network is asked for",
+            severity=Severity.INFORMATIONAL,
+            source="neighbour",
+            condition=Has(field="dst_ip", test=Exists(value=True)),
             reports=False,
         ),
         Rule(
@@ -54,6 +63,17 @@ RULES = RuleSet(
             counting=Counting.VALUE_COUNT,
             rules=(_BEGINS,),
             group_by=("object", "src_ip", "dst_port"),
+            seconds=SWEEP_S,
+            least=SWEEP_ADDRESSES,
+            values_of="dst_ip",
+        ),
+        Correlation(
+            id="neighbour-sweep",
+            title="Sweep over its own network",
+            severity=Severity.HIGH,
+            counting=Counting.VALUE_COUNT,
+            rules=(_ASKS,),
+            group_by=("object", "src_ip"),
             seconds=SWEEP_S,
             least=SWEEP_ADDRESSES,
             values_of="dst_ip",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +62,28 @@ def plain_guest(
         Failed: it cannot be started.
     """
     image = build_blanket()
+    words = f'console=ttyS0 quiet panic=-1 rdinit=/bin/busybox -- sh -c "{_BEGIN}{script}"'
+    boots = ("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd"), "-append", words)
+    with emulated(folder, boots, memory_mib=memory_mib, processors=processors) as guest:
+        yield guest
+
+
+@contextmanager
+def emulated(folder: Path, boots: Sequence[str], *, memory_mib: int, processors: int) -> Iterator[PlainGuest]:
+    """The same of whatever `boots` says to QEMU.
+
+    Raises:
+        Failed: it cannot be started.
+    """
     instance = str(uuid.uuid4())
     backend = f"memory-backend-memfd,id=pc.ram,size={memory_mib << 20}"
-    words = f'console=ttyS0 quiet panic=-1 rdinit=/bin/busybox -- sh -c "{_BEGIN}{script}"'
     argv = [
         "qemu-system-x86_64",
         *("-name", f"guest={domain_name(instance)},debug-threads=on"),
         *("-machine", "q35,memory-backend=pc.ram", "-accel", "tcg,thread=multi", "-cpu", "max"),
         *("-smp", str(processors), "-m", f"{memory_mib}M", "-no-reboot"),
         *("-object", backend),
-        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd"), "-append", words),
+        *boots,
         *("-nodefaults", "-display", "none", "-serial", "stdio"),
         *("-pidfile", str(folder / f"{domain_name(instance)}.pid")),
     ]

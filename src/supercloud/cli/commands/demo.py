@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from supercloud.cli.demo.attack import Attack, Outcome
+from supercloud.cli.demo.attack import Attack
 from supercloud.cli.demo.scenario import CLIENT, ENDING, SERVER, Demo, Report
+from supercloud.cli.demo.stage import Outcome
 from supercloud.cli.output import Format, print_json, printable
 from supercloud.cli.session import Output
 from supercloud.client import Place
 
+AttackName = Literal["scan", "process", "worm", "component", "domain"]
 app = App(
     name="demo",
     help="""Two domains, one cloud, live migrations under load, a killed control plane, a domain cut off.
@@ -42,19 +45,24 @@ def demo(*, output: Output = Format.TABLE) -> int:
 
 
 @app.command
-def attack(*, output: Output = Format.TABLE) -> int:
+def attack(
+    *,
+    only: Annotated[tuple[AttackName, ...], Parameter(help="this one, as often as needed; else all")] = (),
+    output: Output = Format.TABLE,
+) -> int:
     """Attack the running demo, and see what becomes of it: run `supercloud demo` first.
 
-    A guest's shell scans the network; a component of a blanket is killed; a blanket's own programs are
-    changed, as whoever owns its domain could. What is found, and done, is found and done by the cloud's own
-    loops, which are told nothing. Each attack prints its timeline. What it made is taken away again, and
-    policies are as before. Exit status 1 if anything was not contained.
+    A guest scans its network (scan); a process hides in a guest's kernel (process); a worm spreads from guest
+    to guest (worm); a component of a blanket is killed (component); a blanket's own programs are changed, as
+    whoever owns its domain could (domain). What is found, and done, is found and done by the cloud's own
+    loops, which are told nothing. Each attack prints its timeline. What it made is taken away again, also
+    after Ctrl-C, and policies are as before. Exit status 1 if anything was not contained.
 
     Example: supercloud demo attack
 
-    Example: supercloud demo attack -o json
+    Example: supercloud demo attack --only scan --only worm -o json
     """
-    outcomes = Attack(Place.default(), _say).run()
+    outcomes = Attack(Place.default(), _say).run(only)
     if output is Format.JSON:
         print_json({"contained": _contained(outcomes), "attacks": [one.public() for one in outcomes]})
     else:

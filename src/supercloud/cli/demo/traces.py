@@ -1,36 +1,74 @@
-"""What an attack leaves to be read: the attacker's own words on its console, timelines of incidents. Pure."""
+"""What an attack leaves to be read: the attackers' own words on consoles, timelines of incidents. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-INTRUDER_MARK = "demo-intruder"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One round of a scan: when it began (by its guest's clock), how many ports it tried and found open."""
+class Scan:
+    """One round of nmap: when it began (by its guest's clock), which version it is, how many hosts of the
+    network it found up, and ports open."""
 
     began: float
-    tried: int
+    nmap: str
+    up: int
     open: int
 
     @property
     def says(self) -> str:
-        return f"bash: tried {self.tried} ports of {'a' if self.open else 'the'} host, {self.open} open"
+        return f"nmap {self.nmap}: {self.up} hosts up, {self.open} ports open"
 
 
-def probes(log: str) -> list[Probe]:
-    """The rounds in a console's log; a line that was cut is left out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """Of a process that hides, by its guest: since when, whether ps shows it, how often it has worked by
+    then. `problem`: why it could not hide."""
+
+    hidden_at: float
+    at: float
+    pid: int
+    shown: bool
+    worked: int
+    problem: str
+
+    @property
+    def says(self) -> str:
+        shown = "shows" if self.shown else "does not show"
+        return f"ps {shown} process {self.pid}, which has worked {self.worked} times"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One round of a worm, after `hops` hosts: when it came, when the round was, and which addresses took a
+    copy. Its first line is of its coming: a round that ends as it begins."""
+
+    arrived: float
+    hops: int
+    began: float
+    ended: float
+    taken: list[str]
+
+    @property
+    def says(self) -> str:
+        if self.ended == self.began:
+            return f"the worm is here, after {self.hops} hosts"
+        return f"the worm went over its network: {', '.join(self.taken) or 'nobody'} took a copy"
+
+
+def marked(log: str, mark: str, kind: type[T]) -> list[T]:
+    """The lines of a console's log that begin with a mark; one that was cut is left out."""
     found = []
     for line in log.splitlines():
-        _, mark, text = line.partition(f"{INTRUDER_MARK} ")
-        if mark:
+        _, there, text = line.partition(f"{mark} ")
+        if there:
             try:
-                found.append(Probe(**json.loads(text)))
+                found.append(kind(**json.loads(text)))
             except (ValueError, TypeError):
                 continue
     return found

@@ -1,6 +1,7 @@
 """What an instance does at its port, from the frames that come out of it: no agent in the guest, nor trust.
 
-Connections that begin are events for rules (a scan is a rule's to see). A sender's address that is not the
+Connections that begin are events for rules (a scan is a rule's to see), and so is whom of its own network it
+asks for: of an address that nobody has, no more than that is ever seen. A sender's address that is not the
 port's own, more beginnings than anybody counts, and an own address that speaks from another blanket are
 findings by themselves. What one port sends is counted on its own, so that a flood costs its sender's events.
 """
@@ -16,7 +17,7 @@ from ipaddress import IPv4Address
 from supercloud.model.findings import Severity
 from supercloud.model.names import Ipv4, Mac
 from supercloud.security.detectors import PORT
-from supercloud.security.detectors.told import Event, connection, finding
+from supercloud.security.detectors.told import Event, Speaker, asking, connection, finding
 
 SPOOFED, FLOOD, SECOND_COPY = "spoofed-address", "connection-flood", "second-copy"
 #: Beginnings that are told of one port in a second, and different ones that are remembered: a scan is seen
@@ -27,7 +28,7 @@ AGAIN_S, FINDING_AGAIN_S = 5.0, 10.0
 #: More beginnings than this in a second are a flood.
 FLOOD_PER_SECOND = 500
 _ARP, _IPV4, _TCP = 0x0806, 0x0800, 6
-_SYN, _ACK = 0x02, 0x10
+_SYN, _ACK, _ARP_ASKS = 0x02, 0x10, b"\0\1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Frame:
     source: str | None = None
     target: str | None = None
     ports: tuple[int, int] | None = None  # of a TCP connection that begins
+    asks: bool = False  # by ARP, who has the target
 
 
 def parsed(data: bytes) -> Frame | None:
@@ -54,7 +56,10 @@ def parsed(data: bytes) -> Frame | None:
         return None
     mac, kind = _mac(data[6:12]), struct.unpack_from("!H", data, 12)[0]
     if kind == _ARP and len(data) >= 42:
-        return Frame(mac, arp_mac=_mac(data[22:28]), source=str(IPv4Address(data[28:32])))
+        source, target = str(IPv4Address(data[28:32])), str(IPv4Address(data[38:42]))
+        # Who has no address yet tries one so, and who has a new one tells it so.
+        asks = data[20:22] == _ARP_ASKS and source not in {target, "0.0.0.0"}  # noqa: S104
+        return Frame(mac, arp_mac=_mac(data[22:28]), source=source, target=target, asks=asks)
     if kind != _IPV4 or len(data) < 34:
         return Frame(mac)
     header = (data[14] & 0x0F) * 4
@@ -114,6 +119,8 @@ class PortWatch:
         forged_ip = frame.source is not None and frame.source not in {own.ip, "0.0.0.0"}  # noqa: S104
         if claimed != {own.mac} or forged_ip:
             return self._forged(port, frame, at)
+        if frame.asks:
+            return self._told_once(port, frame, at)
         return [] if frame.ports is None else self._begun(port, frame, at)
 
     def received(self, device: str, data: bytes, at: float) -> list[Event]:
@@ -145,8 +152,7 @@ class PortWatch:
         return [self._finding(port, SPOOFED, title, Severity.HIGH, at, evidence)]
 
     def _begun(self, port: _Port, frame: Frame, at: float) -> list[Event]:
-        if int(at) != port.second:
-            port.second, port.begun, port.told = int(at), 0, 0
+        self._at_second(port, at)
         port.begun += 1
         assert frame.source is not None and frame.target is not None and frame.ports is not None  # noqa: S101
         found: list[Event] = []
@@ -158,27 +164,30 @@ class PortWatch:
             }
             title = "It begins very many connections"
             found.append(self._finding(port, FLOOD, title, Severity.MEDIUM, at, evidence))
-        key = (frame.target, frame.ports[1])
+        return found + self._told_once(port, frame, at)
+
+    @staticmethod
+    def _at_second(port: _Port, at: float) -> None:
+        if int(at) != port.second:
+            port.second, port.begun, port.told = int(at), 0, 0
+
+    def _told_once(self, port: _Port, frame: Frame, at: float) -> list[Event]:
+        """Of a connection that begins, or of whom it asks for: once in a while, and not too much at once."""
+        assert frame.source is not None and frame.target is not None  # noqa: S101
+        self._at_second(port, at)
+        key = (frame.target, 0 if frame.ports is None else frame.ports[1])
         before = port.seen.get(key)
         if port.told >= PER_SECOND or (before is not None and at - before < AGAIN_S):
-            return found
+            return []
         port.told += 1
         port.seen[key] = at
         port.seen.move_to_end(key)
         while len(port.seen) > REMEMBERED:
             port.seen.popitem(last=False)
-        found.append(
-            connection(
-                PORT,
-                uid=self._uid(),
-                about=port.own.device,
-                at=at,
-                source=(frame.source, frame.ports[0]),
-                target=key,
-                mac=frame.mac,
-            )
-        )
-        return found
+        one = Speaker(PORT, uid=self._uid(), about=port.own.device, mac=frame.mac, at=at)
+        if frame.ports is None:
+            return [asking(one, source=frame.source, target=frame.target)]
+        return [connection(one, source=(frame.source, frame.ports[0]), target=key)]
 
     def _due(self, port: _Port, rule: str, at: float) -> bool:
         if at - port.last.get(rule, float("-inf")) < FINDING_AGAIN_S:
