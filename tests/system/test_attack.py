@@ -45,7 +45,7 @@ def _worm(worm: dict[str, Any]) -> None:
     assert 0 < moments["found"] <= moments["contained"] + 1
     assert moments["contained"] > 0 and moments["denied_elsewhere"] > 0
     assert moments["crossed_without_loops"] > 0, "it would have crossed"
-    assert {"first", "abroad", "cloud", "outside"} < {line["where"] for line in worm["timeline"]}
+    assert {"worm-first", "worm-abroad", "cloud", "outside"} < {line["where"] for line in worm["timeline"]}
 
 
 def _component(component: dict[str, Any]) -> None:

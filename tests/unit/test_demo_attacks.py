@@ -26,8 +26,10 @@ class Control:
         self.lists = lists
         self.closed: list[tuple[str, bool]] = []
 
-    def all(self, path: str, **_: object) -> list[dict[str, Any]]:
-        return copy.deepcopy(self.lists.get(path.strip("/"), []))
+    def all(self, path: str, *, open_only: bool = False, **_: object) -> list[dict[str, Any]]:
+        closed = {one for one, _ in self.closed} if open_only else set()
+        found = self.lists.get(path.strip("/"), [])
+        return [copy.deepcopy(one) for one in found if one["id"] not in closed]
 
     def get(self, path: str, **_: object) -> dict[str, Any]:
         _, kind, identity = path.split("/")

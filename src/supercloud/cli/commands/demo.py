@@ -78,7 +78,7 @@ def _contained(outcomes: Sequence[Outcome]) -> bool:
 def _print_attack(one: Outcome) -> None:
     sys.stdout.write(f"\n{one.attack}: {'contained' if one.contained else 'NOT contained: ' + one.why}\n")
     for line in one.timeline:
-        sys.stdout.write(printable(f"  {line.at_s:8.2f} s  {line.where:<9} {line.says}") + "\n")
+        sys.stdout.write(printable(f"  {line.at_s:8.2f} s  {line.where:<12} {line.says}") + "\n")
     for name, moment in one.moments_s.items():
         sys.stdout.write(f"  {name.replace('_', ' ')}: {moment:.2f} s\n")
 

@@ -21,7 +21,7 @@ from supercloud.model.errors import Failed, NotFound, SupercloudError
 
 T = TypeVar("T")
 #: Deadlines, generous for a machine that emulates everything twice.
-BOOT_S, FOUND_S = 1200.0, 300.0
+BOOT_S, FOUND_S, CLOSED_S = 1200.0, 300.0, 60.0
 
 
 class NotContained(Failed):
@@ -82,11 +82,20 @@ class Stage:
         self._known = {row["id"] for row in client.all("/incidents", cloud=CLOUD)}
 
     def undo(self) -> None:
-        """All that its incidents have left in force."""
-        client = self.client()
-        for row in client.all("/incidents", cloud=CLOUD, open_only=True):
-            if row["id"] not in self._known:
-                client.post(f"/incidents/{row['id']}/close", {"undo": True})
+        """All that its incidents have left in force, however late blankets tell of it."""
+        closing: set[str] = set()
+
+        def closed() -> bool | None:
+            client = self.client()
+            rows = client.all("/incidents", cloud=CLOUD, open_only=True)
+            there = {row["id"] for row in rows} - self._known
+            for one in there - closing:
+                client.post(f"/incidents/{one}/close", {"undo": True})
+            closing.update(there)
+            return None if there else True
+
+        with suppress(NotContained):
+            self.until(closed, CLOSED_S, "incidents to be closed")
 
     def details(self) -> list[dict[str, Any]]:
         """Its incidents, whole."""
@@ -110,13 +119,24 @@ class Stage:
         """As the API shows them, once they are begun: they boot then. Their addresses are in this order."""
         names = [one.name for one in wanted]
         self._remove(names)  # of an attack that was cut short
+        begun: list[dict[str, Any]] = []
         try:
             client = self.client()
-            for operation in [self._begun(client, one) for one in wanted]:
-                client.wait(operation, nobody)
+            for one in wanted:
+                begun.append(self._begun(client, one))
+            while begun:
+                client.wait(begun[0], nobody)
+                begun.pop(0)
             yield [client.get(f"/instances/{name}", cloud=CLOUD) for name in names]
         finally:
+            self._give_up(begun)
             self._remove(names)
+
+    def _give_up(self, operations: Sequence[dict[str, Any]]) -> None:
+        client = self.client()
+        for one in operations:
+            with suppress(SupercloudError):  # it may have ended this moment, or end with what stopped it
+                client.wait(client.post(f"/operations/{one['id']}/cancel"), nobody)
 
     def _begun(self, client: Client, wanted: Guest) -> Any:
         from supercloud.keystore.userdata import seal_user_data

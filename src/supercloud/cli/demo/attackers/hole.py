@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 PORT = 8099
@@ -49,6 +51,8 @@ def answer(line: socket.socket) -> None:
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.create_server(("", PORT)) as server:
+        while not subprocess.run(["hostname", "-I"], capture_output=True, check=False).stdout.strip():
+            time.sleep(1)  # it has no address yet
         with Path("/dev/ttyS0").open("wb", buffering=0) as console:
             console.write(b"demo-hole open\n")
         while True:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,26 +17,23 @@ from supercloud.cli.demo.attackers import brings, text_of
 from supercloud.cli.demo.policies import resting
 from supercloud.cli.demo.scenario import CLOUD, SERVER
 from supercloud.cli.demo.stage import BOOT_S, FOUND_S, Guest, NotContained, Outcome, Stage, other
-from supercloud.cli.demo.traces import Sweep, done_at, is_in, merged
+from supercloud.cli.demo.traces import Sweep, merged
 from supercloud.model.errors import Failed
 
 #: In the order of their addresses. The worm goes upwards from its own, so that it comes to the one in the
 #: other domain last, after all of the network's other addresses.
-ABROAD, FIRST, NEXT = "abroad", "first", "next"
+ABROAD, FIRST, NEXT = "worm-abroad", "worm-first", "worm-next"
 PORT = 8099  # attackers/hole.py
 _OPEN, _MARK = "demo-hole open", "demo-worm"
 #: So long a worm that was not contained takes for a round, several times over.
 _ROUND_S = 240.0
-_CLOSED = "contain:device"
 
 
 @dataclass(frozen=True, slots=True)
 class _Prey:
-    """Ids and addresses, by name; and which blanket is the other domain's."""
-
-    ids: dict[str, str]
-    addresses: dict[str, str]
-    there: str
+    name: str
+    id: str
+    address: str
 
 
 def spread(stage: Stage, outcome: Outcome) -> None:
@@ -48,137 +47,143 @@ def spread(stage: Stage, outcome: Outcome) -> None:
         Guest(name=FIRST, on=here, user_data=hole, port=PORT),
         Guest(name=NEXT, on=here, user_data=hole),
     )
-    with stage.guests(*wanted) as made:
-        names = [one.name for one in wanted]
-        prey = _Prey(
-            ids={name: one["id"] for name, one in zip(names, made, strict=True)},
-            addresses={name: one["addresses"][0] for name, one in zip(names, made, strict=True)},
-            there=there,
-        )
-        for name in names:
-            stage.until(partial(_is_up, stage, name), BOOT_S, f"{name} to be up")
-        _run(stage, outcome, prey, made[1]["published"][0].partition("->")[0])
+    with ExitStack() as rests, stage.guests(*wanted) as made:
+        for one in wanted:
+            stage.until(partial(_is_up, stage, one.name), BOOT_S, f"{one.name} to be up")
+        prey = {one["name"]: _Prey(one["name"], one["id"], one["addresses"][0]) for one in made}
+        story = _Story(stage, outcome, prey, there)
+        try:
+            story.let_in(made[1]["published"][0].partition("->")[0])
+            story.see_it_cut_off()
+            story.see_it_held()
+            rests.enter_context(resting(stage))
+            story.let_go()
+        finally:
+            story.tell()
 
 
 def _is_up(stage: Stage, name: str) -> bool | None:
     return stage.has_said(name, _OPEN) or None
 
 
-def _run(stage: Stage, outcome: Outcome, prey: _Prey, way_in: str) -> None:
-    released = time.time()
-    stage.say(f"the worm comes in by http://{way_in}/update")
-    _release(way_in)
-    first = stage.until(partial(_there, stage, FIRST), FOUND_S, "the worm to run")
-    cut = {FIRST: _await_cut(stage, prey, FIRST)}
-    following = _there(stage, NEXT)
-    if following is not None:
-        cut[NEXT] = _await_cut(stage, prey, NEXT)
-    denied = [
-        stage.until(
-            partial(_denied, stage, prey, name),
-            FOUND_S,
-            f"the address of {name} to be denied in {prey.there}",
-        )
-        for name in cut
-    ]
-    outcome.moments_s = {
-        "found": min(one["incident"]["opened_at"] for one in cut.values()) - released,
-        "contained": max(done_at(one, _CLOSED) for one in cut.values()) - released,
-        "denied_elsewhere": max(at for _, at in denied) - released,
-    }
-    acts = [
-        ("outside", released, f"POST http://{way_in}/update: the worm"),
-        (FIRST, first.arrived, first.says),
-    ]
-    if following is not None:
-        outcome.moments_s["spread_to_next"] = following.arrived - released
-        acts.append((NEXT, following.arrived, following.says))
-    details = {one["incident"]["id"]: one for one in [*cut.values(), *(one for one, _ in denied)]}
-    outcome.timeline = merged(released, details.values(), acts)
-    acts += _hold(stage, cut)
-    outcome.timeline = merged(released, details.values(), acts)
-    acts += _let_go(stage, outcome)
-    outcome.timeline = merged(released, details.values(), acts)
+class _Story:
+    """Of one worm, in the order of its methods; each raises as attacks do."""
 
+    def __init__(self, stage: Stage, outcome: Outcome, prey: Mapping[str, _Prey], there: str) -> None:
+        self._stage = stage
+        self._outcome = outcome
+        self._prey = prey
+        self._there = there
+        self._began = time.time()
+        self._acts: list[tuple[str, float, str]] = []
+        self._incidents: dict[str, dict[str, Any]] = {}
+        self._cut: dict[str, float] = {}  # since when whom
 
-def _release(way_in: str) -> None:
-    """
-    Raises:
-        Failed: the way in from outside is closed.
-    """
-    request = urllib.request.Request(f"http://{way_in}/update", text_of("worm.py").encode())
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            answer.read()
-    except OSError as error:
-        raise Failed(f"the worm did not get in by http://{way_in}: {error}") from error
-
-
-def _there(stage: Stage, name: str) -> Sweep | None:
-    """What the worm says there first, if it is there."""
-    return next(iter(stage.says(name, _MARK, Sweep)), None)
-
-
-def _await_cut(stage: Stage, prey: _Prey, name: str) -> dict[str, Any]:
-    def cut(one: dict[str, Any]) -> bool:
-        about = not one["incident"]["horizontal"] and prey.ids[name] in one["incident"]["objects"]
-        return about and is_in(one, _CLOSED, "verified")
-
-    return stage.await_detail(cut, f"the port of {name} to be closed")
-
-
-def _denied(stage: Stage, prey: _Prey, name: str) -> tuple[dict[str, Any], float] | None:
-    """The incident in which its address is denied in the other domain, and since when."""
-    net = {prey.addresses[name], f"{prey.addresses[name]}/32"}
-    for one in stage.details():
-        held = {
-            order["reaction"] for order in one["orders"] if order["blanket"] == prey.there and order["there"]
-        }
-        for row in one["reactions"]:
-            if row["id"] in held and row["done_at"] and row["command"]["target"].get("ipv4_net") in net:
-                return one, row["done_at"]
-    return None
-
-
-def _hold(stage: Stage, cut: dict[str, Any]) -> list[tuple[str, float, str]]:
-    """It goes on trying, from everywhere where it is, and gets nowhere."""
-    acts = []
-    for name, one in cut.items():
-        closed = done_at(one, _CLOSED)
-        tried = stage.until(
-            partial(_sweep, stage, name, after=closed),
-            _ROUND_S,
-            f"the worm in {name} to have tried once more",
-        )
-        if tried.taken:
-            raise NotContained(f"the worm in {name} still got to {', '.join(tried.taken)}")
-        acts.append((name, tried.ended, tried.says))
-    if _there(stage, ABROAD) is not None:
-        raise NotContained(f"the worm has crossed to {ABROAD}")
-    return acts
-
-
-def _let_go(stage: Stage, outcome: Outcome) -> list[tuple[str, float, str]]:
-    """
-    Raises:
-        Failed: it does not cross then either, so that nothing was shown.
-    """
-    stage.say("now the loops rest, to see whether the worm would have crossed")
-    with resting(stage):
-        let_go = time.time()
-        stage.undo()
+    def let_in(self, way_in: str) -> None:
+        """
+        Raises:
+            Failed: the way in from outside is closed.
+        """
+        self._stage.say(f"the worm comes in by http://{way_in}/update")
+        self._began = time.time()
+        self._acts.append(("outside", self._began, f"POST http://{way_in}/update: the worm"))
+        request = urllib.request.Request(f"http://{way_in}/update", text_of("worm.py").encode())
         try:
-            crossed = stage.until(partial(_there, stage, ABROAD), _ROUND_S, f"the worm to come to {ABROAD}")
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                answer.read()
+        except OSError as error:
+            raise Failed(f"the worm did not get in by http://{way_in}: {error}") from error
+        came = self._stage.until(partial(self._came, FIRST), FOUND_S, "the worm to run")
+        self._acts.append((FIRST, came.arrived, came.says))
+
+    def see_it_cut_off(self) -> None:
+        """Where it is, and denied where it is not."""
+        moments = self._outcome.moments_s
+        found = self._see_cut(FIRST)
+        if (following := self._came(NEXT)) is not None:
+            self._acts.append((NEXT, following.arrived, following.says))
+            moments["spread_to_next"] = following.arrived - self._began
+            self._see_cut(NEXT)
+        moments["found"] = found - self._began
+        moments["contained"] = max(self._cut.values()) - self._began
+        denied = 0.0
+        for name in self._cut:
+            what = f"the address of {name} to be denied in {self._there}"
+            one, at = self._stage.until(partial(self._denied, self._prey[name]), FOUND_S, what)
+            self._incidents[one["incident"]["id"]] = one
+            denied = max(denied, at)
+        moments["denied_elsewhere"] = denied - self._began
+
+    def see_it_held(self) -> None:
+        """It goes on trying, from everywhere where it is, and gets nowhere."""
+        for name, since in self._cut.items():
+            what = f"the worm in {name} to have tried once more"
+            tried = self._stage.until(partial(self._swept, name, since), _ROUND_S, what)
+            self._acts.append((name, tried.ended, tried.says))
+            if tried.taken:
+                raise NotContained(f"the worm in {name} still got to {', '.join(tried.taken)}")
+        if (crossed := self._came(ABROAD)) is not None:
+            self._acts.append((ABROAD, crossed.arrived, crossed.says))
+            raise NotContained(f"the worm has crossed to {ABROAD}")
+
+    def let_go(self) -> None:
+        """Now that the loops rest.
+
+        Raises:
+            Failed: it does not cross then either, so that nothing was shown.
+        """
+        self._stage.say("now the loops rest, to see whether the worm would have crossed")
+        let_go = time.time()
+        self._acts.append(("demo", let_go, "the loops rest (dry run), and what they did is undone"))
+        self._stage.undo()
+        try:
+            what = f"the worm to come to {ABROAD}"
+            crossed = self._stage.until(partial(self._came, ABROAD), _ROUND_S, what)
         except NotContained as error:
             raise Failed(f"without the loops the worm does not cross either: {error.message}") from error
-    outcome.moments_s["crossed_without_loops"] = crossed.arrived - let_go
-    return [
-        ("demo", let_go, "the loops rest (dry run), and what they did is undone"),
-        (ABROAD, crossed.arrived, crossed.says),
-    ]
+        self._acts.append((ABROAD, crossed.arrived, crossed.says))
+        self._outcome.moments_s["crossed_without_loops"] = crossed.arrived - let_go
 
+    def tell(self) -> None:
+        self._outcome.timeline = merged(self._began, self._incidents.values(), self._acts)
 
-def _sweep(stage: Stage, name: str, *, after: float) -> Sweep | None:
-    """A whole round that began after that moment."""
-    rounds = stage.says(name, _MARK, Sweep)
-    return next((one for one in rounds if one.ended > one.began > after), None)
+    # ------------------------------------------------------------ what is looked at
+
+    def _see_cut(self, name: str) -> float:
+        """When it was found."""
+        what = f"the port of {name} to be closed"
+        one, at = self._stage.until(partial(self._closed, self._prey[name]), FOUND_S, what)
+        self._incidents[one["incident"]["id"]] = one
+        self._cut[name] = at
+        return float(one["incident"]["opened_at"])
+
+    def _closed(self, prey: _Prey) -> tuple[dict[str, Any], float] | None:
+        """The incident because of which its port is closed, and since when."""
+        for one in self._stage.details():
+            for row in () if one["incident"]["horizontal"] else one["reactions"]:
+                if (row["reaction"], row["about"], row["state"]) == ("contain:device", prey.id, "verified"):
+                    return one, row["done_at"]
+        return None
+
+    def _denied(self, prey: _Prey) -> tuple[dict[str, Any], float] | None:
+        """The incident because of which its address is denied in the other domain, and since when."""
+        for one in self._stage.details():
+            held = {
+                order["reaction"]
+                for order in one["orders"]
+                if order["blanket"] == self._there and order["there"]
+            }
+            for row in one["reactions"]:
+                about = row["reaction"], row["about"]
+                if row["id"] in held and row["done_at"] and about == ("deny:ipv4_net", prey.address):
+                    return one, row["done_at"]
+        return None
+
+    def _came(self, name: str) -> Sweep | None:
+        """What the worm says there first, if it is there."""
+        return next(iter(self._stage.says(name, _MARK, Sweep)), None)
+
+    def _swept(self, name: str, after: float) -> Sweep | None:
+        """A whole round that began after that moment."""
+        rounds = self._stage.says(name, _MARK, Sweep)
+        return next((one for one in rounds if one.ended > one.began > after), None)
