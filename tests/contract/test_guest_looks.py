@@ -132,6 +132,21 @@ async def test_one_that_stands_still_is_left_alone(tmp_path: Path) -> None:
     assert made._process is None and told.events == []
 
 
+async def test_one_that_has_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where looking takes long: the next round comes as soon as it can have run."""
+    busy = itertools.count(0, 10**9)
+    monkeypatch.setattr(GuestMemory, "executed_ns", lambda _: next(busy))
+    rounds = Rounds(Eyes(), Told(), tmp_path)
+    await rounds.once()
+    assert not rounds.fresh
+    with qemu(tmp_path, 64 * MIB):
+        await rounds.once()
+        assert rounds.fresh
+        await rounds.once()
+        assert not rounds.fresh
+        await rounds._eyes.close()
+
+
 async def test_one_at_which_looking_fails_is_spared_twice_as_long_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

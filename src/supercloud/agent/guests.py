@@ -130,13 +130,15 @@ async def watch_guests(teller: Teller, pid_files: Path, *, every_s: float = EVER
         while True:
             began = time.monotonic()
             await rounds.once()
-            await asyncio.sleep(max(every_s, min((time.monotonic() - began) / _PART, _LONGEST_S)))
+            long_s = min((time.monotonic() - began) / _PART, _LONGEST_S)
+            # What is done to a guest before its first look is taken for its own: that one is not waited for.
+            await asyncio.sleep(every_s if rounds.fresh else max(every_s, long_s))
     finally:
         await eyes.close()
 
 
 class Rounds:
-    """From one instance to the next.
+    """From one instance to the next. `fresh`: the last one met a guest that it has not looked at yet.
 
     One whose processors have not run since the round before is left alone: its memory may be on its way here
     still, part of it of now and part of then, and nothing in that agrees.
@@ -152,6 +154,7 @@ class Rounds:
         self._spared: dict[str, tuple[float, float]] = {}  # by the memory's key: until when, and for how long
         self._watch = Guests(secrets.token_hex(8))
         self._executed: dict[str, int] = {}  # by the memory's key
+        self.fresh = False
 
     async def once(self) -> int:
         """How many were looked at."""
@@ -166,6 +169,7 @@ class Rounds:
                 except Unavailable as error:
                     self._teller.tell(self._watch.cannot(instance, error.message, time.time()))
             before, self._executed = self._executed, {one.key: one.executed_ns() for one in memories.values()}
+            self.fresh = bool(self._executed.keys() - before.keys())
             self._spared = {key: spared for key, spared in self._spared.items() if key in self._executed}
             for instance, memory in memories.items():
                 then = before.get(memory.key)
