@@ -62,12 +62,10 @@ def attack(
 
     Example: supercloud demo attack --only scan --only worm -o json
     """
-    outcomes = Attack(Place.default(), _say).run(only)
+    run = Attack(Place.default(), _say, _print_attack if output is Format.TABLE else lambda _: None)
+    outcomes = run.run(only)
     if output is Format.JSON:
         print_json({"contained": _contained(outcomes), "attacks": [one.public() for one in outcomes]})
-    else:
-        for one in outcomes:
-            _print_attack(one)
     return 0 if _contained(outcomes) else 1
 
 
@@ -81,6 +79,7 @@ def _print_attack(one: Outcome) -> None:
         sys.stdout.write(printable(f"  {line.at_s:8.2f} s  {line.where:<12} {line.says}") + "\n")
     for name, moment in one.moments_s.items():
         sys.stdout.write(f"  {name.replace('_', ' ')}: {moment:.2f} s\n")
+    sys.stdout.flush()
 
 
 def _say(text: str) -> None:

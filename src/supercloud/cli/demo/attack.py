@@ -16,9 +16,13 @@ from supercloud.client import Place
 class Attack:
     """What an attack made is taken away again at its end, and each policy is as before."""
 
-    def __init__(self, place: Place, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, place: Place, say: Callable[[str], None], tell: Callable[[Outcome], None] = lambda _: None
+    ) -> None:
+        """`say` is told what goes on, `tell` each outcome as it is there."""
         self._stage = Stage(place, say)
         self._say = say
+        self._tell = tell
 
     def run(self, only: Sequence[str] = ()) -> list[Outcome]:
         """All, or those of these names.
@@ -53,6 +57,7 @@ class Attack:
         finally:
             self._stage.undo()
         self._say(f"{title}: {'contained' if outcome.contained else f'NOT contained: {outcome.why}'}")
+        self._tell(outcome)
         return outcome
 
     def _tell_what_there_was(self, outcome: Outcome) -> None:

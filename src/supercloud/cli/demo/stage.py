@@ -94,8 +94,10 @@ class Stage:
             closing.update(there)
             return None if there else True
 
-        with suppress(NotContained):
+        try:
             self.until(closed, CLOSED_S, "incidents to be closed")
+        except NotContained:
+            self.say(f"not every incident of it is closed yet: supercloud incident ls --cloud {CLOUD} --open")
 
     def details(self) -> list[dict[str, Any]]:
         """Its incidents, whole."""

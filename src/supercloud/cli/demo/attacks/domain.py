@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from supercloud.cli.demo.load import Seen
@@ -34,7 +35,7 @@ def turn(stage: Stage, outcome: Outcome) -> None:
             shell.run(f"cat {_IN_IMAGE} >{_MEASURED}")
 
 
-def _left(stage: Stage, before: Any) -> dict[str, Any] | None:
+def _left(stage: Stage, before: Collection[str]) -> dict[str, Any] | None:
     """What has led to it, once everybody is gone.
 
     Raises:
