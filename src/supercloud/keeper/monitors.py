@@ -143,8 +143,13 @@ class Monitor:
         return False
 
     async def park(self) -> bool:
-        """Whether it was sent and can execute nothing any more, since its disks are held here."""
-        await self.look()
+        """Whether it was sent and can execute nothing any more, since its disks are held here.
+
+        That it stands still is QEMU's own word and no news since; if it goes on at this moment, its disks are
+        its own again and cannot be held.
+        """
+        if self.seen is not Seen.SENT:
+            await self.look()
         return self.seen is Seen.SENT and self.hold()
 
     @property
