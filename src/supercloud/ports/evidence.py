@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Nonce
 
 
@@ -19,8 +18,8 @@ class EvidenceReport:
     incident: Id
     instance: Id
     at: float
-    size_bytes: Annotated[int, Field(ge=0)]
-    memory_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Limits(ge=0)]
+    memory_bytes: Annotated[int, Limits(ge=0)]
     whole: bool
 
 
@@ -35,7 +34,7 @@ class SendEvidence:
 
     stream: Nonce
     evidence: Id
-    offset: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Limits(ge=0)]
 
 
 class EvidenceAgent(Protocol):
