@@ -6,7 +6,21 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from supercloud.model.limits import Limits
+from supercloud.model.memory import Span
 from supercloud.model.names import Id, Nonce
+
+
+class Memory(Protocol):
+    """Of an instance that has a process: blanket.guest_memory.GuestMemory."""
+
+    descriptor: int
+
+    @property
+    def parts(self) -> tuple[Span, ...]: ...
+
+    def executed_ns(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
