@@ -50,7 +50,7 @@ _STARTS = {
             (*_DETECTOR, *more),
         )
         for name, more in {
-            "port": (),
+            "port": ("pydantic", "yara"),
             "guest": ("yara",),
             "memory": ("supercloud.agent.evidence",),
             "components": ("pydantic", "yara"),
