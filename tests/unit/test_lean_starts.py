@@ -37,6 +37,10 @@ _STARTS = {
     "--version": ("from supercloud.cli.main import run; run(['--version'])", _HELP),
     "vm --help": ("from supercloud.cli.main import run; run(['vm', '--help'])", _HELP),
     "vm run --help": ("from supercloud.cli.main import run; run(['vm', 'run', '--help'])", _HELP),
+    "a request": (
+        "from supercloud.client.http import Client; from supercloud.trust import keys, proof",
+        ("pydantic", "asyncio", "cryptography.x509", *_SERVER),
+    ),
     "vm ls": ("from supercloud.cli.main import run; run(['vm', 'ls'])", ("pydantic", "asyncio", *_SERVER)),
     "agent": ("import supercloud.agent.__main__", ("yara", "supercloud.agent.detectors", *_BLANKET)),
     "keeper": (
