@@ -1,4 +1,9 @@
-"""How every program logs: a line of JSON for each event, on stderr, bounded where that is a file."""
+"""How every program logs: a line of JSON for each event, on stderr, bounded where that is a file.
+
+structlog can draw tracebacks with rich as well, and loads it for that wherever it is installed: with pygments
+five megabytes that a program which logs JSON never uses. So it is loaded here without. Who wants that has to
+import this before anything else that logs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+_RICH: Final = "rich"
+_without = not {_RICH, "structlog"} & sys.modules.keys()
+if _without:
+    sys.modules[_RICH] = None  # type: ignore[assignment] # as if it were not installed
+try:
+    import structlog
+    from structlog.typing import EventDict, Processor, WrappedLogger
+finally:
+    if _without:
+        del sys.modules[_RICH]
 
 _FILE_BYTES: Final = 8 << 20
 #: Looking costs a system call; so many events are far below a megabyte.

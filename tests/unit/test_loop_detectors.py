@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supercloud.agent.components import statuses
+from supercloud.agent.ports import plugged
+from supercloud.blanket.overlay.plan import NOTHING, InstancePort, Knowledge
 from supercloud.model.findings import Severity
 from supercloud.model.ocsf import DetectionFinding
 from supercloud.security.detectors import components, ports
 from supercloud.security.detectors.components import Components, Status
 from supercloud.security.detectors.ports import Own, PortWatch, parsed
+from supercloud.wire.codec import to_json
 
 pytestmark = pytest.mark.unit
 MAC, OTHER, IP = "02:00:00:00:00:01", "02:00:00:00:00:02", "10.20.0.1"
@@ -144,6 +149,17 @@ def test_an_own_address_from_another_blanket_is_a_second_copy(watch: PortWatch) 
     (told,) = watch.received("vx-1", arp(mac=MAC), 1.0)
     assert rules([told]) == [ports.SECOND_COPY]
     assert told["severity_id"] == Severity.CRITICAL.rank
+
+
+def test_what_is_plugged_is_read_as_the_overlay_writes_it(tmp_path: Path) -> None:
+    known = tmp_path / "known.json"
+    assert plugged(known) == []
+    port = InstancePort(instance="i", device="tone", network="n", mac=MAC, ip=IP)
+    known.write_text(json.dumps(to_json(Knowledge, replace(NOTHING, ports=(port,)))))
+    assert plugged(known) == [Own(device="tone", mac=MAC, ip=IP)]
+    for other in ("{", "[]", "null", '{"ports": [{}]}', '{"ports": 1}'):
+        known.write_text(other)
+        assert plugged(known) == []
 
 
 def test_ports_that_stay_are_remembered_and_others_are_not_heard(watch: PortWatch) -> None:

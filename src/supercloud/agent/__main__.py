@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from supercloud import logs
+from supercloud import heap, logs
 from supercloud.agent.agent import Drivers
 from supercloud.agent.birth import Birth
 from supercloud.agent.loop import LoopHands, usual_detectors
@@ -83,6 +83,7 @@ async def linux(birth: Birth) -> AsyncIterator[Drivers]:
 
 def main() -> None:
     logs.configure()
+    heap.give_back()
     with suppress(asyncio.CancelledError):  # told to end, it has not failed
         asyncio.run(serve(linux))
 

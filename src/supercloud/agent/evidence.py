@@ -26,11 +26,10 @@ from supercloud.agent.sending import Sending
 from supercloud.agent.streams import StreamDialer
 from supercloud.agent.taker import parts_of, size_of, written
 from supercloud.model.errors import Conflict, InvalidInput, NotFound, Refused, SupercloudError
-from supercloud.model.memory import Span
 from supercloud.model.names import MIB, Id
 from supercloud.model.reactions import Command, Deed
 from supercloud.ports.agent import RunState
-from supercloud.ports.evidence import EvidenceRef, EvidenceReport, SendEvidence
+from supercloud.ports.evidence import EvidenceRef, EvidenceReport, Memory, SendEvidence
 from supercloud.trust.evidence import header_of, trailer, trailer_of
 from supercloud.trust.keys import IdentityKey
 
@@ -43,19 +42,6 @@ _ANSWER_BYTES: Final = 4096
 _SUFFIX, _PART = ".evidence", ".part"
 _ALIVE = frozenset({RunState.RUNNING, RunState.PAUSED})
 _log = structlog.get_logger(__name__)
-
-
-class Memory(Protocol):
-    """Of an instance that has a process: blanket.guest_memory.GuestMemory."""
-
-    descriptor: int
-
-    @property
-    def parts(self) -> tuple[Span, ...]: ...
-
-    def executed_ns(self) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class Seeing(Protocol):

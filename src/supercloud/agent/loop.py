@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from supercloud.agent.evidence import Memory
 from supercloud.agent.guard import Guards
 from supercloud.agent.journal import Journal as Outbox
 from supercloud.agent.ordered import Ordered
@@ -30,6 +29,7 @@ from supercloud.model.incidents import Incident
 from supercloud.model.names import Id, Name
 from supercloud.model.reactions import Command, Reaction
 from supercloud.ports.actuator import Actuator
+from supercloud.ports.evidence import Memory
 from supercloud.ports.loop import (
     AnswerReaction,
     CloseIncident,

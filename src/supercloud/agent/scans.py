@@ -17,11 +17,11 @@ from typing import Final, Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from supercloud.agent.evidence import Memory
 from supercloud.agent.teller import Teller
 from supercloud.blanket.guest_memory import PID_FILES, open_memory, running
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.model.names import Id
+from supercloud.ports.evidence import Memory
 from supercloud.security.detectors.memory import Scans
 from supercloud.security.memoryscan import RULES, Match
 

@@ -65,7 +65,8 @@ def build(arguments: Sequence[str]) -> App:
     for name, (where, help_text) in _COMMANDS.items():
         own = None if name in arguments[:1] else help_text
         app.command(f"supercloud.cli.commands.{where}", name=name, help=own)
-    app.register_install_completion_command(name="--install-completion")
+    if not _COMMANDS.keys() & set(arguments[:1]):  # it loads what knows shells
+        app.register_install_completion_command(name="--install-completion")
     return app
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supercloud.cli.output import Format, print_thing, printable
 from supercloud.cli.session import connect, finish
-from supercloud.client import Client
 from supercloud.model.errors import SupercloudError, Unavailable
+
+if TYPE_CHECKING:
+    from supercloud.client import Client
 
 
 def follow(client: Client, operation: Mapping[str, Any], title: str, output: Format, *, wait: bool) -> None:

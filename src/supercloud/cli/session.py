@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from supercloud.cli.output import Bar, Format, print_json, print_rows, print_thing, progress
-from supercloud.client import NORTHBOUND, Client, Place
+from supercloud.client import NORTHBOUND, Place
 from supercloud.model.errors import InvalidInput, SupercloudError, Unavailable
-from supercloud.model.orders import Reaction
+
+if TYPE_CHECKING:
+    from supercloud.client import Client
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -53,6 +54,8 @@ OptionalNetwork = Annotated[str | None, Parameter(validator=_check_network, meta
 
 
 def _check_reaction(_: Any, value: Any) -> None:
+    from supercloud.model.orders import Reaction  # late: few commands have one, and it brings pydantic
+
     known = [one.value for one in Reaction]
     for one in [value] if isinstance(value, str) else value or ():
         if one not in known:
@@ -84,6 +87,8 @@ _HISTORY = 9
 
 def connect(base: str = NORTHBOUND) -> Client:
     """The client of the control plane of this machine, over one of its APIs."""
+    from supercloud.client import Client  # late: a command that explains itself does not need it
+
     return Client(Place.default().access(), base=base)
 
 
@@ -160,8 +165,10 @@ def usual_s(client: Client, operation: Mapping[str, Any]) -> float | None:
         past = client.get("/operations", kind=operation["kind"], limit=_HISTORY)
     except SupercloudError:
         return None
+    from statistics import median
+
     took = [one["ended_at"] - one["created_at"] for one in past if one["state"] == "succeeded"]
-    return statistics.median(took) if took else None
+    return median(took) if took else None
 
 
 def said(text: str, output: Format, **facts: object) -> None:

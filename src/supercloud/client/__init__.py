@@ -3,7 +3,23 @@
 `client.aio` is the same for asyncio.
 """
 
-from supercloud.client.http import NORTHBOUND, SOUTHBOUND, Client
-from supercloud.client.place import Access, Endpoint, Place
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supercloud.client.place import NORTHBOUND, SOUTHBOUND, Access, Endpoint, Place
+
+if TYPE_CHECKING:
+    from supercloud.client.http import Client
+else:
+
+    def __getattr__(name: str) -> object:
+        """The client itself when it is asked for: a command that explains itself needs no HTTP and no TLS."""
+        if name != "Client":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from supercloud.client.http import Client
+
+        return Client
+
 
 __all__ = ["NORTHBOUND", "SOUTHBOUND", "Access", "Client", "Endpoint", "Place"]

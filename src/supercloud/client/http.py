@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import quote, urlencode
 
-from supercloud.client.place import Access
+from supercloud.client.place import NORTHBOUND, Access
 from supercloud.model.errors import Failed, NotFound, OutcomeUnknown, Unavailable, error_from
 from supercloud.trust.files import read_private
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from supercloud.client.sse import Said
 
 T = TypeVar("T")
-#: Where the paths of an API begin.
-NORTHBOUND, SOUTHBOUND = "/v1", "/southbound/v1"
 #: The name in the controller's certificate, whatever address it is reached at.
 CONTROLLER_NAME = "controller.supercloud"
 _TIMEOUT_S = 60.0

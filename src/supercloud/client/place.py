@@ -13,6 +13,8 @@ import platformdirs
 from supercloud.model.errors import InvalidInput, Unavailable
 from supercloud.trust.files import write_private
 
+#: Where the paths of an API begin.
+NORTHBOUND, SOUTHBOUND = "/v1", "/southbound/v1"
 #: Whom the first key belongs to, and the key that is used unless another is named.
 FIRST_KEY = "operator"
 #: The name of the key to speak with.

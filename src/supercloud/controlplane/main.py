@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from supercloud import logs
+from supercloud import heap, logs
 from supercloud.api.app import create_app
 from supercloud.api.listener import create_server, serve
 from supercloud.api.sessions import Desk
@@ -126,6 +126,7 @@ def _harden() -> None:
     os.umask(0o077)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     logs.configure(level=logging.INFO)
+    heap.give_back()
 
 
 def expect_many() -> None:

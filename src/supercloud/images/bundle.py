@@ -17,7 +17,19 @@ PACKAGE = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
 _PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
-PARTS = ("model", "ports", "wire", "trust", "security", "blanket", "agent", "keeper", "observer", "logs")
+PARTS = (
+    "model",
+    "ports",
+    "wire",
+    "trust",
+    "security",
+    "blanket",
+    "agent",
+    "keeper",
+    "observer",
+    "logs",
+    "heap",
+)
 #: Of these parts, what no blanket needs: tokens and Sigma's syntax are for people, and their libraries stay
 #: outside.
 _LEFT_OUT = frozenset({PACKAGE / "trust" / "tokens.py", PACKAGE / "security" / "sigma.py"})

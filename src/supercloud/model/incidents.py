@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
-
 from supercloud.model.findings import Layer, Object, Severity
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Ipv4
 
 #: Entries of a timeline; the first half and the last are kept.
@@ -70,7 +69,7 @@ class Entry:
 
     at: float
     kind: EntryKind
-    says: Annotated[str, Field(max_length=600)]
+    says: Annotated[str, Limits(max_length=600)]
     of: Id | None = None
     layer: Layer | None = None
 

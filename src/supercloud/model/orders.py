@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from supercloud.model.errors import InvalidInput
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Port
 from supercloud.model.openc2 import ActionTarget
 from supercloud.model.states import move
@@ -127,8 +126,8 @@ def answered(now: OrderState, status: int) -> OrderState:
 
 # ---------------------------------------------------------------- the command
 
-_Net = Annotated[str, Field(pattern=r"^(\d{1,3}\.){3}\d{1,3}(/\d{1,2})?$")]
-_Millis = Annotated[int, Field(ge=0, le=8 * 10**12)]
+_Net = Annotated[str, Limits(pattern=r"^(\d{1,3}\.){3}\d{1,3}(/\d{1,2})?$")]
+_Millis = Annotated[int, Limits(ge=0, le=8 * 10**12)]
 
 
 class Protocol(StrEnum):
@@ -192,7 +191,7 @@ class Args:
     """Of OpenC2's: milliseconds since the epoch, and milliseconds."""
 
     start_time: _Millis | None = None
-    duration: Annotated[int, Field(gt=0, le=LONGEST_MS)] | None = None
+    duration: Annotated[int, Limits(gt=0, le=LONGEST_MS)] | None = None
     response_requested: Wanted | None = None
 
 
@@ -203,7 +202,7 @@ NO_ARGS = Args()
 class Command:
     """Of OpenC2 1.0, what a user says of it: which machine it is about is said beside it."""
 
-    action: Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
+    action: Annotated[str, Limits(pattern=r"^[a-z]{1,16}$")]
     target: Target
     args: Args = NO_ARGS
 

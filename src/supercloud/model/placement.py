@@ -13,20 +13,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
-
 from supercloud.model import levels
 from supercloud.model.errors import InvalidInput, Refused
 from supercloud.model.levels import Demand, Fact, Facts, Level
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Name
 
 #: A place, from the large to the small, its parts joined by hyphens: `de`, `de-by`, `eu-central-1`.
 Location = Name
 #: ISO 4217.
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+Currency = Annotated[str, Limits(pattern=r"^[A-Z]{3}$")]
 #: A decimal number as text, so that what was written is what is computed with.
-Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
-Names = Annotated[tuple[Name, ...], Field(max_length=64)]
+Amount = Annotated[str, Limits(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+Names = Annotated[tuple[Name, ...], Limits(max_length=64)]
 #: So many blankets are named in one refusal.
 _TOLD = 8
 

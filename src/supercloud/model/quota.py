@@ -10,15 +10,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated
 
-from pydantic import Field
-
 from supercloud.model.errors import OverQuota
+from supercloud.model.limits import Limits
 from supercloud.model.names import MIB
 from supercloud.model.units import format_size
 
-Count = Annotated[int, Field(ge=0, lt=1 << 31)]
-Mebibytes = Annotated[int, Field(ge=0, lt=1 << 40)]
-Bytes = Annotated[int, Field(ge=0, lt=1 << 60)]
+Count = Annotated[int, Limits(ge=0, lt=1 << 31)]
+Mebibytes = Annotated[int, Limits(ge=0, lt=1 << 40)]
+Bytes = Annotated[int, Limits(ge=0, lt=1 << 60)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

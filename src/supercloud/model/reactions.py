@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from supercloud.model.findings import Object
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Ipv4, Name
 from supercloud.model.openc2 import ActionTarget
 
@@ -141,7 +140,7 @@ class Command:
     about: Object
     until: float | None = None
     net: Ipv4 | None = None  # of DENY
-    kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # a second, of LIMIT
+    kbytes: Annotated[int, Limits(ge=1, le=10_000_000)] | None = None  # a second, of LIMIT
     component: Name | None = None  # of RENEW
     snapshot: Name | None = None  # of RESTORE; None: its image
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
+from supercloud.model.limits import Limits
 from supercloud.model.migration import Source, Target
 from supercloud.model.names import (
     Digest,
@@ -55,7 +54,7 @@ class UserData:
     """An instance's cloud-init user data, encrypted where its owner is (trust.userdata)."""
 
     digest: Digest  # of the encrypted bytes: what the owner's key store keeps the key under
-    ciphertext: Annotated[str, Field(max_length=88_000)] = field(repr=False)  # base64
+    ciphertext: Annotated[str, Limits(max_length=88_000)] = field(repr=False)  # base64
 
 
 # ---------------------------------------------------------------- instances
@@ -280,7 +279,7 @@ class SendCopy:
     stream: Nonce
     volume: Id
     copy: Id
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Annotated[int, Limits(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

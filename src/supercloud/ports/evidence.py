@@ -5,9 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
+from supercloud.model.limits import Limits
+from supercloud.model.memory import Span
 from supercloud.model.names import Id, Nonce
+
+
+class Memory(Protocol):
+    """Of an instance that has a process: blanket.guest_memory.GuestMemory."""
+
+    descriptor: int
+
+    @property
+    def parts(self) -> tuple[Span, ...]: ...
+
+    def executed_ns(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +32,8 @@ class EvidenceReport:
     incident: Id
     instance: Id
     at: float
-    size_bytes: Annotated[int, Field(ge=0)]
-    memory_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Limits(ge=0)]
+    memory_bytes: Annotated[int, Limits(ge=0)]
     whole: bool
 
 
@@ -35,7 +48,7 @@ class SendEvidence:
 
     stream: Nonce
     evidence: Id
-    offset: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Limits(ge=0)]
 
 
 class EvidenceAgent(Protocol):

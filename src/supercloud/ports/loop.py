@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
 from supercloud.model.incidents import Incident
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Text
 from supercloud.model.reactions import LONGEST_S, Command, Reaction
 
@@ -20,8 +19,8 @@ class LoopPolicy:
     """What the loop does by itself: security.policy.PolicyFile and security.terms.RuleSet, each as JSON.
     Without rules it keeps those that it began with."""
 
-    policy: Annotated[str, Field(max_length=POLICY_BYTES)]
-    rules: Annotated[str, Field(max_length=RULES_BYTES)] | None = None
+    policy: Annotated[str, Limits(max_length=POLICY_BYTES)]
+    rules: Annotated[str, Limits(max_length=RULES_BYTES)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class CloseIncident:
     """`undo`: with all undone that is in force because of it. `by`: who says so."""
 
     incident: Id
-    by: Annotated[Text, Field(max_length=200)]
+    by: Annotated[Text, Limits(max_length=200)]
     undo: bool
 
 
@@ -38,7 +37,7 @@ class AnswerReaction:
     """To one that asks first (mode `ask`). `by`: who says so."""
 
     reaction: Id
-    by: Annotated[Text, Field(max_length=200)]
+    by: Annotated[Text, Limits(max_length=200)]
     yes: bool
 
 
@@ -48,7 +47,7 @@ class OrderDeed:
     from when it is done; its `until` is by another clock."""
 
     command: Command
-    left_s: Annotated[float, Field(gt=0, le=LONGEST_S)]
+    left_s: Annotated[float, Limits(gt=0, le=LONGEST_S)]
     by: Id
 
 
@@ -83,8 +82,8 @@ class Guard:
     operation: Id
     instance: Id
     at: float
-    held: Annotated[tuple[Held, ...], Field(max_length=64)] = ()
-    ordered: Annotated[tuple[OrderDeed, ...], Field(max_length=64)] = ()
+    held: Annotated[tuple[Held, ...], Limits(max_length=64)] = ()
+    ordered: Annotated[tuple[OrderDeed, ...], Limits(max_length=64)] = ()
 
     def __bool__(self) -> bool:
         return bool(self.held or self.ordered)

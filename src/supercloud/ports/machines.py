@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
+from supercloud.model.limits import Limits
 from supercloud.model.names import Digest, Endpoint, Id, MemoryMib, SizeBytes, Vcpus
 from supercloud.ports.platform import Declaration, MachineState, Platform
 
@@ -38,7 +37,7 @@ class MachineImage:
     initrd: MachineFile
     root: MachineFile
     bundle: MachineFile
-    cmdline: Annotated[str, Field(max_length=1000)]
+    cmdline: Annotated[str, Limits(max_length=1000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ class MakeMachine:
     memory_mib: MemoryMib
     disk_bytes: SizeBytes
     #: First-boot data in base64. Empty where one that exists is asked for again: it is not known any more.
-    birth: Annotated[str, Field(max_length=88_000)] = field(default="", repr=False)
+    birth: Annotated[str, Limits(max_length=88_000)] = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class MachineReport:
     state: MachineState
     memory_mib: int
     #: Its place among its parent's machines, which decides its addresses and its port; stays as it is.
-    slot: Annotated[int, Field(ge=0)]
+    slot: Annotated[int, Limits(ge=0)]
     reason: str = ""
 
 

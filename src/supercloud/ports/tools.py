@@ -11,8 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
+from supercloud.model.limits import Limits
 from supercloud.model.names import Id, Nonce, SizeBytes
 from supercloud.ports.agent import BackupReport, RunState, SealedKey, VolumeReport
 from supercloud.ports.hypervisor import Watch
@@ -20,7 +19,7 @@ from supercloud.ports.hypervisor import Watch
 #: Of the foreign VMs of one blanket, so many are told.
 FOREIGN_VMS = 1000
 #: Whatever its maker called it, which libvirt lets be nearly anything.
-ForeignName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/]+$", max_length=255)]
+ForeignName = Annotated[str, Limits(pattern=r"^[^\x00-\x1f\x7f/]+$", max_length=255)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +29,10 @@ class ForeignVm:
     id: Id
     name: ForeignName
     state: RunState
-    vcpus: Annotated[int, Field(ge=1, le=1 << 16)]
-    memory_mib: Annotated[int, Field(ge=0, le=1 << 40)]
+    vcpus: Annotated[int, Limits(ge=1, le=1 << 16)]
+    memory_mib: Annotated[int, Limits(ge=0, le=1 << 40)]
     disk_bytes: SizeBytes = 0  # of its one disk
-    obstacle: Annotated[str, Field(max_length=1000)] = ""
+    obstacle: Annotated[str, Limits(max_length=1000)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

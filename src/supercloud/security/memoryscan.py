@@ -39,7 +39,7 @@ class Place:
 class Match:
     """`many`: places in all, of which the first are told; a rule without strings has none."""
 
-    rule: Annotated[str, Field(pattern=r"^\w{1,128}$")]
+    rule: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,128}$")]
     severity: Severity
     many: Annotated[int, Field(ge=0)]
     places: Annotated[tuple[Place, ...], Field(max_length=PLACES)] = ()

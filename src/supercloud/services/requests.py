@@ -89,7 +89,7 @@ class MintToken:
 class RevokeToken:
     """Either the token itself, of which the last block is revoked, or how the id of a minted one begins."""
 
-    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_=-]{1,8192}$")] | None = None
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_=-]+$", max_length=8192)] | None = None
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8,160}$")] | None = None
 
 

@@ -10,7 +10,6 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Self
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -90,6 +89,8 @@ class IdentityKey:
 
     def csr(self) -> str:
         """A request for a certificate of this key. It names nobody: names are the authority's business."""
+        from cryptography import x509  # late: who signs requests, as the command line, makes no certificates
+
         request = x509.CertificateSigningRequestBuilder(x509.Name([]))
         return request.sign(self._key, None).public_bytes(Encoding.PEM).decode()
 
@@ -149,6 +150,8 @@ def key_of_csr(csr_pem: str) -> Ed25519PublicKey:
     Raises:
         InvalidInput: not a request, not Ed25519, or signed by another key.
     """
+    from cryptography import x509
+
     if len(csr_pem) > PEM_CHARS:
         raise InvalidInput("a certificate request of more than 16 KiB")
     try:
