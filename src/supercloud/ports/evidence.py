@@ -13,7 +13,8 @@ from supercloud.model.names import Id, Nonce
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceReport:
     """One piece. `incident`: as its blanket names it. `at`: by the blanket's clock, seconds since the epoch.
-    `whole`: nothing wrote to the memory while it was copied; else it is of several moments."""
+    `whole`: nothing wrote to the memory while it was copied; else it is of several moments. `digest`: SHA-256
+    of what the blanket signed, hexadecimal; None: nobody noted it."""
 
     evidence: Id
     incident: Id
@@ -22,6 +23,7 @@ class EvidenceReport:
     size_bytes: Annotated[int, Field(ge=0)]
     memory_bytes: Annotated[int, Field(ge=0)]
     whole: bool
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from supercloud.services.incident_views import (
     ImportIndicators,
     IncidentDetail,
     IncidentView,
+    KeptView,
 )
 from supercloud.services.policy_views import (
     CloudPolicyView,
@@ -241,6 +242,14 @@ class Northbound(Protocol):
 
     async def evidence(self, incident: Id) -> list[EvidenceView]:
         """What its blanket keeps. Raises: Unavailable."""
+        ...
+
+    async def kept(self, *, cloud: Ref | None = None, blanket: Ref | None = None) -> KeptView:
+        """The same of every incident, of one cloud's or one blanket's: whatever is connected is asked."""
+        ...
+
+    async def kept_one(self, evidence: Id) -> EvidenceView:
+        """Raises: NotFound; Unavailable (a blanket is away that may have it)."""
         ...
 
     async def evidence_stream(self, incident: Id, evidence: Id, *, offset: int) -> Stream:

@@ -15,7 +15,9 @@ from supercloud.services.requests import Ref
 from supercloud.web.ask import Ask
 from supercloud.web.deed import Action, fixed
 from supercloud.web.domains import DOMAIN_ACTIONS
+from supercloud.web.evidence import EVIDENCE_ACTIONS
 from supercloud.web.forms import Field, Form, checked, chosen, counted, named, size, ticked, written
+from supercloud.web.going_back import GOING_BACK_ACTIONS
 from supercloud.web.incidents import INCIDENT_ACTIONS
 from supercloud.web.principals import PRINCIPAL_ACTIONS
 from supercloud.web.security import SECURITY_ACTIONS
@@ -156,7 +158,15 @@ _ACTIONS = (
 #: By the path of the kind of thing, and name.
 ACTIONS: Mapping[tuple[str, str], Action] = {
     (one.of, one.name): one
-    for one in (*_ACTIONS, *INCIDENT_ACTIONS, *SECURITY_ACTIONS, *PRINCIPAL_ACTIONS, *DOMAIN_ACTIONS)
+    for one in (
+        *_ACTIONS,
+        *GOING_BACK_ACTIONS,
+        *INCIDENT_ACTIONS,
+        *EVIDENCE_ACTIONS,
+        *SECURITY_ACTIONS,
+        *PRINCIPAL_ACTIONS,
+        *DOMAIN_ACTIONS,
+    )
 }
 
 
