@@ -14,7 +14,7 @@ from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
 from supercloud.security.detectors.memory import CANNOT_SCAN, PREFIX
 from supercloud.services.incident_views import EvidenceView, IncidentView, SeenView
-from supercloud.services.pages import Page, Part
+from supercloud.services.pages import Page
 from supercloud.services.policy_views import PolicyView
 from supercloud.services.views import InstanceView
 from supercloud.web import cells
@@ -41,9 +41,10 @@ class _There:
 
 async def of_instance(ask: Ask, view: InstanceView) -> list[Section]:
     """What its page has about its memory, and the incidents before it."""
-    found: Part[IncidentView] = await ask.some(
-        _P.INCIDENT_READ, lambda control: control.incidents(cloud=view.cloud_id, page=_NEWEST)
-    )
+    if not ask.may(_P.INCIDENT_READ):
+        return []
+    control = ask.under(_P.INCIDENT_READ)
+    found = await control.incidents(cloud=view.cloud_id, page=_NEWEST)
     about = [one for one in found if view.id in one.objects]
     there = await _there(ask, view)
     matches = await _matches(ask, view.id, about)
@@ -97,8 +98,6 @@ async def _policy(ask: Ask, blanket: Id) -> PolicyView | None:
 
 
 async def _kept(ask: Ask, blanket: Id) -> Iterable[EvidenceView]:
-    if not ask.may(_P.INCIDENT_READ):
-        return ()
     return (await ask.under(_P.INCIDENT_READ).kept(blanket=blanket)).evidence
 
 
