@@ -12,7 +12,7 @@ from typing import Any
 from supercloud.model.errors import SupercloudError, Unauthenticated
 from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
-from supercloud.security.detectors.memory import CANNOT_SCAN, PREFIX
+from supercloud.security.detectors import CANNOT_SCAN, YARA_RULE
 from supercloud.services.incident_views import EvidenceView, IncidentView, SeenView
 from supercloud.services.pages import Page
 from supercloud.services.policy_views import PolicyView
@@ -139,7 +139,7 @@ async def _matches(ask: Ask, instance: Id, about: list[IncidentView]) -> list[tu
 
 
 def _of_scan(rule: str) -> bool:
-    return rule.startswith(PREFIX) or rule == CANNOT_SCAN
+    return rule.startswith(YARA_RULE) or rule == CANNOT_SCAN
 
 
 def _scans(view: InstanceView, there: _There, matches: list[tuple[IncidentView, SeenView]]) -> Section:
@@ -154,7 +154,7 @@ def _scans(view: InstanceView, there: _There, matches: list[tuple[IncidentView, 
 
 
 def _match(incident: IncidentView, seen: SeenView) -> tuple[Cell, ...]:
-    rule = seen.rule.removeprefix(PREFIX)
+    rule = seen.rule.removeprefix(YARA_RULE)
     return (
         cells.text("a scan failed" if rule == CANNOT_SCAN else rule),
         cells.number(seen.many),

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from supercloud.model.findings import Severity
-from supercloud.security.detectors import MEMORY
+from supercloud.security.detectors import CANNOT_SCAN, MEMORY, YARA_RULE
 from supercloud.security.detectors.told import Event, finding
 from supercloud.security.memoryscan import Match
 
-#: What a rule is called in a finding: this and its name.
-PREFIX: Final = "yara:"
-CANNOT_SCAN: Final = "cannot-scan"
 #: What is still so is told again after so long (seconds).
 AGAIN_S: Final = 3600.0
 
@@ -29,7 +26,7 @@ class Scans:
         return [
             self._finding(
                 about,
-                f"{PREFIX}{one.rule}",
+                f"{YARA_RULE}{one.rule}",
                 f"YARA rule {one.rule} matches in its memory",
                 one.severity,
                 at,
