@@ -170,10 +170,11 @@ async def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
 
 
-async def incident(scene: Scene, own: str, instance: str, **more: Any) -> None:
+async def incident(scene: Scene, own: str, instance: str, *, rule: str = "port-scan", **more: Any) -> None:
     """As north's loop tells it."""
     bench, blanket = scene.api.bench, scene.north.birth.blanket
     cloud = (await bench.control.cloud("c")).id
     values = {"state": IncidentState.ESCALATED, "instance": instance} | more
     told = incident_event(own, cloud=cloud, blanket=blanket, **values)
+    told.data["incident"]["seen"][0]["rule"] = rule
     await inbox.take(bench.parts.store, blanket, cloud, [told], at=time.time())

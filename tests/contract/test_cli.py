@@ -57,7 +57,7 @@ image import|image ls|image show|image rm
 network create|network ls|network show|network rm|network set-level
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
 volume snapshot|volume restore|volume backup|volume set-level
-vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
+vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm scan|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
 vm place|vm move|vm set-level
 level ls|level explain
 operation ls|operation show|operation wait|operation cancel

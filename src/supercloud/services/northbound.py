@@ -88,6 +88,7 @@ from supercloud.services.views import (
     ProviderView,
     ReportView,
     RevokedView,
+    ScanView,
     StatusView,
     TokenView,
     TrustView,
@@ -414,6 +415,10 @@ class Northbound(Protocol):
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
     ) -> OperationView: ...
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def scan_instance(self, ref: Ref, *, cloud: Ref | None = None) -> ScanView:
+        """Of its memory by its blanket's YARA rules, now. Raises: Conflict, Refused, Unavailable."""
+        ...
+
     async def restore_instance(
         self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
     ) -> OperationView:

@@ -96,6 +96,8 @@ _ACTIONS = (
         when=_in(_I.RUNNING), fields=_targets),
     Action("instances", "reboot", "Reboot", _P.VM_RUN,
         lambda control, ref, _: control.reboot_instance(ref), when=_in(_I.RUNNING), grave=True),
+    Action("instances", "scan", "Scan memory", _P.VM_RUN,
+        lambda control, ref, _: control.scan_instance(ref), when=_in(_I.RUNNING, _I.PAUSED)),
     Action("instances", "stop", "Stop", _P.VM_RUN,
         lambda control, ref, form: control.stop_instance(ref, mode=_mode(form)),
         when=_in(_I.RUNNING, _I.PAUSED), fields=_MODES, grave=True),

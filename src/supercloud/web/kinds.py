@@ -181,7 +181,7 @@ _KINDS = (
         title="Instances",
         read=Permission.VM_READ,
         key=TEXTS,
-        watched=(Changed.INSTANCE, Changed.OPERATION, Changed.INCIDENT),
+        watched=(Changed.INSTANCE, Changed.OPERATION, Changed.INCIDENT, Changed.REPORT),
         columns=("Name", "Cloud", "State", "Level", "Blanket", "Addresses", "Group"),
         listed=lambda control, cloud, page: control.instances(cloud=cloud, page=page),
         shown=lambda control, ref, cloud: control.instance(ref, cloud=cloud),

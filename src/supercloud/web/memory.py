@@ -5,6 +5,7 @@ policies of its blanket's; and the incidents that are about it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +13,26 @@ from typing import Any
 from supercloud.model.errors import SupercloudError, Unauthenticated
 from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
+from supercloud.ports.scans import ASKED, SCANNED
 from supercloud.security.detectors import CANNOT_SCAN, YARA_RULE
 from supercloud.services.incident_views import EvidenceView, IncidentView, SeenView
 from supercloud.services.pages import Page
 from supercloud.services.policy_views import PolicyView
-from supercloud.services.views import InstanceView
+from supercloud.services.views import InstanceView, ReportView
 from supercloud.web import cells
 from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
 from supercloud.web.evidence import PATIENCE_S, table
 from supercloud.web.kind import Section
 from supercloud.web.kind import named as titled
+from supercloud.web.tones import Tone
 
 _P = Permission
 #: Of its cloud's incidents, so many are looked through; of those that are about it, so many shown; and of
 #: those with a match, so many opened.
 _NEWEST, _SHOWN, _OPENED = Page(limit=500), 10, 5
+#: Of its blanket's reports about scans, so many; and how long a scan takes at most (seconds).
+_REPORTS, _LONGEST_S = 100, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ async def of_instance(ask: Ask, view: InstanceView) -> list[Section]:
     about = [one for one in found if view.id in one.objects]
     there = await _there(ask, view)
     matches = await _matches(ask, view.id, about)
-    return [_incidents(about), _scans(view, there, matches), _evidence(view, there)]
+    scans = [_scans(view, there, matches), *await _asked_for(ask, view)]
+    return [_incidents(about), *scans, _evidence(view, there)]
 
 
 def _incidents(about: list[IncidentView]) -> Section:
@@ -162,6 +168,46 @@ def _match(incident: IncidentView, seen: SeenView) -> tuple[Cell, ...]:
         cells.moment(seen.last),
         titled("incidents", incident, incident.title),
     )
+
+
+async def _asked_for(ask: Ask, view: InstanceView) -> list[Section]:
+    """Scans that somebody asked for: who, and what each came to."""
+    if view.blanket_id is None or not ask.may(_P.BLANKET_READ):
+        return []
+    control = ask.under(_P.BLANKET_READ)
+    asked, ended = [
+        [
+            one
+            for one in await control.reports(blanket=view.blanket_id, page=Page(limit=_REPORTS, name=kind))
+            if one.data.get("instance") == view.id
+        ]
+        for kind in (ASKED, SCANNED)
+    ]
+    ends = {one.data.get("scan"): one for one in ended}
+    return [
+        Section(
+            title="Scans that were asked for",
+            caption="Scans of its memory that were asked for, the newest first",
+            columns=("Asked", "By", "Ended", "Came to"),
+            rows=[_ended(one, ends.get(one.data.get("scan"))) for one in asked[:_SHOWN]],
+            nothing="None was.",
+        )
+    ]
+
+
+def _ended(asked: ReportView, end: ReportView | None) -> tuple[Cell, ...]:
+    """What its agent was to tell and has not, for as long as no scan lasts, is not waited for."""
+    if end is None:
+        lost = time.time() - asked.at > _LONGEST_S
+        came = cells.toned("not told", Tone.OFF) if lost else cells.toned("under way", Tone.BUSY)
+    elif why := str(end.data.get("why") or ""):
+        came = cells.toned(f"failed: {why}", Tone.BAD)
+    elif matched := end.data.get("matched"):
+        came = cells.toned(f"rules that matched: {matched}", Tone.WARN)
+    else:
+        came = cells.toned("nothing matched", Tone.GOOD)
+    by = cells.text(asked.data.get("by"))
+    return cells.moment(asked.at), by, cells.moment(end and end.at), came
 
 
 def _scanned(view: InstanceView, there: _There) -> str:

@@ -13,10 +13,13 @@ from blanket_double import Double
 from incident_rig import incident_event
 from web_rig import Browser, links, signed_in
 
+from supercloud.model.errors import Refused
 from supercloud.model.findings import Severity
 from supercloud.model.names import new_id
 from supercloud.model.permissions import Permission
 from supercloud.model.reactions import Deed
+from supercloud.ports.controller import Event
+from supercloud.ports.scans import SCANNED
 from supercloud.security.terms import RuleSet
 from supercloud.services import inbox
 from supercloud.services.policy_views import SetPolicy
@@ -111,3 +114,42 @@ async def test_its_page_is_there_though_its_blanket_is_away(cloud: Served) -> No
         page = await _page(cloud, one)
         assert "Whether it is scanned is not known" in page.text and "Not known: " in page.text
         assert "History" in page.text
+
+
+async def _ended(cloud: Served, scan: str, **said: Any) -> None:
+    """As its agent reports it."""
+    north, instance = await cloud.bench.control.blanket("north"), await cloud.bench.control.instance("web")
+    data = {"instance": instance.id, "scan": scan, "matched": 0, "why": ""} | said
+    event = Event(id=scan, seq=1, kind=SCANNED, at=time.time(), data=data)
+    await inbox.take(cloud.bench.parts.store, north.id, north.cloud_id, [event], at=time.time())
+
+
+async def test_a_scan_is_asked_for_and_how_it_ended_is_seen(cloud: Served) -> None:
+    scans = _double(cloud).scans
+    path = f"/web/instances/{(await cloud.bench.control.instance('web')).id}"
+    async with signed_in(cloud) as one:
+        page = await one.get(path)
+        assert f'action="{path}/scan"' in page.text and "kind=report" in page.text, "it follows what is told"
+        assert (await one.post(f"{path}/scan", {"csrf": "0" * 64})).status_code == 403
+        assert (await one.post(f"{path}/scan", None, {"Origin": "https://evil.example"})).status_code == 403
+        scans.refuses = Refused("this blanket has no YARA rules", hint="supercloud policy set --yara")
+        refused = await one.post(f"{path}/scan")
+        assert refused.status_code == 409 and 'role="alert"' in refused.text
+        assert "this blanket has no YARA rules" in refused.text and "policy set --yara" in refused.text
+        assert not scans.asked and "under way" not in refused.text
+        scans.refuses = None
+        ends: tuple[tuple[dict[str, Any], str], ...] = (
+            ({}, "nothing matched"),
+            ({"matched": 2}, "rules that matched: 2"),
+            ({"why": "it takes too long"}, "failed: it takes too long"),
+        )
+        for said, shown in ends:
+            assert (await one.post(f"{path}/scan")).headers["location"] == path
+            page = await one.get(path)
+            assert "under way" in page.text and "principal " in page.text, "by whom"
+            await _ended(cloud, scans.asked[-1].scan, **said)
+            page = await one.get(path)
+            assert shown in page.text and "under way" not in page.text
+        assert {each.instance for each in scans.asked} == {path.rpartition("/")[2]}
+        await cloud.bench.done(await cloud.bench.control.stop_instance("web"))
+        assert f"{path}/scan" not in (await one.get(path)).text, "what does not run has no memory"

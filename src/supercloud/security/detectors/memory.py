@@ -55,9 +55,9 @@ class Scans:
         now = set(abouts)
         self._told = {key: at for key, at in self._told.items() if key[0] in now}
 
-    def anew(self) -> None:
-        """There are other rules."""
-        self._told.clear()
+    def anew(self, about: str | None = None) -> None:
+        """There are other rules; or somebody wants to know what is so of one guest."""
+        self._told = {} if about is None else {key: at for key, at in self._told.items() if key[0] != about}
 
     def _due(self, about: str, rule: str, at: float) -> bool:
         if at - self._told.get((about, rule), float("-inf")) < AGAIN_S:
