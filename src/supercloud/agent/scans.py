@@ -127,8 +127,8 @@ class Rounds:
         return scanned
 
     async def _scan(self, instance: Id, memory: Opened, asked: Id | None) -> None:
-        """`asked`: because of what, if it is not simply its turn: then whatever matches is told, though it was
-        a moment ago."""
+        """`asked`: because of what, if it is not simply its turn: then whatever matches is told, though it
+        was a moment ago."""
         begun, matched, why = self._clock(), 0, ""
         if asked is not None:
             self._watch.anew(instance)
