@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from supercloud.web.tones import Tone
 _P = Permission
 #: Of its cloud's incidents, so many are looked through; of those that are about it, so many shown; and of
 #: those with a match, so many opened.
-_NEWEST, _SHOWN, _OPENED = Page(limit=500), 10, 5
+_NEWEST, _SHOWN, _OPENED = Page(limit=100), 10, 5
 #: Of its blanket's reports about scans, so many; and how long a scan takes at most (seconds).
 _REPORTS, _LONGEST_S = 100, 3600.0
 
@@ -86,14 +85,15 @@ async def _there(ask: Ask, view: InstanceView) -> _There:
     try:
         async with asyncio.timeout(PATIENCE_S):
             policy = await _policy(ask, view.blanket_id)
-            kept = await _kept(ask, view.blanket_id)
+            kept = await ask.under(_P.INCIDENT_READ).kept(blanket=view.blanket_id)
     except Unauthenticated:
         raise
     except TimeoutError:
         return _There(why=f"blanket {view.blanket} does not answer")
     except SupercloudError as error:
         return _There(why=error.message)
-    return _There(policy=policy, kept=tuple(one for one in kept if one.instance == view.id))
+    why = "".join(f"blanket {one.blanket}: {one.why}" for one in kept.away)
+    return _There(policy, tuple(one for one in kept.evidence if one.instance == view.id), why)
 
 
 async def _policy(ask: Ask, blanket: Id) -> PolicyView | None:
@@ -101,10 +101,6 @@ async def _policy(ask: Ask, blanket: Id) -> PolicyView | None:
         return None
     found: PolicyView = await ask.under(_P.POLICY_READ).policy(blanket)
     return found
-
-
-async def _kept(ask: Ask, blanket: Id) -> Iterable[EvidenceView]:
-    return (await ask.under(_P.INCIDENT_READ).kept(blanket=blanket)).evidence
 
 
 def _doing(policy: PolicyView, action: str, target: str) -> str:
