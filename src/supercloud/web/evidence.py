@@ -109,7 +109,7 @@ async def _sections(_ask: Ask, view: EvidenceView) -> list[Section]:
             columns=("To", "Say where your key is"),
             rows=[(cells.text(what), cells.code(command)) for what, command in said],
             nothing="",
-            note=f"{_KEY} It says the same SHA-256 there, if nothing was changed.",
+            note=f"{_KEY} As it is opened, the same SHA-256 is said there, if nothing was changed.",
         )
     ]
 
