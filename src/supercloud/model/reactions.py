@@ -132,7 +132,8 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RESTORE: Aspect.DISK,
 }
 #: Of one machine: what is done there before counts for what is done after, as a policy's order has it. A copy
-#: of what was paused first is whole, and one after its machine was reset is of nothing. A scan takes too long for anything to wait for it.
+#: of what was paused first is whole, and one after its machine was reset is of nothing. A scan takes too long
+#: for anything to wait for it.
 ONE_AFTER_ANOTHER = frozenset({Aspect.VCPUS, Aspect.MEMORY, Aspect.POWER})
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Final, Protocol
 
 from pydantic import Field
 
 from supercloud.model.names import Id, Nonce
+
+#: What the control plane notes of a piece that a user removed: `evidence`, `incident`, `instance`, and `by` whom.
+REMOVED: Final = "evidence.removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from sqlalchemy import select
 
 from supercloud.model.errors import NotFound, SupercloudError, Unavailable
 from supercloud.model.names import Id, Name
-from supercloud.ports.evidence import EvidenceRef, EvidenceReport, SendEvidence
+from supercloud.ports.evidence import REMOVED, EvidenceRef, EvidenceReport, SendEvidence
+from supercloud.services import inbox
 from supercloud.services.incident_views import AwayView, EvidenceView, KeptView
 from supercloud.services.incidents import find_incident, id_of
 from supercloud.services.northbound import Stream
 from supercloud.services.parts import Parts
-from supercloud.services.refs import clouds_of, find_blanket, within
+from supercloud.services.refs import called, caller_of, clouds_of, find_blanket, within
 from supercloud.services.requests import Ref
 from supercloud.services.store.security import IncidentRow
 from supercloud.services.store.tables import Blanket, Instance
@@ -74,7 +75,7 @@ class Evidences:
         Raises:
             NotFound: either. InvalidInput: `offset` is beyond its end. Unavailable: its blanket is away.
         """
-        row = await self._of(incident, evidence)
+        row, _ = await self._of(incident, evidence)
         return await self._parts.streams.ask(
             row.blanket,
             lambda agent, name: agent.evidence.send(
@@ -83,22 +84,27 @@ class Evidences:
         )
 
     async def remove_evidence(self, incident: Id, evidence: Id) -> None:
-        """Raises: NotFound, Unavailable."""
-        row = await self._of(incident, evidence)
+        """Who did is noted, beside what the blanket reports. Raises: NotFound, Unavailable."""
+        row, piece = await self._of(incident, evidence)
+        async with self._parts.store.read() as session:
+            by = called(caller_of(session))
         await self._parts.agents.agent(row.blanket).evidence.remove(EvidenceRef(evidence=evidence))
+        said = {"evidence": evidence, "incident": incident, "instance": piece.instance, "by": by}
+        await inbox.finding(self._parts.store, row.blanket, row.cloud, REMOVED, said)
 
     # ------------------------------------------------------------ inside
 
-    async def _of(self, incident: Id, evidence: Id) -> IncidentRow:
-        """The incident, if that is evidence of it. Raises: NotFound, Unavailable."""
+    async def _of(self, incident: Id, evidence: Id) -> tuple[IncidentRow, EvidenceReport]:
+        """The incident, and that evidence of it. Raises: NotFound, Unavailable."""
         async with self._parts.store.read() as session:
             row = await find_incident(session, incident)
-        if row.horizontal or all(one.evidence != evidence for one in await self._there(row)):
-            raise NotFound(
-                f"incident {incident} has no evidence {evidence}",
-                hint=f"supercloud incident evidence ls {incident}",
-            )
-        return row
+        for one in [] if row.horizontal else await self._there(row):
+            if one.evidence == evidence:
+                return row, one
+        raise NotFound(
+            f"incident {incident} has no evidence {evidence}",
+            hint=f"supercloud incident evidence ls {incident}",
+        )
 
     async def _there(self, row: IncidentRow) -> list[EvidenceReport]:
         every = await self._parts.agents.agent(row.blanket).evidence.list()

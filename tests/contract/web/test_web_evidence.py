@@ -16,6 +16,7 @@ from web_rig import HOSTILE, event, links, signed_in, well_formed
 
 from supercloud.model.names import new_id
 from supercloud.model.permissions import Permission
+from supercloud.ports.evidence import REMOVED
 from supercloud.services import inbox
 from supercloud.trust.tokens import Bounds, attenuate
 
@@ -94,6 +95,8 @@ async def test_it_is_removed_once_it_is_named_and_by_whose_it_is_alone(people: E
         assert not await double.evidence.list()
         assert path not in links(await alice.get("/web/evidence"))
         assert (await alice.get(path)).status_code == 404
+    (noted,) = (await people.alice.get("/reports", params={"kind": REMOVED})).json()
+    assert noted["data"]["evidence"] == evidence and noted["data"]["by"].startswith("principal ")
 
 
 async def test_of_a_blanket_that_is_away_it_is_said_that_nothing_is_known(people: Estate) -> None:
@@ -116,7 +119,7 @@ async def test_of_a_blanket_that_is_away_it_is_said_that_nothing_is_known(people
 async def test_whoever_looks_at_the_list_is_told_as_some_is_kept(people: Estate) -> None:
     async with signed_in(people.api, people.signing["alice"]) as alice:
         page = await alice.get("/web/evidence")
-        assert "There are none." in page.text and "kind=incident" in page.text
+        assert "There are none." in page.text and "kind=incident&amp;kind=report" in page.text
         async with alice.http.stream("GET", "/web/events?kind=incident") as stream:
             lines = stream.aiter_lines()
             async with asyncio.timeout(20):
