@@ -9,7 +9,7 @@ from pydantic import Field
 
 from supercloud.model.names import Id, Nonce
 
-#: What the control plane notes of a piece that a user removed: `evidence`, `incident`, `instance`, and `by` whom.
+#: What the control plane notes of one that was removed: `evidence`, `incident`, `instance`, and `by` whom.
 REMOVED: Final = "evidence.removed"
 
 
