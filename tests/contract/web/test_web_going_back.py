@@ -6,12 +6,14 @@ import re
 from typing import Any
 
 import pytest
-from api_rig import Served
+from api_rig import Served, Signing
 from web_rig import Browser, links, signed_in
 
+from supercloud.model.permissions import Permission
 from supercloud.model.states import InstanceState
 from supercloud.services.requests import CreateVolume
 from supercloud.services.views import OperationView
+from supercloud.trust.tokens import Bounds, attenuate
 
 pytestmark = pytest.mark.contract
 
@@ -88,3 +90,27 @@ async def test_an_instance_goes_back_to_its_image_and_runs_again(cloud: Served) 
         page = (await one.get(f"/web/volumes/{root.id}")).text
         assert "it can go back to image debian" in page, "its snapshots are gone"
         assert "instance.restore" in (await one.get(path)).text
+
+
+async def test_who_may_run_an_instance_and_read_no_volume_names_the_snapshot(cloud: Served) -> None:
+    sign, control = cloud.sign(), cloud.bench.control
+    root = await control.volume("web-root")
+    await cloud.bench.done(await control.snapshot_volume(root.id, snapshot="before"))
+    path = f"/web/instances/{(await control.instance('web')).id}"
+    only = attenuate(sign.token, Bounds(only=frozenset({Permission.VM_RUN, Permission.WEB_SIGN_IN})))
+    async with signed_in(cloud, Signing(sign.key, only, cloud.channel)) as one:
+        sheet = (await one.get(f"{path}/restore")).text
+        assert "or :image" in sheet and "before" not in sheet
+        assert (await one.post(f"{path}/restore", {"snapshot": "Not one", "sure": "web"})).status_code == 422
+        ended = await _ended(cloud, one, f"{path}/restore", {"snapshot": "before", "sure": "web"})
+        assert ended.kind == "instance.restore"
+        assert (await one.post(f"/web/volumes/{root.id}/restore", {"snapshot": "before"})).status_code == 403
+    reads = frozenset({Permission.VOLUME_READ, Permission.VM_READ, Permission.WEB_SIGN_IN})
+    reader = Signing(sign.key, attenuate(sign.token, Bounds(only=reads)), cloud.channel)
+    async with signed_in(cloud, reader) as one:
+        page = await one.get(f"/web/volumes/{root.id}")
+        assert ">before<" in page.text and f"/web/volumes/{root.id}/restore" not in links(page)
+        for where in (f"/web/volumes/{root.id}/restore", f"{path}/restore"):
+            assert (await one.get(where)).status_code == 403
+            form = {"snapshot": "before", "sure": "web"}
+            assert (await one.post(where, form)).status_code == 403, where
