@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,7 +104,7 @@ async def test_what_cannot_be_scanned_is_refused_and_leaves_nothing(rules: Path)
 
 def test_a_policy_says_it_as_openc2_does() -> None:
     do = {"action": "scan", "target": "memory", "for": "1h"}
-    file = PolicyFile.model_validate({"version": 1, "policies": {"look": {"do": [do]}}})
+    file = PolicyFile.model_validate_json(json.dumps({"version": 1, "policies": {"look": {"do": [do]}}}))
     (found,) = file.policies["look"].do
     assert found.deed is Deed.SCAN
     said = checks.command(Deed.SCAN).as_openc2(time.time())
