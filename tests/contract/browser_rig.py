@@ -27,7 +27,7 @@ from supercloud.services import inbox
 from supercloud.services.requests import AddBlanket, AddProvider
 
 CHROMIUM = Path("/usr/bin/chromium")
-AXE = Path(__file__).parents[3] / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 #: This machine may be busy with other things; nothing here waits for so long unless something is wrong.
 _PATIENCE_MS = 120_000
 #: Whatever is animated is noted, and that the page has begun to follow what changes.
