@@ -82,7 +82,7 @@ def _facts(view: EvidenceView) -> Facts:
         ("Memory, as written to", cells.size(view.memory_bytes)),
         ("File", cells.size(view.size_bytes)),
         ("SHA-256, as signed", cells.code(view.digest)),
-        ("Signed", cells.text("by its blanket, which your key store looks at when you open it")),
+        ("Signed", cells.text("by its blanket; your key store checks that as you open it")),
         ("Id", cells.code(view.id)),
     ]
 

@@ -83,7 +83,7 @@ async def test_a_scan_and_what_it_came_to_are_seen_as_they_happen(scene: Scene) 
 
 async def test_evidence_is_found_and_removed_with_the_keyboard(scene: Scene) -> None:
     _, kept = await _attacked(scene)
-    async with scene.signed_in() as window:
+    async with scene.signed_in(viewport={"width": 1180, "height": 800}) as window:
         page, keys = window.page, window.page.keyboard
         await page.get_by_role("link", name="Incidents").click()
         await page.get_by_role("link", name="YARA rule crypto_miner").first.click()
@@ -110,7 +110,7 @@ async def test_evidence_is_found_and_removed_with_the_keyboard(scene: Scene) -> 
 
 async def test_a_volume_and_an_instance_go_back(scene: Scene) -> None:
     instance, _ = await _attacked(scene)
-    async with scene.signed_in() as window:
+    async with scene.signed_in(viewport={"width": 1180, "height": 440}) as window:
         page = window.page
         root = (await scene.api.bench.control.volume("web-root")).id
         await window.open(f"{scene.origin}/web/volumes/{root}")

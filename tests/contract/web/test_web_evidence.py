@@ -49,7 +49,7 @@ async def test_it_is_listed_shown_and_how_it_is_opened_is_said(people: Estate) -
             "evidence open",
             "evidence scan",
             "A browser has no key",
-            "by its blanket, which your key store looks at",
+            "by its blanket; your key store checks that",
         ):
             assert said in page.text, said
         assert f"/web/blankets/{people.machines['c1']}" in links(page)
