@@ -125,9 +125,9 @@ async def _which(_ask: Ask, view: EvidenceView) -> tuple[Field, ...]:
     return (Field(name="incident", label="", kind="hidden", value=view.incident),)
 
 
-async def _remove(control: Northbound, ref: Ref, form: Form) -> object:
+async def _remove(control: Northbound, ref: Ref, form: Form) -> None:
     incident: Id = checked(Id, written(form, "incident"), "incident")
-    return await control.remove_evidence(incident, ref)
+    await control.remove_evidence(incident, ref)
 
 
 EVIDENCE_KIND = Kind(

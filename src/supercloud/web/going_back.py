@@ -48,7 +48,7 @@ async def snapshots(ask: Ask, view: VolumeView) -> Section:
         caption="Snapshots that it can go back to",
         columns=("Snapshot", "Taken", "By operation"),
         rows=[
-            (cells.text(name), cells.moment(one and one.ended_at), _operation(one))
+            (cells.text(name), cells.moment(None if one is None else one.ended_at), _operation(one))
             for name, one in ((name, by_name.get(name)) for name in view.snapshots)
         ],
         nothing="It has none."

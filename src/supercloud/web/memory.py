@@ -203,7 +203,7 @@ def _ended(asked: ReportView, end: ReportView | None) -> tuple[Cell, ...]:
     else:
         came = cells.toned("nothing matched", Tone.GOOD)
     by = cells.text(asked.data.get("by"))
-    return cells.moment(asked.at), by, cells.moment(end and end.at), came
+    return cells.moment(asked.at), by, cells.moment(None if end is None else end.at), came
 
 
 def _scanned(view: InstanceView, there: _There) -> str:
