@@ -20,7 +20,7 @@ from supercloud.services.policy_views import SetPolicy
 from supercloud.wire.codec import to_json
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(600)]
-_TALL = {"width": 1180, "height": 1150}
+_TALL = {"width": 1180, "height": 1330}
 _POLICY = {
     "version": 1,
     "policies": {
