@@ -29,6 +29,7 @@ from supercloud.ports.loop import (
     OrderDeed,
     OrderedRef,
 )
+from supercloud.ports.scans import ScanMemory
 from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, TakeDisk
 from supercloud.trust.announce import announce
 from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
@@ -349,6 +350,20 @@ class Streams(Part):
 
         self.double.echoes = asyncio.create_task(echo())  # type: ignore[attr-defined]
         await ready.wait()
+
+
+class Scans(Part):
+    """They are asked for, and end when a test says so. `refuses`: with what the next one is."""
+
+    def __init__(self, double: Double) -> None:
+        super().__init__(double)
+        self.asked: list[ScanMemory] = []
+        self.refuses: Exception | None = None
+
+    async def begin(self, request: ScanMemory) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.asked.append(request)
 
 
 class Loop(Part):

@@ -22,6 +22,7 @@ from agent_double import (
     Migration,
     Overlay,
     Part,
+    Scans,
     Streams,
     Tools,
     Volumes,
@@ -121,6 +122,7 @@ class Double:
         self.streams = Streams(self)
         self.tools = Tools(self)
         self.loop = Loop(self)
+        self.scans = Scans(self)
         self.bundles = Bundles(self)
         self.machines = Machines(self)
         self.states: dict[str, a.RunState] = {}

@@ -57,7 +57,7 @@ image import|image ls|image show|image rm
 network create|network ls|network show|network rm|network set-level
 volume create|volume ls|volume show|volume attach|volume detach|volume resize|volume rm
 volume snapshot|volume restore|volume backup|volume set-level
-vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
+vm run|vm ls|vm show|vm start|vm stop|vm reboot|vm scan|vm restore|vm rm|vm console|vm ssh|vm migrate|vm logs
 vm place|vm move|vm set-level
 level ls|level explain
 operation ls|operation show|operation wait|operation cancel
@@ -443,6 +443,9 @@ async def test_evidence_is_fetched_sealed_goes_on_where_it_was_and_is_opened_on_
     say = ("incident", "evidence")
     (listed,) = (await cloud.ok(*say, "ls", incident, "-o", "json")).json
     assert (listed["id"], listed["whole"]) == (one.id, True)
+    every = (await cloud.ok(*say, "ls", "-o", "json")).json
+    assert every == {"evidence": [listed], "away": []}
+    assert one.id in (await cloud.ok(*say, "ls", "--cloud", "c")).out
     file, part = tmp_path / "case.evidence", tmp_path / "case.evidence.part"
     source = cloud.bench.site.folder / f"{double.birth.blanket}.evidence" / f"{one.id}.evidence"
     part.write_bytes(source.read_bytes()[:5000])  # what came before it was interrupted
@@ -452,7 +455,7 @@ async def test_evidence_is_fetched_sealed_goes_on_where_it_was_and_is_opened_on_
         *say, "fetch", incident, one.id, "--to", str(file), status=4
     )
     opened = (await cloud.ok(*say, "open", str(file), "-o", "json")).json
-    assert (opened["whole"], opened["signed"]) == (True, True)
+    assert (opened["whole"], opened["signed"], opened["digest"]) == (True, True, listed["digest"])
     memory = Path(opened["memory"])
     assert memory == tmp_path / "case" / "memory.elf" and SECRET * 3 in memory.read_bytes()
     assert memory.stat().st_mode & 0o777 == 0o600 and memory.parent.stat().st_mode & 0o777 == 0o700

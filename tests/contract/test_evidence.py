@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -303,6 +304,32 @@ async def test_it_is_listed_and_removed_by_whose_cloud_it_is_and_nobody_else(peo
     assert len(await double.evidence.list()) == 1
     assert (await people.alice.delete(f"{path}/{evidence}")).status_code == 204
     assert (await people.alice.get(path)).json() == []
+
+
+async def test_all_that_is_kept_is_in_one_list_and_what_is_away_is_said(people: Estate) -> None:
+    incident, double, evidence = await kept_at(people)
+    (found,) = (await people.alice.get(f"/incidents/{incident}/evidence")).json()
+    for query in ({}, {"cloud": "c"}, {"blanket": "c1"}, {"cloud": "c", "blanket": "c1"}):
+        listed = (await people.alice.get("/evidence", params=query)).json()
+        assert listed == {"evidence": [found], "away": []}, query
+    assert (await people.alice.get("/evidence", params={"blanket": "c2"})).json()["evidence"] == []
+    assert (await people.alice.get(f"/evidence/{evidence}")).json() == found
+    file = people.api.bench.site.folder / f"{double.birth.blanket}.evidence" / f"{evidence}.evidence"
+    with file.open("rb") as sealed:
+        body, _, _ = sealed.read()[:-1].rpartition(b"\n")
+    assert found["digest"] == hashlib.sha256(body).hexdigest(), "what its blanket signed"
+    for who in (people.bob, people.carol):
+        assert (await who.get("/evidence")).json() == {"evidence": [], "away": []}
+        problem(await who.get(f"/evidence/{evidence}"), 404, "not-found")
+        problem(await who.get("/evidence", params={"blanket": people.machines["c1"]}), 404, "not-found")
+    problem(await people.alice.get(f"/evidence/{new_id()}"), 404, "not-found")
+    problem(await people.alice.get("/evidence/what"), 422, "invalid-input")
+    await double.end()
+    await people.api.bench.gone("c1")
+    away = (await people.alice.get("/evidence")).json()
+    assert away["evidence"] == [] and [one["blanket"] for one in away["away"]] == ["c1"]
+    problem(await people.alice.get(f"/evidence/{evidence}"), 503, "unavailable")
+    assert (await people.bob.get("/evidence")).json()["away"] == []
 
 
 async def test_another_incident_has_none_of_it(people: Estate) -> None:

@@ -12,6 +12,7 @@ import pytest
 from still_qemu import MARK, qemu
 
 from supercloud.agent import scans
+from supercloud.agent.scanning import Turns
 from supercloud.agent.scans import Rounds, scan
 from supercloud.blanket.guest_memory import open_memory
 from supercloud.model.errors import Failed
@@ -127,6 +128,27 @@ async def test_rounds_go_by_the_rules_there_are_and_seldom(
         now[0] += scans.EVERY_S
         assert await rounds.once() == 0
     assert asked == [RULES, RULES, "rule {"]
+
+
+async def test_who_is_asked_for_is_scanned_before_its_turn_and_what_matches_is_told_again(
+    tmp_path: Path,
+) -> None:
+    now, heard, rules = [100.0], Heard(), tmp_path / "rules.yar"
+    turns = Turns(rules)
+    with qemu(tmp_path, 64 * MIB, at=0x10_0000) as made:
+        rounds = Rounds(heard, rules, tmp_path, clock=lambda: now[0])  # type: ignore[arg-type]
+        rules.write_text(RULES)
+        assert [await rounds.once(), await rounds.once()] == [1, 0]
+        turns.ask(made.instance, "one", person=False)
+        assert [await rounds.once(), await rounds.once()] == [1, 0], "once"
+        assert turns.end(made.instance, "one") == (1, "") and turns.end(made.instance, "other") is None
+        assert heard.rules == ["yara:marked"] * 2, "though no hour has passed"
+        turns.drop(made.instance)
+        rules.write_text("rule {")
+        turns.ask(made.instance, "two", person=True)
+        assert await rounds.once() == 1
+        matched, why = turns.end(made.instance, "two") or (9, "")
+        assert matched == 0 and why.startswith("YARA: ")
 
 
 async def test_it_ends_with_who_began_it(tmp_path: Path) -> None:

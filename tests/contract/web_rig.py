@@ -51,6 +51,7 @@ FILLED = {
     "takes": "restart:device",
     "status": "200",
     "answered": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+    "incident": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
     "operation": "dump",
     "machine": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
     "arguments": "sha256:" + "e" * 64,

@@ -30,6 +30,7 @@ from supercloud.agent.overlay import AgentOverlay
 from supercloud.agent.reactions import PauseReactions
 from supercloud.agent.report import disk_free_bytes, memory_mib
 from supercloud.agent.restarts import RestartReactions
+from supercloud.agent.scanning import AgentScans, ScanReactions
 from supercloud.agent.streams import StreamDialer, Streams
 from supercloud.agent.tools import AgentTools
 from supercloud.agent.upgrade import AgentUpgrade
@@ -117,6 +118,8 @@ class BlanketAgent:
         self._keeper = keeper(AgentRelay(self.channel, journal))
         changes, arrivals = Changes(), Arrivals(clock)
         self.evidence = self._kept(drivers.loop, passport, dialer)
+        scanned = self._scanned(drivers.loop)
+        self.scans = None if scanned is None else AgentScans(scanned, journal.note)
         opener = Opener(self._blanket, passport.keys.sealing, passport.keys.identity)
         hands = drivers.loop
         paused = None if hands is None else self._pauses(hands)
@@ -124,7 +127,7 @@ class BlanketAgent:
             None
             if hands is None or paused is None
             else VerticalLoop(
-                replace(hands, actuator=self._actuators(hands, paused)),
+                replace(hands, actuator=self._actuators(hands, paused, scanned)),
                 journal,
                 blanket=self._blanket,
                 cloud=identity.cloud,
@@ -187,12 +190,17 @@ class BlanketAgent:
             opener=opener,
         )
 
-    def _actuators(self, hands: LoopHands, paused: PauseReactions) -> Actuator:
+    def _actuators(self, hands: LoopHands, paused: PauseReactions, scanned: ScanReactions | None) -> Actuator:
         """With what a blanket's agent itself can do besides."""
         run = hands.socket.parent
         restarted = RestartReactions(self._drivers.hypervisor, run / "restarted")
-        kept = [] if self.evidence is None else [self.evidence]
-        return Actuators([hands.actuator, paused, restarted, *kept])
+        more = [one for one in (self.evidence, scanned) if one is not None]
+        return Actuators([hands.actuator, paused, restarted, *more])
+
+    def _scanned(self, hands: LoopHands | None) -> ScanReactions | None:
+        if hands is None or hands.yara is None:
+            return None
+        return ScanReactions(self._drivers.hypervisor, hands.yara)
 
     def _kept(self, hands: LoopHands | None, passport: Passport, dialer: StreamDialer) -> Evidence | None:
         if hands is None or hands.memory is None or hands.evidence is None:
@@ -283,6 +291,8 @@ class BlanketAgent:
             await self._backups.close()
             if self.evidence is not None:
                 await self.evidence.close()
+            if self.scans is not None:
+                await self.scans.close()
 
     async def _listen(self) -> None:
         """Hear the hypervisor; connect to it again if it restarts."""

@@ -81,6 +81,7 @@ class Evidence:
         self._hands = hands
         self._folder = folder
         self._notes = Notes(folder / "done")
+        self._digests = Notes(folder / "digests")  # what was signed: too long to be worked out each time
         self._sending = Sending(dialer)
         self._now = now
         self._argv = argv
@@ -124,6 +125,7 @@ class Evidence:
 
     async def remove(self, request: EvidenceRef) -> None:
         self._path(request.evidence).unlink(missing_ok=True)
+        self._digests.drop(request.evidence)
 
     async def close(self) -> None:
         jobs = list(self._jobs.values())
@@ -151,7 +153,12 @@ class Evidence:
                 size_bytes=size,
                 memory_bytes=of.memory_bytes,
                 whole=end.whole,
+                digest=self._digest(of.evidence),
             )
+
+    def _digest(self, evidence: Id) -> str | None:
+        said = self._digests.read(evidence).get("digest")
+        return None if said is None else str(said)
 
     # ------------------------------------------------------------ taking
 
@@ -194,6 +201,7 @@ class Evidence:
                 evidence=command.id,
                 identity=self._hands.identity,
             )
+            self._digests.write(command.id, digest=str(answer["digest"]))
             await asyncio.to_thread(self._finish, file, part, end)
         finally:
             os.close(file)

@@ -31,5 +31,8 @@ class Notes:
         except OSError as error:
             raise Failed(f"it cannot be written down: {error}") from error
 
+    def names(self) -> list[str]:
+        return sorted(one.name for one in self._folder.glob("*") if one.suffix != ".new")
+
     def drop(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from supercloud.agent.scanning import Turns
 from supercloud.agent.teller import Teller
 from supercloud.blanket.guest_memory import PID_FILES, open_memory, running
 from supercloud.model.errors import Failed, Unavailable
@@ -92,6 +93,7 @@ class Rounds:
         self._pid_files = pid_files
         self._clock = clock
         self._watch = Scans(secrets.token_hex(8))
+        self._turns = Turns(rules)
         self._text = ""
         self._next: dict[str, float] = {}  # by the memory's key: when it is its turn
 
@@ -106,28 +108,40 @@ class Rounds:
             return 0
         instances, scanned, keys = running(self._pid_files), 0, set[str]()
         self._watch.there(instances)
-        for instance in instances:
+        for instance in sorted(instances, key=lambda one: self._turns.waits(one) is None):
             try:
                 memory = open_memory(instance, self._pid_files)
-            except Unavailable:
-                continue  # the detector of guests tells that
+            except Unavailable as error:  # the detector of guests tells that
+                if (asked := self._turns.waits(instance)) is not None:
+                    self._turns.ends(instance, asked, why=error.message)
+                continue
             try:
                 keys.add(memory.key)
-                if self._clock() >= self._next.get(memory.key, 0.0):
-                    await self._scan(instance, memory)
+                asked = self._turns.waits(instance)
+                if asked is not None or self._clock() >= self._next.get(memory.key, 0.0):
+                    await self._scan(instance, memory, asked)
                     scanned += 1
             finally:
                 memory.close()
         self._next = {key: at for key, at in self._next.items() if key in keys}
         return scanned
 
-    async def _scan(self, instance: Id, memory: Opened) -> None:
-        begun = self._clock()
+    async def _scan(self, instance: Id, memory: Opened, asked: Id | None) -> None:
+        """`asked`: because of what, if it is not simply its turn: then whatever matches is told, though it
+        was a moment ago."""
+        begun, matched, why = self._clock(), 0, ""
+        if asked is not None:
+            self._watch.anew(instance)
         try:
-            self._teller.tell(self._watch.found(instance, await scan(memory, self._text), time.time()))
+            found = await scan(memory, self._text)
+            matched = len(found)
+            self._teller.tell(self._watch.found(instance, found, time.time()))
         except Failed as error:
-            _log.warning("scans.failed", instance=instance, reason=error.message)
-            self._teller.tell(self._watch.cannot(instance, error.message, time.time()))
+            why = error.message
+            _log.warning("scans.failed", instance=instance, reason=why)
+            self._teller.tell(self._watch.cannot(instance, why, time.time()))
+        if asked is not None:
+            self._turns.ends(instance, asked, matched=matched, why=why)
         took = self._clock() - begun
         self._next[memory.key] = self._clock() + min(max(EVERY_S, took / _PART), _LONGEST_S)
 

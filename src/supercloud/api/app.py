@@ -97,7 +97,7 @@ def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...]]:
         trust.router(),
         *levels.routers(),
         findings.router(),
-        incidents.router(),
+        *incidents.routers(),
         *policies.routers(),
         orders.router(),
         acts.router(),

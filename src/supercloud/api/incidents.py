@@ -18,7 +18,9 @@ from supercloud.services.incident_views import (
     EvidenceView,
     IncidentDetail,
     IncidentView,
+    KeptView,
 )
+from supercloud.services.requests import Ref
 
 _Incident = Annotated[Id, Path()]
 _Reaction = Annotated[Id, Path()]
@@ -26,7 +28,29 @@ _Evidence = Annotated[Id, Path()]
 _Format = Annotated[ExportFormat, Query()]
 
 
-def router() -> APIRouter:
+def routers() -> list[APIRouter]:
+    return [_incidents(), _evidence()]
+
+
+def _evidence() -> APIRouter:
+    """Of all incidents; that of one is the incident's."""
+    router = APIRouter(prefix="/evidence", tags=["incidents"])
+
+    @router.get("")
+    async def ls(
+        control: IncidentRead, cloud: InCloud = None, blanket: Annotated[Ref | None, Query()] = None
+    ) -> KeptView:
+        """What blankets keep, as they say now; of those that are away it says that they are."""
+        return await control.kept(cloud=cloud, blanket=blanket)
+
+    @router.get("/{evidence}")
+    async def show(control: IncidentRead, evidence: _Evidence) -> EvidenceView:
+        return await control.kept_one(evidence)
+
+    return router
+
+
+def _incidents() -> APIRouter:
     router = APIRouter(prefix="/incidents", tags=["incidents"])
 
     @router.get("")

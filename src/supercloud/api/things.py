@@ -55,6 +55,7 @@ from supercloud.services.views import (
     NetworkView,
     OperationView,
     ProviderView,
+    ScanView,
     VolumeView,
     WantedCloud,
 )
@@ -427,6 +428,11 @@ def _instances() -> APIRouter:
     async def restore(control: VmRun, ref: RefPath, request: Restore, cloud: InCloud = None) -> OperationView:
         """It ends, the volume that it boots from goes back, and it starts again where it was."""
         return await control.restore_instance(ref, snapshot=request.snapshot, cloud=cloud)
+
+    @router.post("/{ref}/scan", status_code=_ACCEPTED)
+    async def scan(control: VmRun, ref: RefPath, cloud: InCloud = None) -> ScanView:
+        """Its memory, by its blanket's YARA rules. What matches becomes an incident."""
+        return await control.scan_instance(ref, cloud=cloud)
 
     @router.post("/{ref}/reboot", status_code=_ACCEPTED)
     async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:

@@ -36,6 +36,7 @@ class Deed(ActionTarget):
     RESTART = "restart:device"
     RENEW = "restart:x-supercloud:component"
     KEEP = "copy:x-supercloud:memory"
+    SCAN = "scan:x-supercloud:memory"
     MOVE = "set:x-supercloud:blanket"
     QUARANTINE = "contain:x-supercloud:blanket"
     ADMIT = "allow:x-supercloud:blanket"
@@ -58,6 +59,7 @@ MEANINGS: Mapping[Deed, str] = {
     _D.RESTART: "its machine is reset and boots from its disk; its memory is lost",
     _D.RENEW: "a program of the blanket ends, and its supervisor begins it anew",
     _D.KEEP: "its memory and what was known are kept, sealed to the owner",
+    _D.SCAN: "its memory is scanned now, by its blanket's YARA rules",
     _D.MOVE: "it moves live to another blanket",
     _D.QUARANTINE: "nothing new comes to the blanket, and its instances move live to others",
     _D.ADMIT: "the blanket takes instances again",
@@ -83,7 +85,7 @@ OPPOSITES: Mapping[Deed, Deed] = {
 }
 #: At a blanket: what lasts there for a time, and what is done once, and not again for that time.
 LASTING = frozenset({_D.CONTAIN, _D.DENY, _D.LIMIT, _D.PAUSE})
-ONCE = frozenset({_D.RESTART, _D.RENEW, _D.KEEP})
+ONCE = frozenset({_D.RESTART, _D.RENEW, _D.KEEP, _D.SCAN})
 #: What nobody but the control plane can do, which knows of more than one blanket.
 GOVERNED = frozenset({_D.MOVE, _D.QUARANTINE, _D.EVACUATE, _D.ROTATE, _D.RESTORE})
 #: What a policy may do by itself. The others take one of these back.
@@ -100,6 +102,7 @@ class Aspect(StrEnum):
     POWER = "power"
     PROGRAM = "program"
     MEMORY = "memory"
+    SCAN = "scan"
     PLACE = "place"
     ADMISSION = "admission"
     KEYS = "keys"
@@ -118,6 +121,7 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RESTART: Aspect.POWER,
     _D.RENEW: Aspect.PROGRAM,
     _D.KEEP: Aspect.MEMORY,
+    _D.SCAN: Aspect.SCAN,
     _D.MOVE: Aspect.PLACE,
     _D.QUARANTINE: Aspect.ADMISSION,
     _D.ADMIT: Aspect.ADMISSION,
@@ -127,7 +131,8 @@ ASPECTS: Mapping[Deed, Aspect] = {
     _D.RESTORE: Aspect.DISK,
 }
 #: Of one machine: what is done there before counts for what is done after, as a policy's order has it. A copy
-#: of what was paused first is whole, and one after its machine was reset is of nothing.
+#: of what was paused first is whole, and one after its machine was reset is of nothing. A scan takes too long
+#: for anything to wait for it.
 ONE_AFTER_ANOTHER = frozenset({Aspect.VCPUS, Aspect.MEMORY, Aspect.POWER})
 
 

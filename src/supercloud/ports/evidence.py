@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Final, Protocol
 
 from supercloud.model.limits import Limits
 from supercloud.model.memory import Span
 from supercloud.model.names import Id, Nonce
+
+#: What the control plane notes of one that was removed: `evidence`, `incident`, `instance`, and `by` whom.
+REMOVED: Final = "evidence.removed"
 
 
 class Memory(Protocol):
@@ -26,7 +29,8 @@ class Memory(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceReport:
     """One piece. `incident`: as its blanket names it. `at`: by the blanket's clock, seconds since the epoch.
-    `whole`: nothing wrote to the memory while it was copied; else it is of several moments."""
+    `whole`: nothing wrote to the memory while it was copied; else it is of several moments. `digest`: SHA-256
+    of what the blanket signed, hexadecimal; None: nobody noted it."""
 
     evidence: Id
     incident: Id
@@ -35,6 +39,7 @@ class EvidenceReport:
     size_bytes: Annotated[int, Limits(ge=0)]
     memory_bytes: Annotated[int, Limits(ge=0)]
     whole: bool
+    digest: Annotated[str, Limits(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,8 +40,8 @@ from supercloud.security.rules import Rules
 WAITING, GROUP = 4096, 512
 #: An actuator that says nothing for so long has not done it, as far as anybody knows.
 ACT_S = 15.0
-#: What takes its time: a copy of memory is as long as the memory is large.
-_LONGER_S = {Deed.KEEP: 3600.0}
+#: What takes its time: a copy and a scan of memory are as long as the memory is large.
+_LONGER_S = {Deed.KEEP: 3600.0, Deed.SCAN: 3600.0}
 #: When what actions came to is written at the latest, if nothing else is.
 LATER_S = 0.25
 _HOUR_S = 3600.0

@@ -104,6 +104,7 @@ _DO = {
     ("restart", "device"): Deed.RESTART,
     ("restart", "component"): Deed.RENEW,
     ("copy", "memory"): Deed.KEEP,
+    ("scan", "memory"): Deed.SCAN,
     ("set", "blanket"): Deed.MOVE,
     ("contain", "blanket"): Deed.QUARANTINE,
     ("contain", "domain"): Deed.EVACUATE,
@@ -115,14 +116,14 @@ _DO = {
 class Do(Part):
     """One reaction, an OpenC2 action and its target."""
 
-    action: Literal["contain", "deny", "set", "stop", "copy", "restart", "restore", "update"]
-    """OpenC2's action: contain, deny, set, stop, copy, restart, restore or update."""
+    action: Literal["contain", "deny", "set", "stop", "copy", "scan", "restart", "restore", "update"]
+    """OpenC2's action: contain, deny, set, stop, copy, scan, restart, restore or update."""
     target: Literal[
         "device", "ipv4_net", "rate", "vcpus", "memory", "component", "volume", "blanket", "domain", "keys"
     ]
     """Its target: device, blanket or domain (with contain), ipv4_net (with deny), rate or blanket (with set),
-    vcpus (with stop), memory (with copy: evidence), device or component (with restart), volume (with
-    restore), keys (with update)."""
+    vcpus (with stop), memory (with copy: evidence; with scan: by YARA's rules), device or component (with
+    restart), volume (with restore), keys (with update)."""
     net: Literal["$source"] | None = None
     """Of deny: `$source`, the address that the finding came from, if it is proven to be."""
     kbytes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None

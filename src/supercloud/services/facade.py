@@ -62,6 +62,7 @@ from supercloud.services.refs import clouds_of, counted, find_cloud
 from supercloud.services.requests import Ref
 from supercloud.services.restoring import RESTORE
 from supercloud.services.sagas.rotate import rotate
+from supercloud.services.scans import Scans
 from supercloud.services.southbound import Southbound
 from supercloud.services.store.changes import Change
 from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
@@ -95,6 +96,7 @@ class ControlPlane(
     Findings,
     Incidents,
     Evidences,
+    Scans,
     Policies,
     Indicators,
     Orders,

@@ -34,16 +34,21 @@ class IncidentView:
     opened_at: float
     last_at: float
     closed_at: float | None
+    rules: tuple[str, ...] = ()  # by which it was found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceView:
     """What an incident's blanket keeps of an instance, sealed to the owner: its memory, and what was known.
-    `whole`: nothing wrote to the memory while it was copied; else it is of several moments. `at`: by the
-    blanket's clock, seconds since the epoch. `instance_name`: None: it is gone."""
+    `title`: the incident's, a detector's words. `whole`: nothing wrote to the memory while it was copied;
+    else it is of several moments. `at`: by the blanket's clock, seconds since the epoch. `instance_name`:
+    None: it is gone. `digest`: SHA-256 of what the blanket signed, hexadecimal, as it says; None: it did not
+    note it."""
 
     id: Id
     incident: Id
+    title: str
+    blanket: Name
     blanket_id: Id
     cloud_id: Id
     instance: Id
@@ -52,6 +57,26 @@ class EvidenceView:
     size_bytes: int  # of the file
     memory_bytes: int
     whole: bool
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayView:
+    """A blanket that could not be asked, and why."""
+
+    blanket: Name
+    blanket_id: Id
+    cloud_id: Id
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptView:
+    """What blankets keep about their incidents, the newest first; and which of them are `away`, and may keep
+    more."""
+
+    evidence: tuple[EvidenceView, ...]
+    away: tuple[AwayView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ async def keep(session: AsyncSession, blanket: Id, cloud: Id, data: Mapping[str,
     except (InvalidInput, TypeError) as error:
         _log.warning("incidents.unreadable", blanket=blanket, reason=str(error)[:200])
         return
-    name = str(uuid.uuid5(_IDS, f"{blanket}/{incident.id}"))
+    name = id_of(blanket, incident.id)
     row = await session.get(IncidentRow, name, with_for_update=True)
     if row is not None and row.version >= incident.version:
         return
@@ -82,6 +82,11 @@ async def keep(session: AsyncSession, blanket: Id, cloud: Id, data: Mapping[str,
         session, incident, before, Place(blanket=blanket, cloud=cloud, domain=place.provider)
     )
     await drop_oldest(session, blanket)
+
+
+def id_of(blanket: Id, own: Id) -> Id:
+    """What an incident is called here that a blanket calls `own`."""
+    return str(uuid.uuid5(_IDS, f"{blanket}/{own}"))
 
 
 async def _before_it_moved(session: AsyncSession, cloud: Id, own: Id) -> IncidentRow | None:
@@ -211,6 +216,7 @@ def _view(row: IncidentRow, names: Mapping[Id, Name]) -> IncidentView:
         opened_at=row.opened_at,
         last_at=row.last_at,
         closed_at=row.closed_at,
+        rules=tuple(dict.fromkeys(one_line(one.rule) for one in incident.seen)),
     )
 
 

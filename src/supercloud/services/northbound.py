@@ -38,6 +38,7 @@ from supercloud.services.incident_views import (
     ImportIndicators,
     IncidentDetail,
     IncidentView,
+    KeptView,
 )
 from supercloud.services.policy_views import (
     CloudPolicyView,
@@ -87,6 +88,7 @@ from supercloud.services.views import (
     ProviderView,
     ReportView,
     RevokedView,
+    ScanView,
     StatusView,
     TokenView,
     TrustView,
@@ -241,6 +243,14 @@ class Northbound(Protocol):
 
     async def evidence(self, incident: Id) -> list[EvidenceView]:
         """What its blanket keeps. Raises: Unavailable."""
+        ...
+
+    async def kept(self, *, cloud: Ref | None = None, blanket: Ref | None = None) -> KeptView:
+        """The same of every incident, of one cloud's or one blanket's: whatever is connected is asked."""
+        ...
+
+    async def kept_one(self, evidence: Id) -> EvidenceView:
+        """Raises: NotFound; Unavailable (a blanket is away that may have it)."""
         ...
 
     async def evidence_stream(self, incident: Id, evidence: Id, *, offset: int) -> Stream:
@@ -405,6 +415,10 @@ class Northbound(Protocol):
         self, ref: Ref, *, cloud: Ref | None = None, mode: StopMode = StopMode.SHUTDOWN
     ) -> OperationView: ...
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView: ...
+    async def scan_instance(self, ref: Ref, *, cloud: Ref | None = None) -> ScanView:
+        """Of its memory by its blanket's YARA rules, now. Raises: Conflict, Refused, Unavailable."""
+        ...
+
     async def restore_instance(
         self, ref: Ref, *, snapshot: Name | None, cloud: Ref | None = None
     ) -> OperationView:

@@ -312,6 +312,15 @@ class InstanceView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScanView:
+    """Of an instance's memory, asked for: its blanket reports it (`memory.scanned`) once it has ended."""
+
+    scan: Id
+    instance: Id
+    blanket_id: Id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportView:
     """What a blanket's agent reported, or the control plane saw of it."""
 

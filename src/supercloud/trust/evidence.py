@@ -187,6 +187,11 @@ class Opening:
                 raise Denied(f"frame {number} of this evidence is not as it was sealed") from error
             number += 1
 
+    @property
+    def digest(self) -> str:
+        """After the last frame: SHA-256 of all that its blanket signed, hexadecimal."""
+        return self._seen.hexdigest()
+
     def end(self, public_key: str | None) -> Trailer:
         """After the last frame: what the blanket with this key signed; None: nobody knows its key any more,
         nor therefore who made it.
@@ -199,7 +204,7 @@ class Opening:
         if not (said.startswith(b"\n") and said.endswith(b"\n")):
             raise InvalidInput("this evidence does not end as one does: it is cut off, or goes on")
         found, of = _line(Trailer, said), self.header
-        message = _signed(self._seen.hexdigest(), whole=found.whole, blanket=of.blanket, evidence=of.evidence)
+        message = _signed(self.digest, whole=found.whole, blanket=of.blanket, evidence=of.evidence)
         signature = from_text(found.signature, length=_SIGNATURE_BYTES)
         if public_key is not None and not verify_signature(public_key, signature, message):
             raise Denied(f"blanket {of.blanket} has not made this evidence")

@@ -15,7 +15,9 @@ from supercloud.services.requests import Ref
 from supercloud.web.ask import Ask
 from supercloud.web.deed import Action, fixed
 from supercloud.web.domains import DOMAIN_ACTIONS
+from supercloud.web.evidence import EVIDENCE_ACTIONS
 from supercloud.web.forms import Field, Form, checked, chosen, counted, named, size, ticked, written
+from supercloud.web.going_back import GOING_BACK_ACTIONS
 from supercloud.web.incidents import INCIDENT_ACTIONS
 from supercloud.web.principals import PRINCIPAL_ACTIONS
 from supercloud.web.security import SECURITY_ACTIONS
@@ -94,6 +96,8 @@ _ACTIONS = (
         when=_in(_I.RUNNING), fields=_targets),
     Action("instances", "reboot", "Reboot", _P.VM_RUN,
         lambda control, ref, _: control.reboot_instance(ref), when=_in(_I.RUNNING), grave=True),
+    Action("instances", "scan", "Scan memory", _P.VM_RUN,
+        lambda control, ref, _: control.scan_instance(ref), when=_in(_I.RUNNING, _I.PAUSED)),
     Action("instances", "stop", "Stop", _P.VM_RUN,
         lambda control, ref, form: control.stop_instance(ref, mode=_mode(form)),
         when=_in(_I.RUNNING, _I.PAUSED), fields=_MODES, grave=True),
@@ -156,7 +160,15 @@ _ACTIONS = (
 #: By the path of the kind of thing, and name.
 ACTIONS: Mapping[tuple[str, str], Action] = {
     (one.of, one.name): one
-    for one in (*_ACTIONS, *INCIDENT_ACTIONS, *SECURITY_ACTIONS, *PRINCIPAL_ACTIONS, *DOMAIN_ACTIONS)
+    for one in (
+        *_ACTIONS,
+        *GOING_BACK_ACTIONS,
+        *INCIDENT_ACTIONS,
+        *EVIDENCE_ACTIONS,
+        *SECURITY_ACTIONS,
+        *PRINCIPAL_ACTIONS,
+        *DOMAIN_ACTIONS,
+    )
 }
 
 

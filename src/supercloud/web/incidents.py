@@ -4,9 +4,11 @@ answering a reaction that asks first.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from supercloud.api.pages import TIMED
+from supercloud.model.errors import SupercloudError, Unauthenticated
 from supercloud.model.findings import ObjectKind
 from supercloud.model.incidents import IncidentState
 from supercloud.model.kinds import Kind as Changed
@@ -24,7 +26,7 @@ from supercloud.services.incident_views import (
 )
 from supercloud.services.northbound import Northbound
 from supercloud.services.requests import Ref
-from supercloud.web import cells
+from supercloud.web import cells, evidence
 from supercloud.web.ask import Ask
 from supercloud.web.cells import Cell
 from supercloud.web.deed import Action, fixed
@@ -102,8 +104,9 @@ def _facts(whole: Whole) -> Facts:
     ]
 
 
-async def _sections(_ask: Ask, whole: Whole) -> list[Section]:
-    return [_timeline(whole.detail), _reactions(whole.detail), _evidence(whole.detail)]
+async def _sections(ask: Ask, whole: Whole) -> list[Section]:
+    detail = whole.detail
+    return [_timeline(detail), _reactions(detail), _seen(detail), await _kept(ask, detail.incident)]
 
 
 def _timeline(detail: IncidentDetail) -> Section:
@@ -173,9 +176,24 @@ def _object(one: SeenView) -> Cell:
     return cells.code(one.object)
 
 
-def _evidence(detail: IncidentDetail) -> Section:
+async def _kept(ask: Ask, view: IncidentView) -> Section:
+    if view.horizontal:
+        return evidence.table([], nothing="Each blanket's own incident has what that keeps.")
+    try:
+        async with asyncio.timeout(evidence.PATIENCE_S):
+            found = await ask.under(_P.INCIDENT_READ).evidence(view.id)
+    except Unauthenticated:
+        raise
+    except TimeoutError:
+        return evidence.table([], nothing="Not known: its blanket does not answer.")
+    except SupercloudError as error:
+        return evidence.table([], nothing=f"Not known: {error.message}.")
+    return evidence.table(found, nothing="Its blanket keeps nothing about it.")
+
+
+def _seen(detail: IncidentDetail) -> Section:
     return Section(
-        title="Evidence",
+        title="What was seen",
         caption="What was seen, by rule and object",
         columns=("Rule", "Layer", "About", "Times", "First", "Last"),
         rows=[

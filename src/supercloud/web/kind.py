@@ -23,7 +23,8 @@ Facts = list[tuple[str, Cell]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A table on a thing's page. `nothing` is said where it has no rows; `more`, that it has others."""
+    """A table on a thing's page. `nothing` is said where it has no rows; `more`, that it has others; `note`,
+    above it, what it is about."""
 
     title: str
     caption: str
@@ -31,6 +32,7 @@ class Section:
     rows: list[tuple[Cell, ...]]
     nothing: str
     more: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

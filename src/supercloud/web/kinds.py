@@ -10,9 +10,10 @@ from supercloud.model.kinds import Kind as Changed
 from supercloud.model.permissions import Permission
 from supercloud.services.pages import Page, Part
 from supercloud.services.requests import Ref
-from supercloud.web import shown
+from supercloud.web import going_back, memory, shown
 from supercloud.web.ask import Ask
 from supercloud.web.domains import DOMAIN_KINDS
+from supercloud.web.evidence import EVIDENCE_KIND
 from supercloud.web.incidents import INCIDENT_KIND
 from supercloud.web.kind import Beside, Kind, Section
 from supercloud.web.principals import PRINCIPAL_KINDS, who_may
@@ -57,6 +58,14 @@ _in_cloud = _history(lambda view: {"cloud": view.id})
 
 async def _of_cloud(ask: Ask, view: Any) -> list[Section]:
     return [await who_may(ask, view), *await _in_cloud(ask, view)]
+
+
+async def _of_volume(ask: Ask, view: Any) -> list[Section]:
+    return [await going_back.snapshots(ask, view), *await _of_it(ask, view)]
+
+
+async def _of_instance(ask: Ask, view: Any) -> list[Section]:
+    return [*await _of_it(ask, view), *await memory.of_instance(ask, view)]
 
 
 _KINDS = (
@@ -163,7 +172,7 @@ _KINDS = (
         shown=lambda control, ref, cloud: control.volume(ref, cloud=cloud),
         row=shown.volume_row,
         facts=shown.volume_facts,
-        sections=_of_it,
+        sections=_of_volume,
         beside=(Beside("level", "Security level", Permission.VOLUME_READ),),
     ),
     Kind(
@@ -172,13 +181,13 @@ _KINDS = (
         title="Instances",
         read=Permission.VM_READ,
         key=TEXTS,
-        watched=(Changed.INSTANCE, Changed.OPERATION),
+        watched=(Changed.INSTANCE, Changed.OPERATION, Changed.INCIDENT, Changed.REPORT),
         columns=("Name", "Cloud", "State", "Level", "Blanket", "Addresses", "Group"),
         listed=lambda control, cloud, page: control.instances(cloud=cloud, page=page),
         shown=lambda control, ref, cloud: control.instance(ref, cloud=cloud),
         row=shown.instance_row,
         facts=shown.instance_facts,
-        sections=_of_it,
+        sections=_of_instance,
         beside=(
             Beside("console", "Console", Permission.VM_CONSOLE),
             Beside("level", "Security level", Permission.VM_READ),
@@ -216,5 +225,13 @@ _KINDS = (
 )
 #: By path, in the order in which they are offered.
 KINDS: Mapping[str, Kind] = {
-    one.path: one for one in (*_KINDS, INCIDENT_KIND, *SECURITY_KINDS, *PRINCIPAL_KINDS, *DOMAIN_KINDS)
+    one.path: one
+    for one in (
+        *_KINDS,
+        INCIDENT_KIND,
+        EVIDENCE_KIND,
+        *SECURITY_KINDS,
+        *PRINCIPAL_KINDS,
+        *DOMAIN_KINDS,
+    )
 }

@@ -174,7 +174,6 @@ def volume_facts(view: Any) -> Facts:
         ("Began with", cells.link("images", view.image)),
         ("Instance", cells.link("instances", view.instance, cloud=view.cloud_id)),
         ("Blanket", cells.link("blankets", view.blanket, cloud=view.cloud_id)),
-        ("Snapshots", cells.many(view.snapshots)),
     ]
 
 

@@ -25,6 +25,7 @@ from supercloud.ports.evidence import EvidenceAgent
 from supercloud.ports.loop import LoopAgent
 from supercloud.ports.machines import MachinesAgent
 from supercloud.ports.overlay import OverlayAgent
+from supercloud.ports.scans import ScansAgent
 from supercloud.ports.tools import ToolsAgent
 from supercloud.wire.rpc import Handler
 
@@ -57,6 +58,7 @@ _GROUPS: dict[str, type] = {
     "machines": MachinesAgent,
     "loop": LoopAgent,
     "evidence": EvidenceAgent,
+    "scans": ScansAgent,
 }
 
 
@@ -132,6 +134,7 @@ class RemoteAgent:
         self.machines = cast(MachinesAgent, remote(MachinesAgent, "machines", peer))
         self.loop = cast(LoopAgent, remote(LoopAgent, "loop", peer))
         self.evidence = cast(EvidenceAgent, remote(EvidenceAgent, "evidence", peer))
+        self.scans = cast(ScansAgent, remote(ScansAgent, "scans", peer))
 
     async def report(self) -> BlanketReport:
         return await self._peer.call("agent.report", None, None, BlanketReport, timeout_s=_USUAL_S)

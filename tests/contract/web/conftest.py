@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from api_rig import Served, served
@@ -11,6 +12,9 @@ from control_rig import World, furnish
 from web_rig import Clock
 
 from supercloud.services.sessions import Sessions
+
+if TYPE_CHECKING:
+    from browser_rig import Scene
 
 
 @pytest.fixture
@@ -37,3 +41,12 @@ async def cloud(api: Served, world: World) -> Served:
     await api.bench.blanket("north")
     await api.bench.run()
     return api
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """Two domains, and a browser in front of them."""
+    from browser_rig import staged
+
+    async with staged(tmp_path) as made:
+        yield made

@@ -1,166 +1,28 @@
-"""The web view as people have it: Debian's Chromium against a control plane whose machines dial in.
-
-`SUPERCLOUD_PICTURES=docs/pictures` keeps the pictures that the documents show.
-"""
+"""The web view as people have it: in a browser (browser_rig)."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-from api_rig import Served, Signing, served
-from blanket_double import Double
-from control_rig import World, arrived, furnish
-from incident_rig import incident_event
-from playwright.async_api import Browser, Page, async_playwright, expect
-from web_rig import code
+from api_rig import Signing
+from browser_rig import Scene, Window, blanket, cell, incident, look, violations
+from control_rig import arrived
+from playwright.async_api import Page, expect
 
 from supercloud.model.domains import Capacity
 from supercloud.model.incidents import IncidentState
 from supercloud.model.names import new_id
 from supercloud.model.placement import Price
-from supercloud.services import inbox
 from supercloud.services.caller import Caller
-from supercloud.services.requests import AddBlanket, AddPrincipal, AddProvider, MintToken
+from supercloud.services.requests import AddPrincipal, MintToken
 from supercloud.services.southbound import PlanWindow, RegisterDomain
 from supercloud.trust.keys import IdentityKey
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(600)]
-CHROMIUM = Path("/usr/bin/chromium")
-AXE = Path(__file__).parents[3] / "node_modules" / "axe-core" / "axe.min.js"
-#: This machine may be busy with other things; nothing here waits for so long unless something is wrong.
-_PATIENCE_MS = 120_000
 _ACROSS = re.compile(r"translate\((-?[0-9.]+)px")
-#: Whatever is animated is noted, and that the page has begun to follow what changes.
-_NOTING = """
-    window.flights = [];
-    addEventListener("htmx:afterSettle", () => document.documentElement.setAttribute("data-settled", ""));
-    const animate = Element.prototype.animate;
-    Element.prototype.animate = function (frames, ...rest) {
-        window.flights.push({ tile: this.dataset.tile, frames: JSON.stringify(frames) });
-        return animate.call(this, frames, ...rest);
-    };
-"""
-
-
-@dataclass
-class Window:
-    """A page, and what its console complained of."""
-
-    page: Page
-    wrong: list[str] = field(default_factory=list)
-
-    async def picture(self, name: str) -> None:
-        if folder := os.environ.get("SUPERCLOUD_PICTURES"):
-            await self.page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
-
-    async def open(self, url: str) -> None:
-        """A page is there once it has come, and what follows changes in it has looked for the first time."""
-        await self.page.goto(url)
-        if await self.page.locator("#live").count():
-            await expect(self.page.locator("html[data-settled]")).to_be_attached()
-
-    async def flights(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = await self.page.evaluate("window.flights")
-        return found
-
-
-@dataclass
-class Scene:
-    """Two domains with a blanket in each, and a browser."""
-
-    api: Served
-    chromium: Browser
-    north: Double
-    south: Double
-
-    @asynccontextmanager
-    async def window(self, **options: Any) -> AsyncIterator[Window]:
-        options = {"viewport": {"width": 1180, "height": 600}, "reduced_motion": "no-preference"} | options
-        # As somebody who has compared the fingerprint and goes on.
-        context = await self.chromium.new_context(ignore_https_errors=True, **options)
-        context.set_default_timeout(_PATIENCE_MS)
-        await context.add_init_script(_NOTING)
-        page = await context.new_page()
-        made = Window(page)
-        page.on("pageerror", lambda error: made.wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and made.wrong.append(said.text))
-        try:
-            yield made
-        finally:
-            await context.close()
-
-    @asynccontextmanager
-    async def signed_in(self, **options: Any) -> AsyncIterator[Window]:
-        async with self.window(**options) as made:
-            await self._sign_in(made, (await self.api.ok("web", "-o", "json")).json["url"], "operator")
-            yield made
-
-    @asynccontextmanager
-    async def provider(self, signing: Signing, **options: Any) -> AsyncIterator[Window]:
-        """Signed in as `acme`."""
-        async with self.window(**options) as made:
-            await self._sign_in(
-                made, f"{self.origin}/web/sign-in?code={await code(self.api, signing)}", "acme"
-            )
-            yield made
-
-    async def _sign_in(self, window: Window, url: str, name: str) -> None:
-        await window.page.goto(url)
-        await window.page.get_by_role("button", name=f"Sign in as {name}").click()
-        await expect(window.page).to_have_url(f"{self.origin}/web/")
-
-    @property
-    def origin(self) -> str:
-        return f"https://{self.api.access.host}:{self.api.access.port}"
-
-
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    if not CHROMIUM.exists():
-        pytest.fail("Chromium is missing: run `scripts/install-debian-packages`")
-    expect.set_options(timeout=_PATIENCE_MS)
-    world = World(f"sqlite:///{tmp_path / 'supercloud.db'}", tmp_path)
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium has none for root
-    try:
-        async with (
-            served(world, tmp_path / "h") as api,
-            async_playwright() as playwright,
-            await playwright.chromium.launch(
-                executable_path=CHROMIUM, args=sandbox, timeout=_PATIENCE_MS
-            ) as chromium,
-        ):
-            await furnish(api.bench, world.keys)
-            control = api.bench.control
-            await control.remove_provider("p")
-            for name in ("bavaria", "provence"):
-                await control.add_provider(AddProvider(name=name, kind="simulated"))
-            north, south = [
-                await _blanket(api, *one) for one in (("north", "bavaria"), ("south", "provence"))
-            ]
-            yield Scene(api, chromium, north, south)
-    finally:
-        await world.close()
-        shutil.rmtree(tmp_path / "machines", ignore_errors=True)
-
-
-async def _blanket(api: Served, name: str, provider: str) -> Double:
-    asked = await api.bench.control.add_blanket(AddBlanket(name=name, cloud="c", provider=provider))
-    return api.bench.site.machines[(await api.bench.done(asked)).object]
-
-
-def cell(page: Page, layer: int, domain: int) -> Any:
-    """Of the two-dimensional view: L2 is the first row, `bavaria` the first column."""
-    return page.locator("table.grid tbody tr").nth(2 - layer).locator("td").nth(domain)
 
 
 async def test_a_life(scene: Scene) -> None:
@@ -339,7 +201,7 @@ async def _provider(scene: Scene) -> Signing:
         await south.register_domain(request)
         await control.accept_provider(name)
     for name, domain in (("zebra-one", "alps"), ("zebra-two", "alps"), ("zebra-three", "jura")):
-        await _blanket(scene.api, name, domain)
+        await blanket(scene.api, name, domain)
     await scene.api.bench.run("zebra-web", on="zebra-one")
     return Signing(key, (await control.mint_token(MintToken(principal="acme"))).token, scene.api.channel)
 
@@ -348,18 +210,18 @@ async def test_an_incident_lights_up(scene: Scene) -> None:
     """As it happens, in the cell of what it is about; and goes out as it is closed."""
     instance = await scene.api.bench.run("web", on="north")
     own = new_id()
-    await _incident(scene, own, instance)
+    await incident(scene, own, instance)
     async with scene.signed_in() as window:
         page = window.page
         lit = page.locator(".tile.alarmed")
         await expect(cell(page, 2, 0).locator(".tile.alarmed")).to_contain_text("1 incident: escalated")
         await expect(lit).to_have_count(1)
-        assert await _violations(page) == []
+        assert await violations(page) == []
         await window.picture("web-incident-grid")
         await page.get_by_role("link", name="1 incident: escalated").click()
         await expect(page.get_by_role("region", name="Timeline")).to_contain_text("Scan for open ports")
         await expect(page.get_by_role("region", name="Reactions")).to_contain_text("contain:device")
-        assert await _violations(page) == []
+        assert await violations(page) == []
         await window.picture("web-incident")
         await page.get_by_role("link", name="Close").click()
         await page.get_by_label("undo what is in force").check()
@@ -367,21 +229,12 @@ async def test_an_incident_lights_up(scene: Scene) -> None:
         await expect(page.get_by_role("region", name="Timeline")).to_be_visible()
         assert scene.north.loop.closed[0].undo
         await window.open(f"{scene.origin}/web/")
-        await _incident(scene, own, instance, version=2, state=IncidentState.CLOSED, closed_at=time.time())
+        await incident(scene, own, instance, version=2, state=IncidentState.CLOSED, closed_at=time.time())
         await expect(lit).to_have_count(0)
-        await _incident(scene, new_id(), instance, state=IncidentState.OPEN)
+        await incident(scene, new_id(), instance, state=IncidentState.OPEN)
         await expect(lit).to_have_count(1)
         await expect(page.get_by_role("status")).to_contain_text("web: running, 1 incident: open")
         assert window.wrong == []
-
-
-async def _incident(scene: Scene, own: str, instance: str, **more: Any) -> None:
-    """As north's loop tells it."""
-    bench, blanket = scene.api.bench, scene.north.birth.blanket
-    cloud = (await bench.control.cloud("c")).id
-    values = {"state": IncidentState.ESCALATED, "instance": instance} | more
-    told = incident_event(own, cloud=cloud, blanket=blanket, **values)
-    await inbox.take(bench.parts.store, blanket, cloud, [told], at=time.time())
 
 
 async def test_a_provider(scene: Scene) -> None:
@@ -438,7 +291,7 @@ async def test_for_everybody(scene: Scene, scheme: str) -> None:
     ]  # fmt: skip
     async with scene.signed_in(color_scheme=scheme) as window:
         page = window.page
-        await _look(scene, window, [*paths, f"instances/{instance}/console", "instances/nosuch"])
+        await look(scene, window, [*paths, f"instances/{instance}/console", "instances/nosuch"])
         if scheme == "dark":
             await window.open(f"{scene.origin}/web/")
             await expect(cell(page, 2, 1)).to_contain_text("arriving")
@@ -447,7 +300,7 @@ async def test_for_everybody(scene: Scene, scheme: str) -> None:
         if scheme == "light":
             await window.open(f"{scene.origin}/web/")
             await window.picture("web-phone")
-        await _look(scene, window, paths)
+        await look(scene, window, paths)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -464,25 +317,6 @@ async def test_for_every_provider(scene: Scene, scheme: str) -> None:
         f"windows/{window_.id}/cancel", "drains", f"drains/{drain.id}", "new/domains", "instances",
     ]  # fmt: skip
     async with scene.provider(signing, color_scheme=scheme) as window:
-        await _look(scene, window, paths)
+        await look(scene, window, paths)
         await window.page.set_viewport_size({"width": 320, "height": 640})
-        await _look(scene, window, paths)
-
-
-async def _look(scene: Scene, window: Window, paths: list[str]) -> None:
-    """Each page, with axe; and whether it has to be scrolled sideways, if the screen is a phone's."""
-    page = window.page
-    width = page.viewport_size["width"] if page.viewport_size else 0
-    for path in paths:
-        await window.open(f"{scene.origin}/web/{path}")
-        if path.endswith("/console"):
-            await expect(page.locator("#link")).to_have_text("connected")
-        assert await _violations(page) == [], path
-        if width < 700:
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
-
-
-async def _violations(page: Page) -> list[str]:
-    await page.evaluate(AXE.read_text() + ";undefined")
-    found = await page.evaluate("axe.run()")
-    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
+        await look(scene, window, paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import actuator_checks as checks
 import pytest
 from api_rig import Served
 from control_rig import World, furnish, share_with, transferring
@@ -13,7 +14,7 @@ from provider_rig import told_about
 from sqlalchemy import update
 from web_rig import HOSTILE, crawled, links, signed_in, well_formed
 
-from supercloud.model.names import new_id
+from supercloud.model.reactions import Deed
 from supercloud.model.states import OperationState
 from supercloud.services import inbox
 from supercloud.services.requests import AddPrincipal
@@ -71,10 +72,12 @@ async def test_every_page_of_a_full_one_with_whatever_is_said_in_it(cloud: Serve
 
 
 async def _incident(served: Served, title: str) -> None:
-    """As north's loop tells it."""
+    """As north's loop tells it, which keeps evidence of it."""
     north = await served.bench.control.blanket("north")
-    told = incident_event(new_id(), cloud=north.cloud_id, blanket=north.id, title=title)
+    double = served.bench.site.machines[north.id]
+    told = incident_event(double.incident, cloud=north.cloud_id, blanket=north.id, title=title)
     await inbox.take(served.bench.parts.store, north.id, north.cloud_id, [told], at=time.time())
+    await double.evidence.do(checks.command(Deed.KEEP))
 
 
 async def test_a_list_that_is_long_goes_on(cloud: Served, monkeypatch: pytest.MonkeyPatch) -> None:

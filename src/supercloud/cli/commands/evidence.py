@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from supercloud.cli.output import Bar, Format, print_json, print_rows, progress
-from supercloud.cli.session import Name, Output, connect, said
+from supercloud.cli.output import Bar, Format, print_json, print_rows, printable, progress
+from supercloud.cli.session import Cloud, Name, Output, connect, said
 from supercloud.client import Client, Place
 from supercloud.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 
@@ -29,15 +30,26 @@ KNOWN, MEMORY = "known.json", "memory.elf"
 
 
 @app.command
-def ls(incident: Name, /, *, output: Output = Format.TABLE) -> None:
-    """List what the blanket of an incident keeps about it.
+def ls(incident: Name | None = None, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """List what the blanket of an incident keeps about it; or, without one, what all of them keep.
+
+    Example: supercloud incident evidence ls
 
     Example: supercloud incident evidence ls 7c9e6679-7425-40de-944b-e07fc1f90ae7
 
     Args:
         incident: Its id.
     """
-    print_rows(connect().get(f"/incidents/{incident}/evidence"), _COLUMNS, output)
+    if incident is not None:
+        print_rows(connect().get(f"/incidents/{incident}/evidence"), _COLUMNS, output)
+        return
+    found = connect().get("/evidence", cloud=cloud)
+    if output is Format.JSON:
+        print_json(found)
+        return
+    print_rows(found["evidence"], ("incident", *_COLUMNS, "blanket"), output)
+    for one in found["away"]:
+        sys.stderr.write(printable(f"what blanket {one['blanket']} keeps is not known: {one['why']}") + "\n")
 
 
 @app.command
@@ -102,10 +114,11 @@ def open_it(file: Path, /, *, to: Path | None = None, output: Output = Format.TA
     whole = "of one moment" if end.whole else "torn: the instance ran meanwhile"
     facts = {"memory": str(memory_file), "known": str(known_file), "whole": end.whole}
     said(
-        f"{memory_file}: {whole}; {made_by}\n{known_file}: what was known",
+        f"{memory_file}: {whole}; {made_by}\n{known_file}: what was known\ndigest {opening.digest}",
         output,
         **facts,
         signed=key.signed_by is not None,
+        digest=opening.digest,
     )
 
 

@@ -252,6 +252,18 @@ def reboot(name: Name, /, *, cloud: Cloud = None, wait: Wait = True, output: Out
 
 
 @app.command
+def scan(name: Name, /, *, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+    """Have its memory scanned by its blanket's YARA rules, now and not when it is its turn.
+
+    What matches is an incident; that it has ended is a report of its blanket's, `memory.scanned`.
+
+    Example: supercloud vm scan web
+    """
+    found = connect().post(f"/instances/{name}/scan", cloud=cloud)
+    said(f"{name} is being scanned: supercloud incident ls shows what matches", output, **found)
+
+
+@app.command
 def migrate(
     name: Name, /, *, to: Name, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:

@@ -10,3 +10,6 @@ COMPONENTS: Final = "components"
 GUEST: Final = "guest"
 MEMORY: Final = "memory"
 INTEGRITY: Final = "integrity"
+#: Of MEMORY: what a rule of YARA's is called in a finding, before its name; and that a scan failed.
+YARA_RULE: Final = "yara:"
+CANNOT_SCAN: Final = "cannot-scan"

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from supercloud.model.findings import Severity
-from supercloud.security.detectors import MEMORY
+from supercloud.security.detectors import CANNOT_SCAN, MEMORY, YARA_RULE
 from supercloud.security.detectors.told import Event, finding
 from supercloud.security.memoryscan import Match
 
-#: What a rule is called in a finding: this and its name.
-PREFIX: Final = "yara:"
-CANNOT_SCAN: Final = "cannot-scan"
 #: What is still so is told again after so long (seconds).
 AGAIN_S: Final = 3600.0
 
@@ -29,7 +26,7 @@ class Scans:
         return [
             self._finding(
                 about,
-                f"{PREFIX}{one.rule}",
+                f"{YARA_RULE}{one.rule}",
                 f"YARA rule {one.rule} matches in its memory",
                 one.severity,
                 at,
@@ -58,9 +55,9 @@ class Scans:
         now = set(abouts)
         self._told = {key: at for key, at in self._told.items() if key[0] in now}
 
-    def anew(self) -> None:
-        """There are other rules."""
-        self._told.clear()
+    def anew(self, about: str | None = None) -> None:
+        """There are other rules; or somebody wants to know what is so of one guest."""
+        self._told = {} if about is None else {key: at for key, at in self._told.items() if key[0] != about}
 
     def _due(self, about: str, rule: str, at: float) -> bool:
         if at - self._told.get((about, rule), float("-inf")) < AGAIN_S:
