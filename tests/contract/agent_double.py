@@ -47,6 +47,9 @@ class Instances(Part):
         for disk in request.spec.disks:
             assert any(copy.volume == disk.volume for copy in self.double.copies.values())
         self.double.seed(request)
+        if request.guard:
+            await self.double.loop.take_over(request.guard)
+        self.double.note_guard(request.spec.id, "started")
         await self.double.renewed(request.right)
         self.double.specs[request.spec.id] = request.spec
         self.double.states[request.spec.id] = a.RunState.RUNNING

@@ -264,6 +264,7 @@ class Double:
             disk_free_bytes=1 << 40,
             bundle=await self.upgrade.running(),
             closes_networks=self.closes_networks,
+            guards_starts=True,
             takes_tools=True,
             nests=True,
         )

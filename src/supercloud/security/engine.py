@@ -31,7 +31,7 @@ from supercloud.model.names import Id
 from supercloud.model.reactions import (
     ENDED,
     IN_FORCE,
-    ONCE,
+    LEFT,
     REACTION_TRANSITIONS,
     Deed,
     Reaction,
@@ -56,8 +56,6 @@ TRIES, RETRY_S = 4, 0.25
 #: A packet that was under way, a second by a detector's clock: no sign that a reaction did not work.
 SETTLE_S = 1.0
 _R, _I = ReactionState, IncidentState
-#: With what it is about, wherever that goes.
-_STAYS = (IN_FORCE | {_R.ASKED}) - {_R.UNDOING}
 
 
 class Doing(StrEnum):
@@ -460,12 +458,10 @@ class Engine:
 
     def leaving(self, name: Id) -> list[tuple[Incident, list[Reaction]]]:
         """What is to be in force about an object wherever it goes on, and what a person was asked about it:
-        each incident, with nothing in it about anything else. What is done once was done here, and goes
-        nowhere."""
+        each incident, with nothing in it about anything else."""
         found: dict[Id, list[Reaction]] = {}
         for one in self.book:
-            goes = one.state in _STAYS and (one.command.deed not in ONCE or one.state is _R.ASKED)
-            if one.command.about.id == name and goes and one.incident in self.incidents:
+            if one.command.about.id == name and one.goes_along and one.incident in self.incidents:
                 found.setdefault(one.incident, []).append(one)
         return [(_only_about(self.incidents[one], name), reactions) for one, reactions in found.items()]
 
@@ -498,16 +494,16 @@ class Engine:
 
     def left(self, name: Id, now: float) -> list[Action]:
         """An object is in another blanket now, and with it what is in force about it."""
-        why, actions = "what it is about is not here any more", list[Action]()
+        actions = list[Action]()
         for one in self.book.about(name):
             if one.state is not _R.UNDOING and one.command.about.id == name:
-                actions += self._undo(one, now, why)
+                actions += self._undo(one, now, LEFT)
         for incident in [one for one in self.incidents.values() if name in {of.id for of in one.objects}]:
             for one in self.book.of_incident(incident.id):
                 if one.state is _R.ASKED and one.command.about.id == name:
-                    self._to(one, _R.REFUSED, now, why)
+                    self._to(one, _R.REFUSED, now, LEFT)
             if {of.id for of in incident.objects} == {name}:
-                self._note(incident.id, EntryKind.STATE, now, f"closed: {why}")
+                self._note(incident.id, EntryKind.STATE, now, f"closed: {LEFT}")
                 self._become(incident.id, _I.CLOSED, now)
         return actions
 
