@@ -52,7 +52,8 @@ class Instances(Part):
         self.double.note_guard(request.spec.id, "started")
         await self.double.renewed(request.right)
         self.double.specs[request.spec.id] = request.spec
-        self.double.states[request.spec.id] = a.RunState.RUNNING
+        still = request.spec.id in self.double.stands_still
+        self.double.states[request.spec.id] = a.RunState.PAUSED if still else a.RunState.RUNNING
         return self.double.said(request.spec.id)
 
     async def resume(self, request: a.StartInstance) -> a.InstanceReport:
