@@ -387,6 +387,35 @@ async def test_what_a_reboot_undid_is_in_force_again_before_it_has_a_port(pair: 
         assert plugged == [{Deed.CONTAIN, Deed.LIMIT}]
 
 
+async def test_back_where_it_was_its_incident_is_told_as_it_is(pair: Pair) -> None:
+    """Though it was closed there as the instance left, under a version that elsewhere it never came to."""
+    here = pair.world.north
+
+    def last() -> Incident:
+        told = [one for one in pair.world.plane.events[here.id].values() if one.kind == "incident"]
+        incidents = [from_json(Incident, one.data["incident"]) for one in told]
+        return max(incidents, key=lambda one: one.version)
+
+    async with contained(pair, CONTAIN) as (north, south):
+        for number in range(5):
+            await pair.found(number)
+        await pair.incident(here.id, IncidentState.CONTAINED)
+        guard = await north.loop.guard(GuardRef(operation=new_id(), instance=pair.guest.id))
+        ref = await pair.received(north, south)
+        await pair.over(ref, north, south)
+        await pair.resumed(ref, south)
+        await north.migration.release(ref)
+        await pair.incident(here.id, IncidentState.CLOSED)
+        closed = last()
+        assert closed.state is IncidentState.CLOSED
+        await south.instances.stop(StopInstance(instance=pair.guest.id, mode=StopMode.DESTROY))
+        _given_up(pair)
+        await north.instances.start(_start(pair, here.id, guard))
+        assert pair.there(here.id) == {Deed.CONTAIN}
+        await until(lambda: last().state is IncidentState.CONTAINED)
+        assert last().id == closed.id and last().version > closed.version
+
+
 async def test_what_stands_still_is_started_so(pair: Pair) -> None:
     there = pair.world.south
     async with contained(pair) as (north, south):

@@ -355,7 +355,7 @@ def test_what_is_done_once_goes_nowhere_with_its_instance() -> None:
 
 
 def test_of_what_ended_only_what_ended_for_good_is_over() -> None:
-    """Not what ended because its object left, nor what could not be done: that may be done elsewhere, or here."""
+    """Not what ended because its object left, nor what could not be done: that may be done still."""
     world = Driven(policies(scans={"do": [CONTAIN]}))
     incident = world.take(finding(0))
     ((_, (there,)),) = world.engine.leaving(incident.objects[0].id)

@@ -14,6 +14,7 @@ from typing import Any
 
 from supercloud.agent.ordered import Ordered
 from supercloud.model.errors import Conflict, Refused
+from supercloud.model.incidents import Incident
 from supercloud.model.names import Id
 from supercloud.model.reactions import LEFT, Reaction, ReactionState
 from supercloud.ports.agent import InstanceSpec
@@ -78,7 +79,7 @@ class Guards:
             fresh = [_here(of, self._now() - guard.at) for of in one.reactions if of.id not in before]
             live = [of for of in fresh if self._goes_on(of)]
             if live:
-                await self._loop().adopt(one.incident, live)
+                await self._loop().adopt(await self._later(one.incident), live)
                 before |= {of.id for of in live}
                 await self._write({**brought, guard.operation: sorted(before)})
         for order in guard.ordered:
@@ -86,6 +87,11 @@ class Guards:
                 await self._ordered.order(order)
             except (Conflict, Refused):
                 continue  # this blanket does the same by itself, or its owner has it protected
+
+    async def _later(self, incident: Incident) -> Incident:
+        """Than what was told of it from here, where it may have been before."""
+        known = await self._journal(lambda journal: journal.version(incident.id))
+        return replace(incident, version=max(incident.version, known))
 
     def _goes_on(self, one: Reaction) -> bool:
         """Not if its time is over, or this blanket has it already, or knows how it ended: that may not have
