@@ -17,6 +17,7 @@ from supercloud.services.views import OperationView
 from supercloud.simulator import outcome
 from supercloud.simulator.bugs import ALL, Bugs
 from supercloud.simulator.faults import FAULTS, SPECIAL
+from supercloud.simulator.guards import contain, guarding
 from supercloud.simulator.world import SimWorld, run
 
 Ask = Callable[[ControlPlane], Awaitable[OperationView]]
@@ -54,6 +55,7 @@ class Plan:
     then: tuple[str, ...] = ()  # operations asked for afterwards, whatever became of the first
     length_s: float | None = None  # of rights; None: drawn
     nested: tuple[str, ...] = ()  # blankets that are inside another one, which is what is stopped
+    guarded: bool = False  # something is in force about the instance
 
     def __str__(self) -> str:
         return f"{self.operation}: " + ("; ".join(map(str, self.faults)) or "no fault")
@@ -111,6 +113,11 @@ async def _prepare(world: SimWorld, plan: Plan) -> None:
         state, said = await world.controller.until_ended(view.id, timeout_s=200)
         if state != "succeeded":
             raise Failed(f"the first start {state}: {said}")
+    if plan.guarded:
+        world.guarded = True
+        for blanket in world.blankets.values():
+            guarding(blanket.agent, blanket)
+        await contain(world, world["north"])
     await asyncio.sleep(world.random.uniform(1, 12))
 
 

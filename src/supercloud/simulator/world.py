@@ -73,6 +73,7 @@ class SimWorld:
         )
         self.cloud_id, self.network_id, self.instance, self.volume = (new_id() for _ in range(4))
         self.instances = [self.instance]
+        self.guarded = False  # whether something is in force about the instance
         self.observer = Observer(self)
         self.blankets: dict[Id, SimBlanket] = {}
         loop.on_crash = self._crashed
