@@ -52,7 +52,7 @@ def guarding(agent: BlanketAgent, blanket: SimBlanket) -> None:
 
 
 async def contain(world: SimWorld, blanket: SimBlanket) -> None:
-    """The blanket tells that it has contained the instance; of its kernel that is as if it had rebooted since."""
+    """The blanket tells that it has contained the instance; its kernel is as if it had rebooted since."""
     instance = Object(kind=ObjectKind.INSTANCE, id=world.instance)
     now, own = time.time(), new_id()
     incident = Incident(
