@@ -47,6 +47,7 @@ class Story:
         *,
         until: float | None = None,
         at: float | None = None,
+        deed: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
         self.version += 1
@@ -61,7 +62,7 @@ class Story:
         )
         (said,) = event.data["reactions"]
         one = from_json(Reaction, said)
-        command = replace(one.command, id=self.reaction, until=until or one.command.until)
+        command = replace(one.command, id=self.reaction, until=until or one.command.until, **(deed or {}))
         event.data["reactions"] = [to_json(Reaction, replace(one, command=command, **more))]
         event = replace(event, at=at or event.at)
         await inbox.take(self.bench.parts.store, birth.blanket, birth.cloud, [event], at=time.time())
@@ -136,6 +137,16 @@ async def test_only_the_blanket_that_has_it_says_what_is_in_force_about_it(bench
     assert len(await story.kept()) == 1
     await story.told_by(south, ReactionState.UNDONE, why="closed by ada", ended_at=time.time())
     assert await story.kept() == []
+
+
+async def test_of_addresses_only_its_own_come_with_it(bench: Bench) -> None:
+    """Another's would have it start nowhere: no blanket takes that over."""
+    north, _, story = await _two(bench)
+    await story.told_by(north, deed={"deed": Deed.DENY, "net": "10.77.0.7"})
+    assert await story.kept() == []
+    (nic,) = north.specs[story.instance].nics
+    await story.told_by(north, deed={"deed": Deed.DENY, "net": nic.ip})
+    assert [one.command.net for one in await story.kept()] == [nic.ip]
 
 
 async def test_it_ends_in_its_time_and_no_sooner_by_a_clock_that_is_behind(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from supercloud.model.names import Id
 from supercloud.model.reactions import LEFT, LONGEST_S, Reaction, ReactionState
 from supercloud.ports.loop import Held
 from supercloud.services.store.security import GuardRow
-from supercloud.services.store.tables import Instance, Right
+from supercloud.services.store.tables import Instance, NicRow, Right
 from supercloud.services.store.time import wall
 from supercloud.wire.codec import from_json, to_json
 
@@ -100,7 +100,9 @@ def _said(incident: Incident, one: Reaction) -> dict[str, Any]:
 
 
 async def kept(session: AsyncSession, instance: Id) -> tuple[Held, ...]:
-    """As another blanket takes it over, by the store's clock."""
+    """As another blanket takes it over, by the store's clock. Of addresses only the instance's own come with
+    it: whoever told of others would have it start nowhere."""
+    own = set(await session.scalars(select(NicRow.ip).where(NicRow.instance == instance)))
     rows = await session.scalars(
         select(GuardRow)
         .where(GuardRow.instance == instance, GuardRow.until > await wall(session) + 1)
@@ -109,6 +111,8 @@ async def kept(session: AsyncSession, instance: Id) -> tuple[Held, ...]:
     found: dict[Id, Held] = {}
     for row in rows:
         one = from_json(Reaction, row.said["reaction"])
+        if one.command.net is not None and one.command.net not in own:
+            continue
         one = replace(one, command=replace(one.command, until=row.until))
         incident = from_json(Incident, row.said["incident"])
         before = found.get(incident.id)
