@@ -42,7 +42,7 @@ from supercloud.ports.loop import Guard
 from supercloud.ports.rights import Decision, Verdict
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.sight import Sight, settled
-from supercloud.services.sagas.start import ready_to_boot
+from supercloud.services.sagas.start import ordered_there, ready_to_boot
 from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import InstanceFacts, World
 
@@ -432,7 +432,7 @@ async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id, why
     await world.set_state(trip.instance, InstanceState.STARTING, reason=why)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=why)
     await world.locate(trip.instance)
-    await world.guard_moved(trip.instance)
+    await ordered_there(world, trip.instance)
 
 
 async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, at: Id | None = None) -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import structlog
+
 from supercloud.model.errors import Conflict, Refused, SupercloudError, Unavailable
 from supercloud.model.names import Id
 from supercloud.model.right import RunRight
@@ -14,6 +16,7 @@ from supercloud.services.sagas import disks
 from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import InstanceFacts, World
 
+_log = structlog.get_logger(__name__)
 _RUNS = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING})
 
 
@@ -62,7 +65,16 @@ async def _boot(saga: Saga, world: World, instance: Id, blanket: Id) -> None:
     await world.set_state(instance, InstanceState.RUNNING, blanket=blanket)
     if report.state is RunState.PAUSED:  # by what is in force about it
         await world.set_state(instance, InstanceState.PAUSED)
-    await world.guard_moved(instance)
+    await ordered_there(world, instance)
+
+
+async def ordered_there(world: World, instance: Id) -> None:
+    """What it was started with by horizontal loops' orders is theirs to end. If that cannot be written down it
+    ends in its time, and the instance runs all the same."""
+    try:
+        await world.guard_moved(instance)
+    except SupercloudError as error:
+        _log.warning("start.orders_not_moved", instance=instance, why=error.message)
 
 
 async def ready_to_boot(
