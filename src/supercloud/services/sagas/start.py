@@ -69,7 +69,7 @@ async def _boot(saga: Saga, world: World, instance: Id, blanket: Id) -> None:
 
 
 async def ordered_there(world: World, instance: Id) -> None:
-    """What it was started with by horizontal loops' orders is theirs to end. If that cannot be written down it
+    """What it was started with by horizontal loops' orders is theirs to end. If that cannot be kept it
     ends in its time, and the instance runs all the same."""
     try:
         await world.guard_moved(instance)
