@@ -17,7 +17,7 @@ from supercloud.services.views import OperationView
 from supercloud.simulator import outcome
 from supercloud.simulator.bugs import ALL, Bugs
 from supercloud.simulator.faults import FAULTS, SPECIAL
-from supercloud.simulator.guards import contain, guarding
+from supercloud.simulator.guards import contain
 from supercloud.simulator.world import SimWorld, run
 
 Ask = Callable[[ControlPlane], Awaitable[OperationView]]
@@ -78,7 +78,13 @@ class Report:
 
 def play(plan: Plan, bugs: Bugs = ALL["none"]) -> Report:
     report = Report(plan)
-    run(plan.seed, bugs, lambda world: _play(world, plan, report), length_s=plan.length_s)
+    run(
+        plan.seed,
+        bugs,
+        lambda world: _play(world, plan, report),
+        length_s=plan.length_s,
+        guarded=plan.guarded,
+    )
     return report
 
 
@@ -114,9 +120,6 @@ async def _prepare(world: SimWorld, plan: Plan) -> None:
         if state != "succeeded":
             raise Failed(f"the first start {state}: {said}")
     if plan.guarded:
-        world.guarded = True
-        for blanket in world.blankets.values():
-            guarding(blanket.agent, blanket)
         await contain(world, world["north"])
     await asyncio.sleep(world.random.uniform(1, 12))
 
