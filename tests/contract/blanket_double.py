@@ -141,6 +141,7 @@ class Double:
         self.restored: list[tuple[str, str | None]] = []  # volumes, and to which snapshot
         self.stands_still: set[str] = set()  # instances, by what is in force about them
         self.received: list[str] = []  # operations that landed a migration here
+        self.transfers: set[str] = set()  # operations that a migration from or to here was not released of
         self.version = __version__
         self.closes_networks = True  # an agent of before does not
         self.differs: dict[str, Any] = {}  # in its report, from other blankets
