@@ -350,7 +350,7 @@ class Engine:
         for one in self.book:
             if one.command.about.id == name and one.goes_along and one.incident in self.incidents:
                 found.setdefault(one.incident, []).append(one)
-        return [(_only_about(self.incidents[one], name), reactions) for one, reactions in found.items()]
+        return [(self.incidents[one].only_about(name), reactions) for one, reactions in found.items()]
 
     def adopt(self, incident: Incident, reactions: Iterable[Reaction], now: float) -> list[Action]:
         """What another blanket's loop did about what comes here: with its past, to be done here anew."""
@@ -423,8 +423,3 @@ class Engine:
     def _wait(self, name: Id, until: float | None) -> None:
         if until is not None:
             heapq.heappush(self._due, (until, name))
-
-
-def _only_about(incident: Incident, name: Id) -> Incident:
-    seen = tuple(one for one in incident.seen if one.object.id == name)
-    return replace(incident, objects=tuple(one for one in incident.objects if one.id == name), seen=seen)

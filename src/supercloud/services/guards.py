@@ -90,12 +90,9 @@ async def _keep(
 
 def _said(incident: Incident, one: Reaction) -> dict[str, Any]:
     """With nothing about anything else in it."""
-    name = one.command.about.id
-    own = replace(
-        incident.shortened(_LINES),
-        objects=tuple(of for of in incident.objects if of.id == name) or (one.command.about,),
-        seen=tuple(of for of in incident.seen if of.object.id == name),
-    )
+    own = incident.shortened(_LINES).only_about(one.command.about.id)
+    if not own.objects:  # it named others only, of as many as it could
+        own = replace(own, objects=(one.command.about,))
     return {"incident": to_json(Incident, own), "reaction": to_json(Reaction, one)}
 
 
