@@ -48,9 +48,13 @@ class Instances(Part):
         for disk in request.spec.disks:
             assert any(copy.volume == disk.volume for copy in self.double.copies.values())
         self.double.seed(request)
+        if request.guard:
+            await self.double.loop.take_over(request.guard)
+        self.double.note_guard(request.spec.id, "started")
         await self.double.renewed(request.right)
         self.double.specs[request.spec.id] = request.spec
-        self.double.states[request.spec.id] = a.RunState.RUNNING
+        still = request.spec.id in self.double.stands_still
+        self.double.states[request.spec.id] = a.RunState.PAUSED if still else a.RunState.RUNNING
         return self.double.said(request.spec.id)
 
     async def resume(self, request: a.StartInstance) -> a.InstanceReport:

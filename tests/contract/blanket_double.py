@@ -141,6 +141,7 @@ class Double:
         self.sends_at_most = 1 << 40  # bytes of a copy, before the stream breaks
         self.incident = new_id()  # that evidence is of, as it names it
         self.restored: list[tuple[str, str | None]] = []  # volumes, and to which snapshot
+        self.stands_still: set[str] = set()  # instances, by what is in force about them
         self.received: list[str] = []  # operations that landed a migration here
         self.transfers: set[str] = set()  # operations that a migration from or to here was not released of
         self.version = __version__
@@ -176,8 +177,10 @@ class Double:
         return self._task is not None and not self._task.done()
 
     async def power_off(self) -> None:
-        """What was in its memory is gone; its disk is kept."""
+        """What was in its memory is gone; its disk is kept. Of what is in force it keeps no journal."""
         await self.end()
+        self.loop.held.clear()
+        self.loop.there.clear()
         self.states = dict.fromkeys(self.states, a.RunState.DEFINED)
         self.rights.clear()
         self.boot_id = secrets.token_hex(16)
@@ -267,6 +270,7 @@ class Double:
             disk_free_bytes=1 << 40,
             bundle=await self.upgrade.running(),
             closes_networks=self.closes_networks,
+            guards_starts=True,
             takes_tools=True,
             nests=True,
         )

@@ -85,11 +85,11 @@ class FakeHypervisor:
     async def flavour(self) -> Flavour:
         return Flavour.KVM
 
-    async def start(self, spec: object, user_data: bytes | None) -> None:
+    async def start(self, spec: object, user_data: bytes | None, *, paused: bool = False) -> None:
         self.seeds[spec.id] = user_data
         if self.states.get(spec.id, RunState.ABSENT) in GONE:
             self.boots.append(spec.id)
-            self.show(spec.id, RunState.RUNNING, "booted")
+            self.show(spec.id, RunState.PAUSED if paused else RunState.RUNNING, "booted")
 
     async def pause(self, instance: str) -> None:
         self.show(instance, RunState.PAUSED)

@@ -337,3 +337,42 @@ async def test_what_others_may_do_is_granted_kept_written_and_revoked_when_prune
     assert len(await granted()) == 3
     await cli.ok("apply", "-f", str(file), "--prune", "--yes")
     assert await granted() == {}
+
+
+async def test_all_that_depends_on_each_other_is_pruned_and_after_an_error_the_rest(
+    cli: Served, world: World, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blanket inside another, trust about what goes, and a quota for what is left alone."""
+    await cli.ok("cloud", "create", "lab")
+    await cli.ok("network", "create", "jobs", "--cloud", "lab", "--cidr", "10.9.0.0/24")
+    head = "cloud: {name: mine, quota: {vcpus: %d, blankets: %d, domains: 1}}"
+    inner = "  n1: {provider: north, memory: 4G}\n  inner: {in: n1, vcpus: 1, memory: 512M, disk: 4G}\n"
+    text = SMALL.replace("cloud: {name: mine}", head % (1, 3)).replace("  n1: {provider: north}\n", inner)
+    text = text.replace("networks: [lan]}", "networks: [lan], volumes: [data], publish: [80]}")
+    text += "  db: {image: debian, blanket: inner, memory: 128M}\n"
+    file.write_text(text.replace(head % (1, 3), head % (2, 3)) + "volumes: {data: {size: 16M}}\n" + TRUST)
+    await cli.ok("apply", "-f", str(file))
+    destroy = world.platform.destroy
+    last = (await cli.bench.control.blanket("n1", cloud="mine")).id
+
+    async def fails(machine: str) -> None:
+        if machine == last:  # all the rest goes before it
+            raise Exhausted("its platform is busy")
+        await destroy(machine)
+
+    monkeypatch.setattr(world.platform, "destroy", fails)
+    file.write_text("version: 1\n" + head % (0, 0) + "\n")
+    failed = await cli.run("apply", "-f", str(file), "--prune", "--yes")
+    assert failed.status == Exhausted.exit_status and "apply again to go on" in failed.err
+    assert re.search(r"remove instance db +done", failed.out), failed.out
+    assert re.search(r"remove blanket n1 +failed: its platform is busy", failed.out), failed.out
+    assert re.search(r"shrink cloud mine +not begun: needs remove blanket n1", failed.out), failed.out
+    assert "not-found" not in failed.out and "no such" not in failed.out
+    monkeypatch.setattr(world.platform, "destroy", destroy)
+    done = await cli.ok("apply", "-f", str(file), "--prune", "--yes", "-o", "json")
+    assert {step["outcome"] for step in done.json["steps"]} == {"done"}
+    left = await wanted(cli)
+    assert (left.blankets, left.networks, left.volumes, left.instances) == ((), (), (), ())
+    assert (left.cloud.quota.vcpus, left.cloud.quota.blankets) == (0, 0)
+    assert (await cli.ok("trust", "ls", "--cloud", "mine", "--state", "active", "-o", "json")).json == []
+    assert "already" in (await cli.ok("apply", "-f", str(file), "--prune", "--yes")).out

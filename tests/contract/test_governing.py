@@ -15,6 +15,7 @@ from control_rig import Bench, World, furnish
 from horizontal_rig import until
 from incident_rig import held, incident_event
 from placing_rig import blanket, run
+from sqlalchemy import update
 
 from supercloud.agent.loop import KIND, told
 from supercloud.model.errors import Refused
@@ -29,6 +30,7 @@ from supercloud.services import inbox
 from supercloud.services.incident_views import CloseIt
 from supercloud.services.policy_views import SetPolicy
 from supercloud.services.requests import AddProvider
+from supercloud.services.store.tables import Volume
 
 pytestmark = pytest.mark.contract
 QUARANTINE = {"action": "contain", "target": "blanket", "for": "1h"}
@@ -229,6 +231,33 @@ async def test_what_was_ordered_about_an_instance_follows_it(fleet: Fleet) -> No
         return not s1.loop.there
 
     await until(undone, lambda: str(s1.loop.there))
+
+
+async def test_what_was_ordered_about_an_instance_is_there_as_it_starts_elsewhere(fleet: Fleet) -> None:
+    """Its blanket was lost, and with that whatever was ordered there."""
+    bench = fleet.bench
+    await run(bench, "web", "n1", networks=("lan",))
+    web = (await bench.control.instance("web")).id
+    await fleet.policy(CONTAIN)
+    await fleet.finds("n1", web)
+    await fleet.reaction("verified")
+    await bench.done(await bench.control.remove_blanket("n1", force=True))
+    async with bench.parts.store.write() as session:
+        await session.execute(update(Volume).values(lost=None))  # they are elsewhere after all
+    deeds: list[set[str]] = []
+    for double in (fleet.blankets["n2"], fleet.blankets["s1"]):
+        double.note_guard = lambda _, moment, of=double: deeds.append(  # type: ignore[method-assign]
+            {moment, *(str(one.command.deed) for one in of.loop.there.values())}
+        )
+    await bench.done(await bench.control.start_instance("web"))
+    assert deeds == [{"started", "contain:device"}]
+    await fleet.reaction("verified")
+    await fleet.close()
+
+    async def undone() -> bool:
+        return not any(one.loop.there for one in fleet.blankets.values())
+
+    await until(undone, lambda: "what was ordered is there still")
 
 
 async def test_what_is_told_again_by_where_it_came_is_not_seen_anew(fleet: Fleet) -> None:

@@ -32,6 +32,8 @@ from supercloud.ports.agent import (
     SendInstance,
     SourceReport,
     StartInstance,
+    StopInstance,
+    StopMode,
 )
 from supercloud.ports.loop import CloseIncident, Guard, GuardRef, LoopPolicy, OrderDeed, OrderedRef
 from supercloud.ports.overlay import Mesh
@@ -329,3 +331,124 @@ async def test_what_was_ordered_goes_with_it_under_the_names_of_where_it_goes(pa
         assert not await north.loop.ordered(OrderedRef(command=first.id))
         await south.loop.recall(OrderedRef(command=second.id))
         assert pair.there(there.id) == set()
+
+
+# ---------------------------------------------------------------- an instance that starts
+
+
+def _start(pair: Pair, place: str, guard: Guard | None = None) -> StartInstance:
+    right = pair.world.plane.issue(pair.guest.id, place)
+    return StartInstance(spec=pair.guest, right=right, guard=guard)
+
+
+async def test_what_an_instance_starts_with_is_in_force_before_it_has_a_port(pair: Pair) -> None:
+    """Its blanket was lost, and another one has never heard of it."""
+    there = pair.world.south
+    async with contained(pair) as (_, south):
+        await pair.world.plane.agents[pair.world.north.id].instances.stop(
+            StopInstance(instance=pair.guest.id, mode=StopMode.DESTROY)
+        )
+        _given_up(pair)
+        guard = _about(pair.guest, Deed.CONTAIN)
+        report = await south.instances.start(_start(pair, there.id, guard))
+        assert report.state is RunState.RUNNING and pair.plugged == [{Deed.CONTAIN}]
+        assert (await south.report()).guards_starts
+        found = await pair.incident(there.id, IncidentState.CONTAINED)
+        assert found.id == guard.held[0].incident.id, "its incident goes on here"
+        await south.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await until(lambda: pair.there(there.id) == set())
+
+
+def _given_up(pair: Pair) -> None:
+    record = pair.world.plane.rights[pair.guest.id]
+    pair.world.plane.rights[pair.guest.id] = replace(record, holder=None, nonce=None)
+
+
+async def _begun_again(pair: Pair, north: RemoteAgent, guard: Guard | None = None) -> RunState:
+    await north.instances.stop(StopInstance(instance=pair.guest.id, mode=StopMode.DESTROY))
+    _given_up(pair)
+    return (await north.instances.start(_start(pair, pair.world.north.id, guard))).state
+
+
+async def test_what_a_reboot_undid_is_in_force_again_before_it_has_a_port(pair: Pair) -> None:
+    """What its own loop does about it, and what was ordered: neither is anywhere but in the journal."""
+    here = pair.world.north
+    plugged: list[set[Deed]] = []
+    here.overlay.before_port = lambda _: plugged.append(pair.there(here.id))
+    async with contained(pair, CONTAIN) as (north, _):
+        await pair.found()
+        await pair.incident(here.id, IncidentState.CONTAINED)
+        about = held(pair.guest.id, cloud=CLOUD, blanket=here.id).reactions[0].command.about
+        limit = Command(id=new_id(), deed=Deed.LIMIT, about=about, kbytes=10)
+        await north.loop.order(OrderDeed(command=limit, left_s=600, by=CLOUD))
+        pair.at[here.id].there.clear()
+        plugged.clear()
+        assert await _begun_again(pair, north) is RunState.RUNNING
+        assert plugged == [{Deed.CONTAIN, Deed.LIMIT}]
+
+
+async def test_back_where_it_was_its_incident_is_told_as_it_is(pair: Pair) -> None:
+    """Though it was closed there as the instance left, under a version that elsewhere it never came to."""
+    here = pair.world.north
+
+    def last() -> Incident:
+        told = [one for one in pair.world.plane.events[here.id].values() if one.kind == "incident"]
+        incidents = [from_json(Incident, one.data["incident"]) for one in told]
+        return max(incidents, key=lambda one: one.version)
+
+    async with contained(pair, CONTAIN) as (north, south):
+        for number in range(5):
+            await pair.found(number)
+        await pair.incident(here.id, IncidentState.CONTAINED)
+        guard = await north.loop.guard(GuardRef(operation=new_id(), instance=pair.guest.id))
+        ref = await pair.received(north, south)
+        await pair.over(ref, north, south)
+        await pair.resumed(ref, south)
+        await north.migration.release(ref)
+        await pair.incident(here.id, IncidentState.CLOSED)
+        closed = last()
+        assert closed.state is IncidentState.CLOSED
+        await south.instances.stop(StopInstance(instance=pair.guest.id, mode=StopMode.DESTROY))
+        _given_up(pair)
+        await north.instances.start(_start(pair, here.id, guard))
+        assert pair.there(here.id) == {Deed.CONTAIN}
+        await until(lambda: last().state is IncidentState.CONTAINED)
+        assert last().id == closed.id and last().version > closed.version
+
+
+async def test_what_stands_still_is_started_so(pair: Pair) -> None:
+    there = pair.world.south
+    async with contained(pair) as (north, south):
+        await north.instances.stop(StopInstance(instance=pair.guest.id, mode=StopMode.DESTROY))
+        _given_up(pair)
+        report = await south.instances.start(_start(pair, there.id, _about(pair.guest, Deed.PAUSE)))
+        assert report.state is RunState.PAUSED and there.hypervisor.boots == [pair.guest.id]
+        found = await pair.incident(there.id, IncidentState.CONTAINED)
+        await south.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await until(lambda: there.hypervisor.states[pair.guest.id] is RunState.RUNNING)
+
+
+async def test_what_was_undone_here_does_not_come_again_though_nobody_was_told_yet(pair: Pair) -> None:
+    here = pair.world.north
+    async with contained(pair, CONTAIN) as (north, _):
+        await pair.found()
+        found = await pair.incident(here.id, IncidentState.CONTAINED)
+        old = await north.loop.guard(GuardRef(operation=new_id(), instance=pair.guest.id))
+        assert len(old.held) == 1
+        await north.loop.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await until(lambda: pair.there(here.id) == set())
+        assert await _begun_again(pair, north, old) is RunState.RUNNING
+        assert pair.there(here.id) == set()
+
+
+async def test_a_blanket_without_a_loop_starts_nothing_that_something_is_in_force_about(
+    world: World,  # noqa: F811
+) -> None:
+    guest = spec()
+    async with both(world) as (north, _):
+        right = world.plane.issue(guest.id, world.north.id)
+        request = StartInstance(spec=guest, right=right, guard=_about(guest, Deed.CONTAIN))
+        assert not (await north.report()).guards_starts
+        with pytest.raises(Refused, match="no loop"):
+            await north.instances.start(request)
+        assert world.north.hypervisor.boots == []

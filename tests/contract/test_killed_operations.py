@@ -24,7 +24,7 @@ import pytest
 import structlog
 from blanket_double import Double, LivePlatform, Site
 from control_child import Orders, Request, run
-from incident_rig import held
+from incident_rig import held, incident_event
 from sqlalchemy import select
 
 from supercloud.keystore.calls import handlers
@@ -37,6 +37,7 @@ from supercloud.model.names import MIB, new_id
 from supercloud.ports.agent import RunState, StopMode, UserData
 from supercloud.ports.platform import Platform
 from supercloud.ports.tools import ForeignVm
+from supercloud.services import inbox
 from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
@@ -297,8 +298,17 @@ async def _moved(life: Life) -> None:
 
 
 async def _its_blanket(life: Life) -> None:
-    """Upgraded while it runs, stopped and started."""
+    """Upgraded while it runs, stopped and started; what the control plane keeps of what was in force about it
+    is so again, before it has a port."""
     victim, south = life.victim, life.south
+    cloud, blanket = south.birth.cloud, south.birth.blanket
+    event = incident_event(new_id(), cloud=cloud, blanket=blanket, instance=life.instance)
+    store = await Store.open(victim.database)
+    try:
+        await inbox.take(store, blanket, cloud, [event], at=event.at)
+    finally:
+        await store.close()
+    victim.site.guards[life.instance] = {one["command"]["id"] for one in event.data["reactions"]}
     (victim.folder / "bundle").write_bytes(IMAGE)
     await victim.killed("upgrade_blanket", ref="south")
     assert south.bundles.now == DIGEST and life.running() == ["south"]
@@ -308,6 +318,8 @@ async def _its_blanket(life: Life) -> None:
     assert seen["blankets"]["south"]["state"] == "ready" and life.running() == []
     seen = await victim.killed("start_instance", ref="web")
     assert seen["instances"]["web"]["epoch"] == 6 and life.running() == ["south"]
+    assert victim.site.unguarded == []
+    assert south.loop.holds(life.instance) == victim.site.guards.pop(life.instance)
 
 
 async def _keys_rotated(life: Life) -> None:

@@ -188,6 +188,9 @@ async def test_some_of_each_parent_are_reached_at_its_ports_and_others_dial_out(
         await bench.control.migrate_instance("i", to="z")
     await bench.done(await bench.control.migrate_instance("i", to="w"))
     await bench.done(await bench.control.migrate_instance("i", to="z"))
+    await bench.blanket("plain", cloud="inner")
+    await bench.done(await bench.control.migrate_instance("i", to="plain"))
+    assert (await bench.control.instance("i")).blanket == "plain", "out of one that nothing is forwarded to"
 
 
 async def test_instances_move_between_a_nested_blanket_and_an_ordinary_one(bench: Bench) -> None:

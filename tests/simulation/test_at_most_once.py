@@ -65,6 +65,16 @@ def test_nor_where_blankets_are_inside_others_that_are_stopped() -> None:
             assert report.most_executing <= 1
 
 
+@pytest.mark.parametrize("operation", ["start", "migrate"])
+def test_nothing_boots_without_what_is_in_force_about_it(operation: str) -> None:
+    """Wherever it comes to boot: its machines reboot, forget, and are rolled back, and so does the store."""
+    place, number = list(OPERATIONS).index(operation), len(OPERATIONS)
+    for fault in range(0, len(FAULTS), 3):
+        plan = replace(plan_of(fault * number + place), guarded=True, then=("stop", "start"))
+        report = play(plan)
+        assert not report.wrong, said(report)
+
+
 def test_a_seed_replays() -> None:
     first, again = play(plan_of(12)), play(plan_of(12))
     assert first.digest == again.digest

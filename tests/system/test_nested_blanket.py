@@ -1,4 +1,4 @@
-"""A blanket inside a blanket, on real VMs: a nested cloud runs an instance there."""
+"""A blanket inside a blanket, on real VMs: a nested cloud runs an instance there, which moves out of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
         yield made
     finally:
         print(evidence(home))
-        made.run("blanket", "rm", "around", "--cloud", "outer", "--force", timeout_s=600)
+        for name, cloud in (("beside", "inner"), ("around", "outer")):
+            made.run("blanket", "rm", name, "--cloud", cloud, "--force", timeout_s=600)
         made.run("down")
         shutil.rmtree(home, ignore_errors=True)
 
@@ -104,6 +105,22 @@ def _counts(site: Estate, name: str, cloud: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
+def test_it_moves_out_of_it_live_and_goes_on(site: Estate) -> None:
+    """To an ordinary blanket of the same cloud: one hypervisor less is below it then."""
+    _do(site, "blanket", "add", "beside", "--cloud", "inner", "--provider", "north", "--memory", "1G",
+        timeout_s=ADD_S)  # fmt: skip
+    _, before = _counts(site, "deep", "inner")
+    began = time.monotonic()
+    said = _do(
+        site, "vm", "migrate", "deep", "--cloud", "inner", "--to", "beside", "-o", "json", timeout_s=1500
+    )
+    print(f"an instance left a nested blanket in {time.monotonic() - began:.0f} s: {said.strip()}")
+    shown = _show(site, "vm", "deep", "inner")
+    assert (shown["state"], shown["blanket"], shown["epoch"]) == ("running", "beside", 2)
+    first, then = _counts(site, "deep", "inner")
+    assert then > first > before, "it went on where it was, and did not begin anew"
+
+
 def test_a_parent_with_a_blanket_inside_is_kept(site: Estate) -> None:
     refused = site.run("blanket", "rm", "around", "--cloud", "outer")
     assert refused.returncode != 0 and "inside blanket around" in refused.stderr
@@ -111,6 +128,7 @@ def test_a_parent_with_a_blanket_inside_is_kept(site: Estate) -> None:
 
 def test_what_is_inside_goes_first(site: Estate) -> None:
     _do(site, "vm", "rm", "deep", "--cloud", "inner", "--force", timeout_s=900)
-    _do(site, "blanket", "rm", "within", "--cloud", "inner", timeout_s=600)
+    for name in ("within", "beside"):
+        _do(site, "blanket", "rm", name, "--cloud", "inner", timeout_s=600)
     names = [one["name"] for one in json.loads(_do(site, "blanket", "ls", "-o", "json"))]
     assert names == ["around"]

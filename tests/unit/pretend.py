@@ -15,6 +15,7 @@ from supercloud.model.levels import Level
 from supercloud.model.placement import Placement
 from supercloud.model.quota import Quota
 from supercloud.model.states import InstanceState
+from supercloud.model.trust import THINGS
 from supercloud.services.requests import (
     AddBlanket,
     AddProvider,
@@ -25,7 +26,7 @@ from supercloud.services.requests import (
     RunInstance,
 )
 from supercloud.services.rules import boot_volume, level_of
-from supercloud.services.views import WantedCloud
+from supercloud.services.views import TrustView, WantedCloud
 
 IMAGES = {"debian": 64 << 20, "alpine": 32 << 20}
 _STATES = {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING}
@@ -52,6 +53,8 @@ class Pretend:
     states: dict[str, InstanceState] = field(default_factory=dict)
     user_data: dict[str, str] = field(default_factory=dict)  # in clear, as the steps had it
     under_way: dict[tuple[Kind, str], UnderWay] = field(default_factory=dict)
+    trust: tuple[TrustView, ...] = ()
+    counts: bool = False  # whether it keeps to the quota
 
     def there(self) -> There:
         attached: dict[str, tuple[str, ...]] = {}
@@ -83,6 +86,7 @@ class Pretend:
                 for name in self.volumes
             },
             under_way=self.under_way,
+            trust=self.trust,
         )
 
     def do(self, call: Call) -> None:
@@ -95,14 +99,32 @@ class Pretend:
             if call.user_data is not None:
                 assert words == ["instances"] and call.body
                 self.user_data[call.body["name"]] = call.user_data
+            self._fits()
             return
         assert call.user_data is None
         if words[0] == "clouds":
             self._quota_clouds(words[1], call.body)
+            self._fits()
+            return
+        if words[0] == "trust":
+            assert call.method == "POST" and words[2] == "revoke"
+            left = tuple(one for one in self.trust if one.id != words[1])
+            assert len(left) == len(self.trust) - 1, "what is not there cannot be revoked"
+            self.trust = left
             return
         assert call.query == {"cloud": self.cloud and self.cloud.name}
         verb = "remove" if call.method == "DELETE" else words[2]
         getattr(self, f"_{verb}_{words[0]}")(words[1], **(call.body or {}))
+
+    def _fits(self) -> None:
+        """Into the quota, of which only what instances take is counted."""
+        if self.counts and self.cloud is not None:
+            quota, instances = self.cloud.quota, self.instances.values()
+            for limit, used in (
+                (quota.vcpus, sum(one.vcpus for one in instances)),
+                (quota.memory_mib, sum(one.memory_mib for one in instances)),
+            ):
+                assert limit is None or used <= limit, f"{used} is more than {limit}"
 
     # ------------------------------------------------------------ making
 
@@ -229,9 +251,16 @@ class Pretend:
     def _remove_networks(self, name: str) -> None:
         assert not any(name in one.networks for one in self.instances.values())
         del self.networks[name]
+        self._forget("network", name)
+
+    def _forget(self, thing: str, name: str) -> None:
+        """Relations go with what they are about."""
+        self.trust = tuple(one for one in self.trust if (THINGS[one.kind], one.thing) != (thing, name))
 
     def _remove_blankets(self, name: str) -> None:
         assert not any(one.on == name for one in self.instances.values())
+        assert not any(one.parent == name for one in self.blankets.values())
+        self._forget("blanket", name)
         self.lost |= {volume for volume, where in self.data.items() if where == name}
         del self.blankets[name]
         self.blanket_states.pop(name, None)

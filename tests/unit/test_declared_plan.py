@@ -18,9 +18,11 @@ from supercloud.cli.declared.read import Declared, read
 from supercloud.cli.declared.steps import Act, Kind, Plan
 from supercloud.cli.declared.there import BlanketThere, UnderWay
 from supercloud.cli.declared.write import document, lacks, text
+from supercloud.model.names import new_id
 from supercloud.model.quota import Quota
 from supercloud.model.states import BlanketState, InstanceState
-from supercloud.services.views import WantedCloud
+from supercloud.model.trust import TrustKind, TrustState
+from supercloud.services.views import TrustView, WantedCloud
 
 pytestmark = pytest.mark.unit
 many = settings(
@@ -28,11 +30,13 @@ many = settings(
 )
 
 
-def carry_out(found: Plan, world: Pretend, data: st.DataObject | None = None) -> None:
-    """In an order of hypothesis' choice, as steps at once may end."""
+def carry_out(
+    found: Plan, world: Pretend, data: st.DataObject | None = None, *, until: int | None = None
+) -> None:
+    """In an order of hypothesis' choice, as steps at once may end; `until` so many are done."""
     done: set[str] = set()
     left = list(found.steps)
-    while left:
+    while left and (until is None or len(done) < until):
         ready = [step for step in left if step.needs <= done]
         assert ready, "steps wait for each other"
         step = data.draw(st.sampled_from(ready)) if data is not None else ready[0]
@@ -94,6 +98,72 @@ def test_from_one_cloud_to_another(
     assert not (prune and again.extras)
     kept = {one.name for one in after.wanted.volumes}
     assert not kept & world.lost, "what the file wants is not lost with a blanket"
+
+
+def room(of: Declared, vcpus: int, memory_mib: int) -> Declared:
+    """With a quota for exactly its own instances, and so much more."""
+    instances = of.wanted.instances
+    quota = Quota(
+        vcpus=sum(one.vcpus for one in instances) + vcpus,
+        memory_mib=sum(one.memory_mib for one in instances) + memory_mib,
+    )
+    cloud_itself = dataclasses.replace(of.wanted.cloud, quota=quota)
+    return dataclasses.replace(of, quota=quota, wanted=dataclasses.replace(of.wanted, cloud=cloud_itself))
+
+
+def relation(kind: TrustKind, thing: str) -> TrustView:
+    return TrustView(
+        id=new_id(), kind=kind, cloud="mine", cloud_id="1", to="lab", to_id="2", thing=thing, digest=None,
+        network=None, to_network=None, of_id=None, blanket=None, guests=(), reactions=(), delegable=False,
+        parent=None, depth=0, state=TrustState.ACTIVE, closed=None, needs_approval=False, created_at=0.0,
+        expires_at=1.0, revoked_at=None,
+    )  # fmt: skip
+
+
+@many
+@given(
+    declared(texts=False, alike=True),
+    declared(texts=False, alike=True, grown=True),
+    st.tuples(st.integers(0, 2), st.integers(0, 700)),
+    st.integers(0, 40),
+    st.data(),
+)
+def test_whatever_is_pruned_goes_before_what_it_is_made_of_and_what_takes_its_place_comes_after(
+    before: Declared, after: Declared, more: tuple[int, int], until: int, data: st.DataObject
+) -> None:
+    """Within quotas that fit exactly, with blankets inside blankets and trust about what goes; and broken off
+    anywhere, the next one does the rest."""
+    world = there_of(room(before, *more))
+    for name in [one for one in ("s1", "s2") if one in world.blankets and "n1" in world.blankets]:
+        if data.draw(st.booleans()) and name not in {one.name for one in after.wanted.blankets}:
+            world.blankets[name] = dataclasses.replace(world.blankets[name], provider=None, parent="n1")
+    world.trust = tuple(
+        relation(kind, thing)
+        for kind, things in (
+            (TrustKind.CONNECT, world.networks),
+            (TrustKind.PLACE, world.blankets),
+            (TrustKind.SEE_FINDINGS, ("mine",)),
+        )
+        for thing in sorted(things)
+    )
+    world.counts = True
+    wanted = room(after, 0, 0)
+    found = plan(wanted, world.there(), prune=True)
+    event("refused" if found.refusals else f"{len(found.taken_away)} taken away")
+    if found.refusals:
+        return
+    try:
+        if until < len(found.steps):
+            carry_out(found, world, data, until=until)
+            found = plan(wanted, world.there(), prune=True)
+            if found.refusals:  # it came to be where a volume is not that it is to have
+                assert any(one.on is None for one in after.wanted.instances), found.refusals
+                return
+        carry_out(found, world, data)
+    except Elsewhere:
+        return
+    again = plan(wanted, world.there(), prune=True)
+    assert not again.differs and not again.extras and not world.trust, again
 
 
 # ---------------------------------------------------------------- what cannot be drawn so easily
@@ -280,6 +350,30 @@ def test_a_quota_is_as_the_file_says_and_a_cloud_stays_in_its_parent(tmp_path: P
     assert "resize cloud mine" in steps["create network lan"].needs
     (refused,) = plan(cloud("", tmp_path, terms="name: mine, in: other"), world.there()).refusals
     assert refused.path == ("cloud", "in") and "in around, not in other" in refused.why
+
+
+def test_a_quota_grows_before_what_needs_it_and_shrinks_after_what_is_taken_away(tmp_path: Path) -> None:
+    head = "name: mine, quota: {vcpus: %s, memory: %s}"
+    world = there_of(cloud(TWO, tmp_path, terms=head % (1, "4G")))
+    other = cloud(TWO.replace("  web:", "  www:"), tmp_path, terms=head % (2, "1G"))
+    steps = {one.key: one for one in plan(other, world.there(), prune=True).steps}
+    assert steps["resize cloud mine"].what == "quota, 1 vCPU, 4G memory to 2 vCPUs, 4G memory"
+    assert steps["shrink cloud mine"].what == "quota, 2 vCPUs, 4G memory to 2 vCPUs, 1G memory"
+    assert "resize cloud mine" in steps["create instance www"].needs
+    assert "remove instance web" in steps["shrink cloud mine"].needs & steps["create instance www"].needs
+    less = plan(cloud("", tmp_path, terms=head % (0, "0")), world.there(), prune=True)
+    assert not [one for one in less.steps if one.act is Act.RESIZE]
+    assert {"remove instance web", "remove volume data", "remove blanket n1", "remove blanket s1"} <= (
+        less.steps[-1].needs
+    )
+
+
+def test_a_blanket_with_others_guests_in_it_is_not_pruned(tmp_path: Path) -> None:
+    """It is said before anything is taken away."""
+    world = there_of(cloud(TWO, tmp_path))
+    there = dataclasses.replace(world.there(), guests={"n1": ("77",)})
+    (refused,) = plan(cloud("", tmp_path), there, prune=True).refusals
+    assert (refused.kind, refused.name) == (Kind.BLANKET, "n1") and "77" in refused.why
 
 
 def test_levels_change_before_what_they_decide(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from supercloud.cli.declared.run import Outcome, Run
+from supercloud.cli.declared.show import print_results
 from supercloud.cli.declared.steps import Act, Call, Kind, Plan, Step
 from supercloud.cli.output import board
-from supercloud.model.errors import Conflict, Failed, Refused, Unavailable
+from supercloud.model.errors import Conflict, Failed, NotFound, Refused, Unavailable
 
 pytestmark = pytest.mark.unit
 
@@ -127,6 +128,39 @@ def test_after_a_failure_nothing_is_taken_away() -> None:
     }
     error = done.results["create instance a"].error
     assert error is not None and error.hint == "look" and control.begun == ["a", "c"]
+
+
+def test_what_is_not_there_any_more_is_taken_away() -> None:
+    """Whoever did that, and however often it is asked for; but nothing that is not there is made with."""
+
+    def gone() -> None:
+        raise NotFound("there is no such thing")
+
+    control = Control({"old": gone, "a": gone})
+    done = run(control, step("old", act=Act.REMOVE), step("a"), step("b", "a"), at_once=1)
+    done.all()
+    assert outcomes(done) == {
+        "remove instance old": Outcome.DONE,
+        "a": Outcome.FAILED,
+        "b": Outcome.NOT_BEGUN,
+    }
+
+
+def test_what_is_left_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise Unavailable("its blanket is away")
+
+    old, new = step("old", act=Act.REMOVE), step("new", act=Act.REMOVE)
+    needing = replace(step("more", act=Act.REMOVE), needs=frozenset({old.key}))
+    done = run(Control({"old": fails}), old, new, needing, at_once=1)
+    done.all()
+    print_results(Plan(cloud="mine", steps=(old, new, needing), refusals=(), extras=()), done.results)
+    said = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in said] == [
+        "remove instance old failed: its blanket is away",
+        "remove instance new not begun: nothing is taken away after a failure",
+        "remove instance more not begun: needs remove instance old",
+    ]
 
 
 def test_a_bug_in_a_step_does_not_hang_the_others() -> None:

@@ -142,6 +142,7 @@ class BlanketAgent:
             changes=changes,
             arrivals=arrivals,
             opener=opener,
+            guards=None if self.loop is None else self.loop.guards,
             still=None if paused is None else paused.holds,
         )
         self.migration = Migration(
@@ -230,6 +231,8 @@ class BlanketAgent:
         return PauseReactions(self._drivers.hypervisor, run, self._may_run, self._arriving)
 
     async def _arriving(self, instance: Id) -> bool:
+        if instance in self.instances.starting:
+            return True
         transfers = await self._journal.transfers()
         return any(one.instance == instance and one.side is Side.TARGET for one in transfers)
 
@@ -251,6 +254,7 @@ class BlanketAgent:
             disk_free_bytes=disk_free_bytes(self._drivers.data),
             bundle=await self.upgrade.running(),
             closes_networks=True,
+            guards_starts=self.loop is not None,
             takes_tools=self.tools.there,
             nests=not why_not,
             nests_not=why_not,

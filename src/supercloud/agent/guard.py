@@ -1,8 +1,9 @@
-"""The security state of an instance that moves: given to the blanket that it goes to, and taken over there.
+"""The security state of an instance that moves, or starts: given to the blanket that it goes to, and taken
+over there.
 
 It is in force at the target before the instance has a port there, and once more before it goes on; at the
 source until the source is gone. Whose word it is: a blanket speaks of an instance that it holds, and says
-nothing about anything else by it.
+nothing about anything else by it. If its blanket was lost the control plane gives what that told last.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from supercloud.agent.ordered import Ordered
 from supercloud.model.errors import Conflict, Refused
+from supercloud.model.incidents import Incident
 from supercloud.model.names import Id
-from supercloud.model.reactions import Reaction, ReactionState
+from supercloud.model.reactions import LEFT, Reaction, ReactionState
 from supercloud.ports.agent import InstanceSpec
 from supercloud.ports.loop import Guard, GuardRef, Held
 from supercloud.security.journal import Journal
@@ -24,23 +26,27 @@ from supercloud.security.loop import Loop
 _NOTE = "taken-over"
 #: Of what is given: incidents, and lines of the timeline of each.
 _MOST, _LINES = 64, 40
+#: Operations whose reactions are remembered: of starts nobody says that they are over.
+_OPERATIONS = 64
 
 
 class Guards:
     """`journal` does something with the loop's journal; `loop`: the blanket's own, or Unavailable while it is
-    begun anew; `spec`: of an instance that is here or on its way."""
+    begun anew; `begun` waits a while for it; `spec`: of an instance that is here or on its way."""
 
     def __init__(
         self,
         *,
         journal: Callable[[Callable[[Journal], Any]], Awaitable[Any]],
         loop: Callable[[], Loop],
+        begun: Callable[[], Awaitable[None]],
         ordered: Ordered,
         spec: Callable[[Id], Awaitable[InstanceSpec | None]],
         now: Callable[[], float],
     ) -> None:
         self._journal = journal
         self._loop = loop
+        self._begun = begun
         self._ordered = ordered
         self._spec = spec
         self._now = now
@@ -71,9 +77,9 @@ class Guards:
         before = set(brought.get(guard.operation, ()))
         for one in guard.held:
             fresh = [_here(of, self._now() - guard.at) for of in one.reactions if of.id not in before]
-            live = [of for of in fresh if of.command.until is None or of.command.until > self._now() + 1]
+            live = [of for of in fresh if self._goes_on(of)]
             if live:
-                await self._loop().adopt(one.incident, live)
+                await self._loop().adopt(await self._later(one.incident), live)
                 before |= {of.id for of in live}
                 await self._write({**brought, guard.operation: sorted(before)})
         for order in guard.ordered:
@@ -81,6 +87,36 @@ class Guards:
                 await self._ordered.order(order)
             except (Conflict, Refused):
                 continue  # this blanket does the same by itself, or its owner has it protected
+
+    async def _later(self, incident: Incident) -> Incident:
+        """Than what was told of it from here, where it may have been before."""
+        known = await self._journal(lambda journal: journal.version(incident.id))
+        return replace(incident, version=max(incident.version, known))
+
+    def _goes_on(self, one: Reaction) -> bool:
+        """Not if its time is over, or this blanket has it already, or knows how it ended: that may not have
+        been told yet."""
+        if one.command.until is not None and one.command.until <= self._now() + 1:
+            return False
+        known = self._loop().engine.book.get(one.id)
+        if known is None:
+            return True
+        being_undone = known.state is ReactionState.UNDOING and known.why != LEFT
+        return not (known.has_effect or known.is_over or being_undone)
+
+    # ------------------------------------------------------------ where it starts
+
+    async def stand(self, instance: Id, guard: Guard | None) -> None:
+        """On return what is in force about it has its effect: what comes with it, and what is in force here,
+        which a reboot may have undone.
+
+        Raises: Refused, Failed, NotFound, Unavailable.
+        """
+        await self._begun()
+        if guard:
+            await self.take_over(guard)
+        await self._loop().again(instance)
+        await self._ordered.again(instance)
 
     # ------------------------------------------------------------ at either
 
@@ -99,7 +135,8 @@ class Guards:
         return dict(await self._journal(lambda journal: journal.read(_NOTE)) or {})
 
     async def _write(self, brought: dict[Id, Sequence[Id]]) -> None:
-        await self._journal(lambda journal: journal.write(_NOTE, brought))
+        latest = dict(list(brought.items())[-_OPERATIONS:])
+        await self._journal(lambda journal: journal.write(_NOTE, latest))
 
 
 def _check(guard: Guard, own: set[str]) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import structlog
 
 from supercloud.agent.changes import Changes
+from supercloud.agent.guard import Guards
 from supercloud.agent.journal import Journal
 from supercloud.agent.opener import Opener
 from supercloud.keeper.egress import tap_of
 from supercloud.keeper.link import Grant, KeeperPort, RightReport
-from supercloud.model.errors import Conflict, Failed, InvalidInput, SupercloudError
+from supercloud.model.errors import Conflict, Failed, InvalidInput, Refused, SupercloudError
 from supercloud.model.names import Epoch, Id
 from supercloud.ports.agent import (
     NICS,
@@ -27,6 +28,7 @@ from supercloud.ports.agent import (
 )
 from supercloud.ports.clock import Clock
 from supercloud.ports.hypervisor import DomainEvent, Hypervisor, Overlay
+from supercloud.ports.loop import Guard
 
 GONE = frozenset({RunState.ABSENT, RunState.DEFINED})
 _LONGEST_SHUTDOWN_S = 240.0
@@ -63,9 +65,11 @@ class Instances:
         changes: Changes,
         arrivals: Arrivals,
         opener: Opener,
+        guards: Guards | None,
         still: Callable[[Id], bool] | None = None,
     ) -> None:
-        """`still`: whether the loop has it stand still, whatever its right allows."""
+        """`guards`: of the blanket's loop; None: it has none. `still`: whether that has it stand still,
+        whatever its right allows."""
         self._hypervisor = hypervisor
         self._overlay = overlay
         self._keeper = keeper
@@ -73,7 +77,10 @@ class Instances:
         self._changes = changes
         self._arrivals = arrivals
         self._opener = opener
+        self._guards = guards
         self._still = still
+        #: About to have a process here.
+        self.starting: set[Id] = set()
         self._locks: defaultdict[Id, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # ------------------------------------------------------------ ports.agent.InstancesAgent
@@ -85,10 +92,28 @@ class Instances:
         async with self._locks[spec.id]:
             await self._journal.remember(spec)
             await self._end_older(spec.id, request.right.epoch)
-            right = await self._keeper.grant(Grant(right=request.right))
-            await self.plug(spec)
-            await self._hypervisor.start(spec, user_data)
+            self.starting.add(spec.id)
+            try:
+                await self._guard(spec, request.guard)
+                still = self._still is not None and self._still(spec.id)
+                right = await self._keeper.grant(Grant(right=request.right))
+                await self.plug(spec)
+                await self._hypervisor.start(spec, user_data, paused=still)
+            finally:
+                self.starting.discard(spec.id)
             return await self._report(spec.id, right)
+
+    async def _guard(self, spec: InstanceSpec, guard: Guard | None) -> None:
+        """Before it has a port here.
+
+        Raises:
+            Refused: nothing here could hold what comes with it.
+        """
+        if self._guards is not None:
+            self.expect(spec)
+            await self._guards.stand(spec.id, guard)
+        elif guard:
+            raise Refused("this blanket has no loop, which would hold what is in force about it")
 
     async def resume(self, request: StartInstance) -> InstanceReport:
         """See the port. The keeper has the guest go on; the hypervisor then says whether it does."""

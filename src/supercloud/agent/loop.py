@@ -54,8 +54,12 @@ T = TypeVar("T")
 KIND = "incident"
 _AGAIN_S, _LONGEST_AGAIN_S, _READY_S = 1.0, 30.0, 30.0
 _RETRY_S = 2.0
+#: What starts waits so long for a loop that is being begun anew.
+_BEGUN_S = 20.0
 #: Of what is told of one incident: below what an event may have (agent.journal).
 _TOLD_BYTES = 14 << 10
+#: Of the reactions in force those that were decided last, however small it has to be.
+_TOLD_LIVE = 12
 _POLICY = "policy"
 _TELLING = uuid.UUID("9c0a5b0e-6a11-4a36-8f4b-2f0a1c7f3e55")
 _log = structlog.get_logger(__name__)
@@ -98,11 +102,17 @@ class VerticalLoop:
         self._blanket = blanket
         self._cloud = cloud
         self._loop: Loop | None = None
+        self._begun_now = asyncio.Event()
         self._ordered = Ordered(
             hands.actuator, journal=self._journal, loop=self._there, tell=outbox.note, now=time.time
         )
         self.guards = Guards(
-            journal=self._journal, loop=self._there, ordered=self._ordered, spec=outbox.spec, now=time.time
+            journal=self._journal,
+            loop=self._there,
+            begun=self._begun,
+            ordered=self._ordered,
+            spec=outbox.spec,
+            now=time.time,
         )
         self._news = asyncio.Event()
         self._rules_over_memory = asyncio.Event()  # there are some, or were
@@ -163,6 +173,13 @@ class VerticalLoop:
             raise Unavailable("the loop is being begun anew")
         return self._loop
 
+    async def _begun(self) -> None:
+        """Raises: Unavailable (it was not in all the time that it is waited for)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BEGUN_S):
+                await self._begun_now.wait()
+        self._there()
+
     # ------------------------------------------------------------ at work
 
     async def run(self) -> None:
@@ -182,6 +199,7 @@ class VerticalLoop:
                 _log.error("agent.loop_ended", reason=str(error))
             finally:
                 self._loop = None
+                self._begun_now.clear()
             await asyncio.sleep(_RETRY_S)
 
     async def _once(self) -> None:
@@ -201,6 +219,7 @@ class VerticalLoop:
             )
             server = await Door(loop, self._stand).listen_unix(self._hands.socket)
             self._loop = loop
+            self._begun_now.set()
             try:
                 await loop.run()
             finally:
@@ -339,12 +358,16 @@ def usual_detectors() -> tuple[tuple[Name, Sequence[str]], ...]:
 
 
 def told(incident: Incident, reactions: Sequence[Reaction]) -> dict[str, Any]:
-    """As the control plane is told: small enough for an event, how it began and what was last kept."""
+    """As the control plane is told: small enough for an event, how it began and what was last kept. What has
+    ended is left out before what goes along with what it is about, which the control plane keeps."""
     many = len(incident.timeline)
+    by_use = sorted(reactions, key=lambda one: one.goes_along)
+    live = min(sum(one.goes_along for one in reactions), _TOLD_LIVE)
     while True:
+        kept = {one.id for one in by_use[-max(many, live, 4) :]}
         said = {
             "incident": to_json(Incident, incident.shortened(many)),
-            "reactions": [to_json(Reaction, one) for one in reactions[-max(many, 4) :]],
+            "reactions": [to_json(Reaction, one) for one in reactions if one.id in kept],
         }
         if many <= 2 or len(json.dumps(said)) < _TOLD_BYTES:
             return said

@@ -104,6 +104,13 @@ class Ordered:
         """Whether something is in force about it that goes where it goes."""
         return any(_goes_with(one.command, instance) for one in (await self._read()).values())
 
+    async def again(self, instance: Id) -> None:
+        """On return what is in force about it has its effect, though a reboot had undone that."""
+        async with self._turn:
+            for one in (await self._read()).values():
+                if _goes_with(one.command, instance) and not self._over(one):
+                    await self._actuator.do(one.command)
+
     async def left(self, instance: Id) -> None:
         """What went with it is not in force here any more."""
         for one in (await self._read()).values():

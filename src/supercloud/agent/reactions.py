@@ -29,8 +29,8 @@ async def _never(_: Id) -> bool:
 class PauseReactions:
     """Why an instance stands still is written down before it does, in `run` (tmpfs): what the owner or the
     keeper paused is nobody's here to resume. `may_run`: whether its right allows it to go on; if not, the
-    keeper resumes it with the next right. `arriving`: whether it is on its way here, and then does not go on
-    when it has come."""
+    keeper resumes it with the next right. `arriving`: whether it is on its way here, or about to start, and
+    then does not go on when it has come."""
 
     takes = frozenset({Deed.PAUSE})
 

@@ -94,6 +94,11 @@ class Incident:
     left_out: int = 0  # of the timeline's middle
     version: int = 1
 
+    def only_about(self, name: Id) -> Incident:
+        """With nothing in it about any other object."""
+        seen = tuple(one for one in self.seen if one.object.id == name)
+        return replace(self, objects=tuple(one for one in self.objects if one.id == name), seen=seen)
+
     def shortened(self, lines: int) -> Incident:
         """With so many lines of its timeline at most: how it began, and what was last."""
         beyond = len(self.timeline) - lines

@@ -50,6 +50,12 @@ class Quota:
         """What a slice of this size takes from its parent."""
         return Amounts(**{one: limit or 0 for one, limit in asdict(self).items()})
 
+    def or_more(self, other: Quota) -> Quota:
+        """Of each as much as the larger of both."""
+        mine, theirs = asdict(self), asdict(other)
+        both = {one: (mine[one], theirs[one]) for one in mine}
+        return Quota(**{one: None if None in limits else max(limits) for one, limits in both.items()})
+
 
 #: No limit at all.
 UNLIMITED = Quota()

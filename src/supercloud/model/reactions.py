@@ -221,6 +221,9 @@ REACTION_TRANSITIONS: Mapping[ReactionState, frozenset[ReactionState]] = {
 #: It has, or may have, an effect.
 IN_FORCE = frozenset({_S.INTENDED, _S.DONE, _S.VERIFIED, _S.UNVERIFIED, _S.UNDOING})
 ENDED = frozenset(state for state, after in REACTION_TRANSITIONS.items() if not after)
+_GOES_ALONG = (IN_FORCE | {_S.ASKED}) - {_S.UNDOING}
+#: Why a reaction ended at a blanket that its object left: it is in force where that went.
+LEFT = "what it is about is not here any more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,3 +257,20 @@ class Reaction:
     @property
     def id(self) -> Id:
         return self.command.id
+
+    @property
+    def goes_along(self) -> bool:
+        """With what it is about, wherever that goes: what is in force, and what a person was asked. What is
+        done once was done where that was."""
+        return self.state in _GOES_ALONG and (self.command.deed not in ONCE or self.state is _S.ASKED)
+
+    @property
+    def has_effect(self) -> bool:
+        """It was done, and is not being undone."""
+        return self.state in {_S.DONE, _S.VERIFIED, _S.UNVERIFIED}
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended, and not because its object left, or because it could not be done."""
+        undone = self.state in {_S.UNDONE, _S.ESCALATED}
+        return self.state in ENDED and self.why != LEFT and not (undone and self.done_at is None)

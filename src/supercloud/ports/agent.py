@@ -117,7 +117,8 @@ class InstanceReport:
 class StartInstance:
     """`operation`: the migration whose commit issued the right; its target has counted since before that.
 
-    What is paused needs no user data to go on: its seed was made before it came to be.
+    What is paused needs no user data to go on: its seed was made before it came to be. `guard`: of what
+    starts, in force before it has a port here.
     """
 
     spec: InstanceSpec
@@ -125,6 +126,7 @@ class StartInstance:
     operation: Id | None = None
     user_data: UserData | None = None
     user_data_key: SealedKey | None = None
+    guard: Guard | None = None
 
 
 class StopMode(StrEnum):
@@ -146,7 +148,11 @@ class InstanceRef:
 
 class InstancesAgent(Protocol):
     async def start(self, request: StartInstance) -> InstanceReport:
-        """Hand the right to the keeper, then boot. Volumes and networks are there already."""
+        """Hand the right to the keeper, then boot. Volumes and networks are there already. What is in force
+        about it is so before it has a port; what stands still by that does not run on return.
+
+        Raises: Refused (nothing here could hold what comes with it), Failed, Unavailable.
+        """
         ...
 
     async def resume(self, request: StartInstance) -> InstanceReport:
@@ -496,6 +502,7 @@ class BlanketReport:
     disk_free_bytes: int
     bundle: Digest | None = None  # the code that it runs; None where that is not known
     closes_networks: bool = False  # whether it heeds `Network.outward`, which older agents do not
+    guards_starts: bool = False  # whether it heeds `StartInstance.guard`: older agents do not
     takes_tools: bool = False  # whether it and its image have a place for tools (ports.tools)
     #: Whether blankets can run inside it (ports.machines), else why not.
     nests: bool = False

@@ -88,8 +88,9 @@ class Hypervisor(Protocol):
 
     async def flavour(self) -> Flavour: ...
 
-    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
-        """Boot from its own disk, with a seed of `spec` and `user_data`. Running already: fine."""
+    async def start(self, spec: InstanceSpec, user_data: bytes | None, *, paused: bool = False) -> None:
+        """Boot from its own disk, with a seed of `spec` and `user_data`; `paused`: once it is resumed. So
+        already: fine."""
         ...
 
     async def pause(self, instance: Id) -> None: ...

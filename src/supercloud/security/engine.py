@@ -8,30 +8,22 @@ the same, it says the same, so that a crash that lost its answer loses nothing.
 from __future__ import annotations
 
 import heapq
-import uuid
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
 
 from supercloud.model.errors import Conflict, NotFound
 from supercloud.model.findings import Finding, Object
 from supercloud.model.incidents import (
-    INCIDENT_TRANSITIONS,
-    NAMED,
-    Entry,
     EntryKind,
     Incident,
     IncidentState,
-    Seen,
-    extended,
 )
 from supercloud.model.names import Id
 from supercloud.model.reactions import (
     ENDED,
     IN_FORCE,
-    ONCE,
+    LEFT,
     REACTION_TRANSITIONS,
     Deed,
     Reaction,
@@ -39,16 +31,10 @@ from supercloud.model.reactions import (
 )
 from supercloud.model.states import move
 from supercloud.security.book import Book
-from supercloud.security.decide import Decision, Ground, applicable, decisions, proven_source
+from supercloud.security.decide import Decision, Ground, applicable, decisions
+from supercloud.security.openincidents import BY_OBJECT, OPEN, QUIET_S, Joining, OpenIncidents, nowhere
 from supercloud.security.policy import PolicyFile
 
-_INCIDENTS = uuid.UUID("0b7d1c52-6c1e-4a07-a5f4-6c4b6f1d9a11")
-#: A finding belongs to an incident whose last one is no longer ago.
-JOIN_S = 300.0
-#: Nothing seen and nothing in force for so long closes one that nobody has to look at.
-QUIET_S = 3600.0
-#: Open ones. Beyond it the oldest is closed, which its timeline says.
-OPEN = 2000
 #: Of one incident, decisions of any kind.
 DECISIONS = 500
 #: So often something is tried again, each time after twice as long.
@@ -56,8 +42,6 @@ TRIES, RETRY_S = 4, 0.25
 #: A packet that was under way, a second by a detector's clock: no sign that a reaction did not work.
 SETTLE_S = 1.0
 _R, _I = ReactionState, IncidentState
-#: With what it is about, wherever that goes.
-_STAYS = (IN_FORCE | {_R.ASKED}) - {_R.UNDOING}
 
 
 class Doing(StrEnum):
@@ -81,31 +65,6 @@ class Changes:
     reactions: dict[Id, Reaction]
 
 
-class Joining(Protocol):
-    """By which names a finding finds the open incident that it belongs to, if there is one."""
-
-    def of_finding(self, finding: Finding) -> Iterable[str]: ...
-
-    def of_incident(self, incident: Incident) -> Iterable[str]: ...
-
-
-class ByObject:
-    """Joining of one blanket's loop: what is about the same object."""
-
-    def of_finding(self, finding: Finding) -> Iterable[str]:
-        return (finding.object.id,)
-
-    def of_incident(self, incident: Incident) -> Iterable[str]:
-        return (one.id for one in incident.objects)
-
-
-_BY_OBJECT = ByObject()
-
-
-def _nowhere(_: Object) -> Object | None:
-    return None
-
-
 class Engine:
     """`takes`: what can be done here. `within`: what an object is in, so that layers join. `most`: open
     incidents."""
@@ -115,34 +74,34 @@ class Engine:
         policies: PolicyFile,
         *,
         takes: Collection[Deed],
-        within: Callable[[Object], Object | None] = _nowhere,
-        joining: Joining = _BY_OBJECT,
+        within: Callable[[Object], Object | None] = nowhere,
+        joining: Joining = BY_OBJECT,
         most: int = OPEN,
         incidents: Iterable[Incident] = (),
         reactions: Iterable[Reaction] = (),
     ) -> None:
         self.policies = policies
         self._takes = takes
-        self._within = within
-        self._joining = joining
-        self._most = most
-        self.incidents: OrderedDict[Id, Incident] = OrderedDict()
-        self._named: dict[str, Id] = {}
-        #: Open incidents about what is in an object, by the object.
-        self._inside: defaultdict[Id, dict[Id, None]] = defaultdict(dict)
         self.book = Book()
         self._due: list[tuple[float, Id]] = []
-        self._changed: Changes = Changes({}, {})
+        self._open = OpenIncidents(self.book, within=within, joining=joining, most=most, wait=self._wait)
+        self._changed: dict[Id, Reaction] = {}
         for incident in sorted(incidents, key=lambda one: one.last_at):
-            self._put(incident)
+            self._open.put(incident)
         for reaction in sorted(reactions, key=lambda one: one.decided_at):
             self.book.put(reaction)
             self._await_again(reaction)
-        self._changed = Changes({}, {})
+        self.changes()
+
+    @property
+    def incidents(self) -> Mapping[Id, Incident]:
+        """The open ones, the one that changed last at the end."""
+        return self._open.every
 
     def changes(self) -> Changes:
         """Since the last time."""
-        found, self._changed = self._changed, Changes({}, {})
+        found = Changes(self._open.changed, self._changed)
+        self._open.changed, self._changed = {}, {}
         return found
 
     def recover(self) -> list[Action]:
@@ -168,14 +127,14 @@ class Engine:
 
     def take(self, finding: Finding, now: float) -> tuple[Incident, list[Action]]:
         """Which incident it belongs to, and what follows. Each finding once: who calls knows it by its id."""
-        incident = self._joined(finding, now)
+        incident = self._open.joined(finding, now)
         actions = self._seen_again(finding, now)
         for index, name, policy in applicable(self.policies, finding, incident):
             if not policy.do:
-                self._escalate(incident.id, now, f"policy {name}: a person has to look")
+                self._open.escalate(incident.id, now, f"policy {name}: a person has to look")
                 continue
             if len(self.book.of_incident(incident.id)) >= DECISIONS:
-                self._escalate(incident.id, now, f"{DECISIONS} decisions are all that an incident has")
+                self._open.escalate(incident.id, now, f"{DECISIONS} decisions are all that an incident has")
                 break
             ground = Ground(
                 policies=self.policies,
@@ -188,80 +147,6 @@ class Engine:
             for decision in decisions(ground, index, name, policy):
                 actions += self._decided(decision, now)
         return self.incidents[incident.id], actions
-
-    def _joined(self, finding: Finding, now: float) -> Incident:
-        known = self._belongs(finding, now)
-        if known is None:
-            return self._opened(finding, now)
-        seen, fresh = _seen(known.seen, finding)
-        objects = known.objects
-        if finding.object not in objects and len(objects) < NAMED:
-            objects = (*objects, finding.object)
-        incident = replace(
-            known,
-            severity=max(known.severity, finding.severity, key=lambda one: one.rank),
-            last_at=max(known.last_at, now),
-            objects=objects,
-            seen=seen,
-            findings=known.findings + 1,
-        )
-        self._put(_with(incident, _entry(finding)) if fresh else incident)
-        return self.incidents[incident.id]
-
-    def _belongs(self, finding: Finding, now: float) -> Incident | None:
-        """The object's own; or that of what it is in; or of the one thing in it that has one."""
-        about, outer = finding.object, self._within(finding.object)
-        names = [*self._joining.of_finding(finding), *([outer.id] if outer else [])]
-        for name in names:
-            found = self._open_about(name, now)
-            if found is not None:
-                return found
-        inner = [
-            one
-            for name in self._inside.get(about.id, ())
-            if (one := self.incidents[name]).last_at >= now - JOIN_S
-        ]
-        return inner[0] if len(inner) == 1 else None
-
-    def _open_about(self, name: str, now: float) -> Incident | None:
-        incident = self.incidents.get(self._named.get(name, ""))
-        if incident is None:
-            return None
-        # What is still being done something about is not over, however long ago it was seen.
-        alive = any(one.state in IN_FORCE for one in self.book.of_incident(incident.id))
-        return incident if alive or incident.last_at >= now - JOIN_S else None
-
-    def _opened(self, finding: Finding, now: float) -> Incident:
-        self._make_room(now)
-        incident = Incident(
-            id=str(uuid.uuid5(_INCIDENTS, finding.id)),
-            domain=finding.domain,
-            cloud=finding.cloud,
-            state=_I.OPEN,
-            severity=finding.severity,
-            title=finding.title,
-            opened_at=now,
-            last_at=now,
-            objects=(finding.object,),
-            seen=_seen((), finding)[0],
-            findings=1,
-            timeline=(_entry(finding),),
-        )
-        self._put(incident)
-        return incident
-
-    def _make_room(self, now: float) -> None:
-        while len(self.incidents) >= self._most:
-            oldest = next(
-                (
-                    one
-                    for one in self.incidents
-                    if not any(found.state in IN_FORCE for found in self.book.of_incident(one))
-                ),
-                next(iter(self.incidents)),
-            )
-            self._note(oldest, EntryKind.STATE, now, f"closed: more than {self._most} are open")
-            self._become(oldest, _I.CLOSED, now)
 
     def _seen_again(self, finding: Finding, now: float) -> list[Action]:
         """It goes on after something was done about it: so that has not worked."""
@@ -287,12 +172,12 @@ class Engine:
         self._set(reaction)
         said = f"policy {reaction.policy}: {reaction.command.deed}, {reaction.state}"
         why = f": {reaction.why}" if reaction.why else ""
-        self._note(reaction.incident, EntryKind.DECISION, now, said + why, of=reaction.id)
+        self._open.note(reaction.incident, EntryKind.DECISION, now, said + why, of=reaction.id)
         if decision.escalates:
-            self._escalate(reaction.incident, now, reaction.why)
+            self._open.escalate(reaction.incident, now, reaction.why)
         if reaction.state is _R.INTENDED:
             actions.append(Action(doing=Doing.DO, reaction=reaction))
-        self._settle(reaction.incident, now)
+        self._open.settle(reaction.incident, now)
         return actions
 
     def answer(self, reaction: Id, *, yes: bool, by: str, now: float) -> list[Action]:
@@ -311,7 +196,7 @@ class Engine:
         if yes:
             changed = replace(changed, intended_at=now)
             self._set(changed)
-        self._settle(known.incident, now)
+        self._open.settle(known.incident, now)
         return [Action(doing=Doing.DO, reaction=changed)] if yes else []
 
     # ------------------------------------------------------------ outcomes
@@ -323,7 +208,7 @@ class Engine:
             return []
         if error is None:
             self._set(replace(self._to(known, _R.DONE, now, ""), done_at=now, tries=0))
-            self._settle(known.incident, now)
+            self._open.settle(known.incident, now)
             if not known.quiet_s:
                 return self._proof(self.book[reaction])
             self._wait(known.id, now + known.quiet_s)
@@ -333,7 +218,7 @@ class Engine:
             self._set(tried)
             return [Action(doing=Doing.DO, reaction=tried, after=RETRY_S * 2**known.tries)]
         if known.escalate:
-            self._escalate(known.incident, now, f"{known.command.deed} could not be done: {error}")
+            self._open.escalate(known.incident, now, f"{known.command.deed} could not be done: {error}")
         return self._undo(known, now, f"it could not be done: {error}")
 
     def looked(self, reaction: Id, now: float, there: bool | None) -> list[Action]:  # noqa: PLR0911
@@ -345,14 +230,14 @@ class Engine:
                     return self.did(reaction, now, None)
                 if known.command.until is not None and now >= known.command.until:
                     self._to(known, _R.LAPSED, now, "its time was over when it was looked up")
-                    self._settle(known.incident, now)
+                    self._open.settle(known.incident, now)
                     return []
                 return [Action(doing=Doing.DO, reaction=known)]
             case _R.DONE:
                 if there:
                     self._to(known, _R.VERIFIED, now, "its effect is there, and it was quiet")
                     self._wait(known.id, known.command.until)
-                    self._settle(known.incident, now)
+                    self._open.settle(known.incident, now)
                     return []
                 if there is None and known.done_at is not None and now < known.done_at + known.within_s:
                     return [Action(doing=Doing.LOOK, reaction=known, after=RETRY_S)]
@@ -370,7 +255,7 @@ class Engine:
             self._to(
                 known, _R.LAPSED if lapsed else _R.UNDONE, now, "its time is over" if lapsed else known.why
             )
-            self._settle(known.incident, now)
+            self._open.settle(known.incident, now)
             return []
         if known.tries + 1 < TRIES:
             tried = replace(known, tries=known.tries + 1)
@@ -379,7 +264,7 @@ class Engine:
         if known.state is not _R.UNDOING:
             known = self._to(known, _R.UNDOING, now, "its time is over")
         self._to(known, _R.ESCALATED, now, f"it could not be undone: {error}")
-        self._escalate(known.incident, now, f"{known.command.deed} could not be undone: {error}")
+        self._open.escalate(known.incident, now, f"{known.command.deed} could not be undone: {error}")
         return []
 
     def _proof(self, reaction: Reaction) -> list[Action]:
@@ -387,7 +272,7 @@ class Engine:
 
     def _unverified(self, reaction: Reaction, now: float, why: str) -> list[Action]:
         if reaction.escalate:
-            self._escalate(reaction.incident, now, f"{reaction.command.deed} did not help: {why}")
+            self._open.escalate(reaction.incident, now, f"{reaction.command.deed} did not help: {why}")
         if reaction.undo:
             return self._undo(reaction, now, why)
         self._to(reaction, _R.UNVERIFIED, now, why)
@@ -432,8 +317,8 @@ class Engine:
         if busy or incident.state is _I.ESCALATED or now < incident.last_at + QUIET_S:
             self._wait(name, max(now, incident.last_at) + QUIET_S)
             return
-        self._note(name, EntryKind.STATE, now, f"closed: quiet for {QUIET_S:.0f} s")
-        self._become(name, _I.CLOSED, now)
+        self._open.note(name, EntryKind.STATE, now, f"closed: quiet for {QUIET_S:.0f} s")
+        self._open.become(name, _I.CLOSED, now)
 
     def _forget_old(self, now: float) -> None:
         self.book.forget(now, self.incidents)
@@ -452,29 +337,27 @@ class Engine:
                 self._to(reaction, _R.REFUSED, now, f"its incident was closed by {by}")
             elif undo and reaction.state in IN_FORCE - {_R.UNDOING}:
                 actions += self._undo(reaction, now, f"its incident was closed by {by}")
-        self._note(incident, EntryKind.STATE, now, f"closed by {by}")
-        self._become(incident, _I.CLOSED, now)
+        self._open.note(incident, EntryKind.STATE, now, f"closed by {by}")
+        self._open.become(incident, _I.CLOSED, now)
         return actions
 
     # ------------------------------------------------------------ an instance that moves
 
     def leaving(self, name: Id) -> list[tuple[Incident, list[Reaction]]]:
         """What is to be in force about an object wherever it goes on, and what a person was asked about it:
-        each incident, with nothing in it about anything else. What is done once was done here, and goes
-        nowhere."""
+        each incident, with nothing in it about anything else."""
         found: dict[Id, list[Reaction]] = {}
         for one in self.book:
-            goes = one.state in _STAYS and (one.command.deed not in ONCE or one.state is _R.ASKED)
-            if one.command.about.id == name and goes and one.incident in self.incidents:
+            if one.command.about.id == name and one.goes_along and one.incident in self.incidents:
                 found.setdefault(one.incident, []).append(one)
-        return [(_only_about(self.incidents[one], name), reactions) for one, reactions in found.items()]
+        return [(self.incidents[one].only_about(name), reactions) for one, reactions in found.items()]
 
     def adopt(self, incident: Incident, reactions: Iterable[Reaction], now: float) -> list[Action]:
         """What another blanket's loop did about what comes here: with its past, to be done here anew."""
         if incident.id not in self.incidents:
-            self._make_room(now)
+            self._open.make_room(now)
             state = _I.ESCALATED if incident.state is _I.ESCALATED else _I.OPEN
-            self._put(
+            self._open.put(
                 replace(incident, state=state, last_at=now, closed_at=None, version=incident.version + 1)
             )
         actions = []
@@ -490,25 +373,25 @@ class Engine:
             said = (
                 f"policy {one.policy}: {one.command.deed} came with {one.command.about.kind}, {fresh.state}"
             )
-            self._note(incident.id, EntryKind.DECISION, now, said, of=one.id)
+            self._open.note(incident.id, EntryKind.DECISION, now, said, of=one.id)
             if not asked:
                 actions.append(Action(doing=Doing.DO, reaction=fresh))
-        self._settle(incident.id, now)
+        self._open.settle(incident.id, now)
         return actions
 
     def left(self, name: Id, now: float) -> list[Action]:
         """An object is in another blanket now, and with it what is in force about it."""
-        why, actions = "what it is about is not here any more", list[Action]()
+        actions = list[Action]()
         for one in self.book.about(name):
             if one.state is not _R.UNDOING and one.command.about.id == name:
-                actions += self._undo(one, now, why)
+                actions += self._undo(one, now, LEFT)
         for incident in [one for one in self.incidents.values() if name in {of.id for of in one.objects}]:
             for one in self.book.of_incident(incident.id):
                 if one.state is _R.ASKED and one.command.about.id == name:
-                    self._to(one, _R.REFUSED, now, why)
+                    self._to(one, _R.REFUSED, now, LEFT)
             if {of.id for of in incident.objects} == {name}:
-                self._note(incident.id, EntryKind.STATE, now, f"closed: {why}")
-                self._become(incident.id, _I.CLOSED, now)
+                self._open.note(incident.id, EntryKind.STATE, now, f"closed: {LEFT}")
+                self._open.become(incident.id, _I.CLOSED, now)
         return actions
 
     # ------------------------------------------------------------ what is kept
@@ -523,12 +406,12 @@ class Engine:
         self._set(changed)
         kind = EntryKind.PROOF if state in {_R.VERIFIED, _R.UNVERIFIED} else EntryKind.REACTION
         said = f"{reaction.command.deed} is {state}" + (f": {why}" if why else "")
-        self._note(reaction.incident, kind, now, said, of=reaction.id)
+        self._open.note(reaction.incident, kind, now, said, of=reaction.id)
         return changed
 
     def _set(self, reaction: Reaction) -> None:
         self.book.put(reaction)
-        self._changed.reactions[reaction.id] = reaction
+        self._changed[reaction.id] = reaction
 
     def _await_again(self, reaction: Reaction) -> None:
         """What an engine of before was waiting for."""
@@ -540,99 +423,3 @@ class Engine:
     def _wait(self, name: Id, until: float | None) -> None:
         if until is not None:
             heapq.heappush(self._due, (until, name))
-
-    def _put(self, incident: Incident) -> None:
-        known = self.incidents.get(incident.id)
-        if known is not None:
-            incident = replace(incident, version=known.version + 1)
-        else:
-            self._wait(incident.id, incident.last_at + QUIET_S)
-        self._changed.incidents[incident.id] = incident
-        self.incidents[incident.id] = incident
-        self.incidents.move_to_end(incident.id)
-        for name in self._joining.of_incident(incident):
-            self._named[name] = incident.id
-        for one in incident.objects:
-            if (outer := self._within(one)) is not None:
-                self._inside[outer.id][incident.id] = None
-
-    def _note(self, name: Id, kind: EntryKind, now: float, says: str, *, of: Id | None = None) -> None:
-        incident = self.incidents.get(name)
-        if incident is not None:
-            self._put(_with(incident, Entry(at=now, kind=kind, says=says[:600], of=of)))
-
-    def _escalate(self, name: Id, now: float, why: str) -> None:
-        incident = self.incidents.get(name)
-        if incident is not None and incident.state is not _I.ESCALATED:
-            self._note(name, EntryKind.STATE, now, f"a person has to look: {why}")
-            self._become(name, _I.ESCALATED, now)
-
-    def _settle(self, name: Id, now: float) -> None:
-        """The incident's state follows from its reactions'."""
-        incident = self.incidents.get(name)
-        if incident is None or incident.state is _I.ESCALATED:
-            return
-        states = {one.state for one in self.book.of_incident(name)}
-        if states & {_R.INTENDED, _R.DONE, _R.UNDOING, _R.UNVERIFIED}:
-            wanted = _I.REACTING
-        elif states & {_R.VERIFIED, _R.LAPSED, _R.UNDONE}:
-            wanted = _I.CONTAINED
-        else:
-            wanted = _I.OPEN
-        if wanted is not incident.state:
-            self._become(name, wanted, now)
-
-    def _become(self, name: Id, state: IncidentState, now: float) -> None:
-        incident = self.incidents[name]
-        closed = state is _I.CLOSED
-        to = move(INCIDENT_TRANSITIONS, incident.state, state)
-        self._put(replace(incident, state=to, closed_at=now if closed else None))
-        if closed:
-            del self.incidents[name]
-            for known in self._joining.of_incident(incident):
-                if self._named.get(known) == name:
-                    del self._named[known]
-            for one in incident.objects:
-                if (outer := self._within(one)) is not None:
-                    self._inside[outer.id].pop(name, None)
-
-
-def _only_about(incident: Incident, name: Id) -> Incident:
-    seen = tuple(one for one in incident.seen if one.object.id == name)
-    return replace(incident, objects=tuple(one for one in incident.objects if one.id == name), seen=seen)
-
-
-def _with(incident: Incident, *entries: Entry) -> Incident:
-    timeline, left_out = extended(incident.timeline, incident.left_out, *entries)
-    return replace(incident, timeline=timeline, left_out=left_out)
-
-
-def _entry(finding: Finding) -> Entry:
-    says = f"{finding.severity}: {finding.title}" + (f" ({finding.rule})" if finding.rule else "")
-    return Entry(at=finding.at, kind=EntryKind.FINDING, says=says[:600], of=finding.id, layer=finding.layer)
-
-
-def _seen(seen: tuple[Seen, ...], finding: Finding) -> tuple[tuple[Seen, ...], bool]:
-    """With this one; whether it is the first of its rule about its object."""
-    rule = finding.rule or finding.title
-    for index, one in enumerate(seen):
-        if (one.rule, one.object) == (rule, finding.object):
-            more = replace(
-                one,
-                first=min(one.first, finding.at),
-                last=max(one.last, finding.at),
-                many=one.many + 1,
-                source=proven_source(finding) or one.source,
-            )
-            return (*seen[:index], more, *seen[index + 1 :]), False
-    if len(seen) >= NAMED:
-        return seen, False
-    fresh = Seen(
-        rule=rule,
-        layer=finding.layer,
-        object=finding.object,
-        first=finding.at,
-        last=finding.at,
-        source=proven_source(finding),
-    )
-    return (*seen, fresh), True

@@ -43,7 +43,7 @@ class Place:
 
 
 class ByWhatIsShared:
-    """Joining over blankets (security.engine.Joining): the same object, the same proven address, or the same
+    """Joining over blankets (security.openincidents): the same object, the same proven address, or the same
     rule in several places."""
 
     def of_finding(self, finding: Finding) -> Iterable[str]:

@@ -150,6 +150,11 @@ class Journal:
     def open_incidents(self) -> list[Incident]:
         return self._all(_INCIDENT, "SELECT said FROM incidents WHERE open = 1")
 
+    def version(self, incident: Id) -> int:
+        """The last one that is known of an incident, open or not; 0: none."""
+        rows = self._rows("SELECT version FROM incidents WHERE id = ?", (incident,))
+        return rows[0][0] if rows else 0
+
     def live_reactions(self, since: float) -> list[Reaction]:
         """Those that have not ended, or not long ago, or of an open incident."""
         return self._all(

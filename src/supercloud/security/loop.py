@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from supercloud.model.findings import Finding, Object
 from supercloud.model.incidents import Incident
 from supercloud.model.names import Id
 from supercloud.model.reactions import (
+    LASTING,
     ONE_AFTER_ANOTHER,
     Aspect,
     Command,
@@ -173,6 +174,19 @@ class Loop:
             one = self.engine.book[given.id]
             if one.state not in _IN_PLACE:
                 raise Failed(f"{one.command.deed} is {one.state} here: {one.why}")
+
+    async def again(self, name: Id) -> None:
+        """On return what is in force about an object has its effect, though a reboot had undone that.
+
+        Raises:
+            Failed, NotFound, Unavailable: it has not.
+        """
+        for one in self.engine.book.about(name):
+            command = one.command
+            over = command.until is not None and command.until <= self._now() + 1
+            if one.has_effect and command.about.id == name and command.deed in LASTING and not over:
+                async with self._in_turn(command):
+                    await self._actuator.do(command)
 
     async def left(self, name: Id) -> None:
         """On return what was in force about an object that is elsewhere now is not any more, here."""
@@ -342,19 +356,23 @@ class Loop:
         """One after the other where they are about one thing."""
         if action.after:
             await asyncio.sleep(action.after)
-        command = action.reaction.command
+        async with self._in_turn(action.reaction.command):
+            if self.engine.wanted(action):
+                self._came_to(await self._carried_out(action))
+        self._over((action.reaction.id, action.doing))
+
+    @asynccontextmanager
+    async def _in_turn(self, command: Command) -> AsyncIterator[None]:
         subject = _waits_with(command)
         turn = self._turns.setdefault(subject, _Turn())
         turn.users += 1
         try:
             async with turn.lock:
-                if self.engine.wanted(action):
-                    self._came_to(await self._carried_out(action))
+                yield
         finally:
             turn.users -= 1
             if not turn.users:
                 del self._turns[subject]
-        self._over((action.reaction.id, action.doing))
 
     def _came_to(self, more: list[Action]) -> None:
         """What an action came to is in no hurry to be written: until it is, it can be looked up. To look

@@ -83,7 +83,7 @@ async def take(store: Store, blanket: Id, cloud: Id, events: Sequence[Event], *,
         fresh = {one.id: one for one in events if one.id not in known and one.kind != incidents.KIND}
         for one in events:
             if one.kind == incidents.KIND:
-                await incidents.keep(session, blanket, cloud, one.data, at=at)
+                await incidents.keep(session, blanket, cloud, one.data, at=at, told_at=one.at)
         for one in fresh.values():
             session.add(
                 EventRow(

@@ -22,7 +22,7 @@ from supercloud.model.ocsf import one_line
 from supercloud.model.reactions import MEANINGS, Reaction
 from supercloud.ports.loop import AnswerReaction, CloseIncident
 from supercloud.security.horizontal import Place
-from supercloud.services import sightings
+from supercloud.services import guards, sightings
 from supercloud.services.incident_views import (
     AnswerIt,
     CloseIt,
@@ -40,6 +40,7 @@ from supercloud.services.refs import called, caller_of, clouds_of, within
 from supercloud.services.requests import Ref
 from supercloud.services.store.security import IncidentRow, LoopOrderRow
 from supercloud.services.store.tables import Blanket, Cloud, Instance
+from supercloud.services.store.time import wall
 from supercloud.wire.codec import from_json
 
 #: What agents call such an event.
@@ -50,13 +51,14 @@ _IDS = uuid.UUID("5b8c2a70-0c0c-4f5b-8f5e-7a2c6d1e9b44")
 _log = structlog.get_logger(__name__)
 
 
-async def keep(session: AsyncSession, blanket: Id, cloud: Id, data: Mapping[str, Any], *, at: float) -> None:
+async def keep(
+    session: AsyncSession, blanket: Id, cloud: Id, data: Mapping[str, Any], *, at: float, told_at: float
+) -> None:
     """As it was told, if it is newer than what is there. What cannot be read is logged, and gone: it would
-    come again for ever."""
+    come again for ever. `told_at`: by the blanket's clock."""
     try:
         incident = from_json(Incident, data.get("incident"))
-        for one in data.get("reactions") or ():
-            from_json(Reaction, one)
+        reactions = [from_json(Reaction, one) for one in data.get("reactions") or ()]
     except (InvalidInput, TypeError) as error:
         _log.warning("incidents.unreadable", blanket=blanket, reason=str(error)[:200])
         return
@@ -78,6 +80,7 @@ async def keep(session: AsyncSession, blanket: Id, cloud: Id, data: Mapping[str,
     row.last_at, row.closed_at, row.received_at = incident.last_at, incident.closed_at, at
     row.said = dict(data)
     await session.flush()
+    await guards.note(session, blanket, incident, reactions, told_at=told_at)
     await sightings.note(
         session, incident, before, Place(blanket=blanket, cloud=cloud, domain=place.provider)
     )
@@ -140,7 +143,8 @@ class Incidents:
             return await _detail(session, await find_incident(session, incident))
 
     async def close_incident(self, incident: Id, request: CloseIt) -> IncidentDetail:
-        """Its state here is what the blanket tells next."""
+        """Its state here is what the blanket tells next; of one that will tell nothing more, what is said
+        here."""
         async with self._parts.store.read() as session:
             row = await find_incident(session, incident)
             caller = caller_of(session)
@@ -148,10 +152,23 @@ class Incidents:
             return await self.incident(incident)
         if row.horizontal:
             await self._parts.horizontal.close(row.cloud, row.own, by=called(caller), undo=request.undo)
-        else:
+        elif not await self._closed_of_lost(row, undo=request.undo):
             asked = CloseIncident(incident=row.own, by=called(caller), undo=request.undo)
             await self._parts.agents.agent(row.blanket).loop.close(asked)
         return await self.incident(incident)
+
+    async def _closed_of_lost(self, row: IncidentRow, *, undo: bool) -> bool:
+        """Whether its blanket is lost for good, and it is closed for that."""
+        async with self._parts.store.write() as session:
+            blanket = await session.get(Blanket, row.blanket)
+            if blanket is not None and not blanket.revoked:
+                return False
+            kept = await session.get(IncidentRow, row.id, with_for_update=True)
+            if kept is not None:
+                kept.state, kept.closed_at = IncidentState.CLOSED.value, await wall(session)
+            if undo:
+                await guards.lift(session, row.own)
+        return True
 
     async def answer_reaction(self, incident: Id, reaction: Id, request: AnswerIt) -> IncidentDetail:
         """

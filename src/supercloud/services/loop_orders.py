@@ -14,16 +14,25 @@ from typing import cast
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from supercloud.model.errors import Refused
 from supercloud.model.names import Id
-from supercloud.model.reactions import GOVERNED, LONGEST_S, Command, Deed
+from supercloud.model.reactions import (
+    GOVERNED,
+    IN_FORCE,
+    LONGEST_S,
+    Command,
+    Deed,
+    Reaction,
+    ReactionState,
+)
 from supercloud.model.states import JOINED, BlanketState
 from supercloud.model.trust import TrustKind
 from supercloud.ports.loop import OrderDeed
 from supercloud.security.engine import Doing
-from supercloud.security.horizontal import WITH_IT, Known, Let, Own, Place, Target, order_id
+from supercloud.security.horizontal import WITH_IT, Known, Let, Own, Place, Target, order_id, targets
 from supercloud.services import relations
-from supercloud.services.store.security import LoopOrderRow, SightingRow
-from supercloud.services.store.tables import Blanket, Instance, Network, NicRow, Right
+from supercloud.services.store.security import IncidentRow, LoopOrderRow, SightingRow
+from supercloud.services.store.tables import Blanket, Instance, Network, NicRow, Right, Trust
 from supercloud.services.store.time import wall
 from supercloud.wire.codec import from_json, to_json
 
@@ -193,10 +202,56 @@ async def going_with(session: AsyncSession, instance: Id, *, source: Id, target:
     return tuple(found)
 
 
+async def coming_with(session: AsyncSession, instance: Id, *, target: Id) -> tuple[OrderDeed, ...]:
+    """What horizontal loops order about an instance, as `target` will be ordered it once that is there:
+    whatever became of the blanket that was ordered it before."""
+    now = await wall(session)
+    found = []
+    for cloud, one in await _in_force(session, instance):
+        until = one.command.until
+        if one.command.deed not in WITH_IT or until is None or until <= now + 1:
+            continue
+        there = await known(session, cloud, one.command)
+        named = [replace(own, holder=target) if own.instance == instance else own for own in there.named]
+        try:
+            (placed,) = targets(one.command, replace(there, named=named))
+        except Refused:
+            continue  # whoever it was let by does so no more
+        left_s = min((placed.command.until or until) - now, LONGEST_S)
+        if left_s > 0:
+            found.append(OrderDeed(command=placed.command, left_s=left_s, by=cloud))
+    return tuple(found)
+
+
 async def clouds_about(session: AsyncSession, instance: Id) -> list[Id]:
     """Whose horizontal loops do something about an instance."""
-    rows = await session.scalars(select(_Row.cloud).where(_about(instance)).distinct().order_by(_Row.cloud))
-    return list(rows)
+    ordering = await session.scalars(select(_Row.cloud).where(_about(instance)).distinct())
+    return sorted({*ordering, *(cloud for cloud, _ in await _in_force(session, instance))})
+
+
+async def _in_force(session: AsyncSession, instance: Id) -> list[tuple[Id, Reaction]]:
+    """Of the loops that may order something about an instance: its own cloud's, and those that this lets."""
+    own = await session.scalar(select(Instance.cloud).where(Instance.id == instance))
+    if own is None:
+        return []
+    letting = select(Trust.to).where(Trust.origin == own, Trust.kind == TrustKind.ORDER_REACTIONS.value)
+    rows = await session.scalars(
+        select(IncidentRow)
+        .where(
+            IncidentRow.blanket == IncidentRow.cloud,
+            or_(IncidentRow.blanket == own, IncidentRow.blanket.in_(letting)),
+            IncidentRow.closed_at.is_(None),
+        )
+        .order_by(IncidentRow.cloud, IncidentRow.id)
+    )
+    every = [(row.cloud, from_json(Reaction, one)) for row in rows for one in row.said["reactions"]]
+    return [
+        (cloud, one)
+        for cloud, one in every
+        if one.command.about.id == instance
+        and one.state in IN_FORCE - {ReactionState.UNDOING}
+        and one.command.deed not in GOVERNED
+    ]
 
 
 def _about(instance: Id) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ from supercloud.ports.keystore import KeyStore
 from supercloud.ports.loop import Guard, GuardRef
 from supercloud.ports.overlay import MeshReport
 from supercloud.ports.rights import RightsStore
-from supercloud.services import guests, loop_orders, sharing
+from supercloud.services import guards, guests, loop_orders, sharing
 from supercloud.services.parts import Parts
 from supercloud.services.sagas.world import CopyFacts, DiskFacts, InstanceFacts
 from supercloud.services.store.tables import (
@@ -30,6 +30,7 @@ from supercloud.services.store.tables import (
     Volume,
     VolumeCopy,
 )
+from supercloud.services.store.time import wall
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +99,18 @@ class StoreWorld:
             raise Refused(
                 f"blanket {target} cannot hold what is in force about it", hint="supercloud blanket upgrade"
             ) from error
+
+    async def kept_guard(self, instance: Id, *, operation: Id, target: Id) -> Guard:
+        """Its security state as `target` is to take it over when it starts there: what the blanket that had
+        it told last, and what horizontal loops order about it."""
+        async with self._store.read() as session:
+            return Guard(
+                operation=operation,
+                instance=instance,
+                at=await wall(session),
+                held=await guards.kept(session, instance),
+                ordered=await loop_orders.coming_with(session, instance, target=target),
+            )
 
     async def guard_moved(self, instance: Id) -> None:
         """What horizontal loops ordered about it is ordered where it is to be done now."""

@@ -29,6 +29,7 @@ from supercloud.ports.clock import Instant
 from supercloud.simulator.around import Around
 from supercloud.simulator.bugs import Bugs
 from supercloud.simulator.drivers import NoStreams, SimForwards, SimMonitors, SimOverlay, SimVolumes
+from supercloud.simulator.guards import guarding
 from supercloud.simulator.libvirt import SimHypervisor
 from supercloud.simulator.loop import Machine, Process, SimLoop
 from supercloud.simulator.network import Network
@@ -135,6 +136,7 @@ class SimBlanket:
         self.files: dict[Id, DiskFile] = {}
         self.open: dict[Id, Id] = {}
         self.permits: dict[Id, float] = {}  # until when, on the machine's clock
+        self.guarded: dict[Id, set[Id]] = {}  # reactions that are in force about an instance, by its kernel
         self.up = False
         self.rolled_back = False
         self._boots = 0
@@ -149,7 +151,7 @@ class SimBlanket:
         self.boot = new_id()
         self.booted_at = self.machine.now()
         self.up = True
-        self.open, self.permits = {}, {}
+        self.open, self.permits, self.guarded = {}, {}, {}
         self._start_machine()
 
     def _start_machine(self) -> None:
@@ -270,6 +272,8 @@ class SimBlanket:
             dialer=_Dialer(self),  # type: ignore[arg-type]
             keeper=keeper,
         )
+        if self.world.guarded:
+            guarding(self.agent, self)
         self.agent.overlay._now = time.time  # its default was bound before this run's clock was
         async with asyncio.TaskGroup() as group:
             group.create_task(links[0].run())
@@ -311,6 +315,8 @@ class SimBlanket:
         shows = qemu.shows if self.processes.alive(qemu) else "gone"
         self.trace.count(f"{self.name}.qemu: {shows} ({why})")
         self.world.observer.saw(self, qemu, self.processes.alive(qemu))
+        if why == "booted":
+            self.world.observer.booted(self, qemu)
         if self.up:
             self.hypervisor.changed(qemu, why)
             if self.monitors is not None:

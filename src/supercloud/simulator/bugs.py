@@ -20,6 +20,7 @@ from supercloud.model.migration import Outcome, Source, Target
 from supercloud.model.names import Id
 from supercloud.model.right import Renewal, RightRecord
 from supercloud.ports.controller import RenewalAnswer
+from supercloud.ports.loop import Guard
 from supercloud.services import facade
 from supercloud.services.sagas import migrate, rotate, sight
 from supercloud.services.store import incarnation
@@ -158,6 +159,10 @@ async def _has_them_anyway(world: Any, trip: Any) -> bool:
     return True
 
 
+async def _nothing_is_kept(self: Any, instance: Id, *, operation: Id, target: Id) -> Guard:
+    return Guard(operation=operation, instance=instance, at=0.0)
+
+
 _decide = store_rights.SqlRights._decide
 
 ALL: dict[str, Bugs] = {
@@ -194,6 +199,7 @@ ALL: dict[str, Bugs] = {
         Bugs("cleaning up ends what was committed", patches=((Migration, "_holds", _holds_nothing),)),
         Bugs("keys are used before peers know them", patches=((facade, "rotate", _tells_nobody),)),
         Bugs("the target's volume is not looked for", patches=((migrate, "_has_volumes", _has_them_anyway),)),
+        Bugs("what is in force is not given", patches=((StoreWorld, "kept_guard", _nothing_is_kept),)),
         Bugs("a lost volume is made anew", patches=((StoreWorld, "note_made", _forgets_what_was_made),)),
     )
 }

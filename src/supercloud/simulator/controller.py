@@ -249,6 +249,11 @@ class SimController:
         )
         return state, reason, blanket, self.holder(instance)
 
+    def guard(self, instance: Id) -> set[Id]:
+        """The reactions that it keeps as in force about an instance."""
+        rows = self.disk.connection.execute("SELECT reaction FROM guards WHERE instance = ?", (instance,))
+        return {row[0] for row in rows.fetchall()}
+
     def open_operations(self) -> int:
         return cast(int, self.row("SELECT count(*) FROM operations WHERE ended_at IS NULL")[0])
 

@@ -136,6 +136,9 @@ CONTROLS: dict[str, Control] = {
         Plan(1, "migrate", (At("roll back south", "south.libvirtd: complete", after_s=0.015),)),
         "the volume is gone",
     ),
+    "what is in force is not given": Control(
+        Plan(1, "start", guarded=True), "without what is in force about it"
+    ),
     "a lost volume is made anew": Control(
         Plan(1, "migrate", (At("roll back south", "controller: saga clean up is remembered"),)),
         "an empty volume passes",

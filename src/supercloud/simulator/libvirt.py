@@ -64,13 +64,14 @@ class SimHypervisor:
     async def flavour(self) -> Flavour:
         return Flavour.KVM
 
-    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
+    async def start(self, spec: InstanceSpec, user_data: bytes | None, *, paused: bool = False) -> None:
         await self._act("start")
         if spec.id in self._blanket.processes.present:
             return
         self._blanket.seeded(user_data)
         disks = [self._blanket.opened(disk.volume) for disk in spec.disks]
-        self._blanket.processes.begin(spec.id, disks, Shows.RUNNING, "booted")
+        shows = Shows.PAUSED if paused else Shows.RUNNING
+        self._blanket.processes.begin(spec.id, disks, shows, "booted")
 
     async def pause(self, instance: Id) -> None:
         await self._act("pause")

@@ -58,6 +58,12 @@ class Observer:
             self._check_right(blanket, qemu.instance)
         self.check(qemu.instance)
 
+    def booted(self, blanket: SimBlanket, qemu: Qemu) -> None:
+        """Its port was made before, so that what is in force about it has to be there by now."""
+        kept = self._world.controller.guard(qemu.instance)
+        if self._world.guarded and not kept <= blanket.guarded.get(qemu.instance, set()):
+            self.violate(f"{blanket.name} boots {qemu.instance[:8]} without what is in force about it")
+
     def wrote(self, blanket: SimBlanket, qemu: Qemu) -> int:
         """A guest synced a write: its number. Those of a copy that has to be paused count for nobody."""
         self._number += 1

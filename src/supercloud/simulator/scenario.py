@@ -17,6 +17,7 @@ from supercloud.services.views import OperationView
 from supercloud.simulator import outcome
 from supercloud.simulator.bugs import ALL, Bugs
 from supercloud.simulator.faults import FAULTS, SPECIAL
+from supercloud.simulator.guards import contain
 from supercloud.simulator.world import SimWorld, run
 
 Ask = Callable[[ControlPlane], Awaitable[OperationView]]
@@ -54,6 +55,7 @@ class Plan:
     then: tuple[str, ...] = ()  # operations asked for afterwards, whatever became of the first
     length_s: float | None = None  # of rights; None: drawn
     nested: tuple[str, ...] = ()  # blankets that are inside another one, which is what is stopped
+    guarded: bool = False  # something is in force about the instance
 
     def __str__(self) -> str:
         return f"{self.operation}: " + ("; ".join(map(str, self.faults)) or "no fault")
@@ -76,7 +78,13 @@ class Report:
 
 def play(plan: Plan, bugs: Bugs = ALL["none"]) -> Report:
     report = Report(plan)
-    run(plan.seed, bugs, lambda world: _play(world, plan, report), length_s=plan.length_s)
+    run(
+        plan.seed,
+        bugs,
+        lambda world: _play(world, plan, report),
+        length_s=plan.length_s,
+        guarded=plan.guarded,
+    )
     return report
 
 
@@ -111,6 +119,8 @@ async def _prepare(world: SimWorld, plan: Plan) -> None:
         state, said = await world.controller.until_ended(view.id, timeout_s=200)
         if state != "succeeded":
             raise Failed(f"the first start {state}: {said}")
+    if plan.guarded:
+        await contain(world, world["north"])
     await asyncio.sleep(world.random.uniform(1, 12))
 
 

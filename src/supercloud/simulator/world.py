@@ -73,6 +73,7 @@ class SimWorld:
         )
         self.cloud_id, self.network_id, self.instance, self.volume = (new_id() for _ in range(4))
         self.instances = [self.instance]
+        self.guarded = False  # whether something is in force about the instance
         self.observer = Observer(self)
         self.blankets: dict[Id, SimBlanket] = {}
         loop.on_crash = self._crashed
@@ -216,14 +217,26 @@ class SimWorld:
 
 
 def run(
-    seed: int, bugs: Bugs, scenario: Callable[[SimWorld], Awaitable[T]], *, length_s: float | None = None
+    seed: int,
+    bugs: Bugs,
+    scenario: Callable[[SimWorld], Awaitable[T]],
+    *,
+    length_s: float | None = None,
+    guarded: bool = False,
 ) -> T:
     """One world from its beginning to its end, in this thread, in as little real time as it takes."""
     with determinism.forgetting():
-        return _run(seed, bugs, scenario, length_s)
+        return _run(seed, bugs, scenario, length_s, guarded=guarded)
 
 
-def _run(seed: int, bugs: Bugs, scenario: Callable[[SimWorld], Awaitable[T]], length_s: float | None) -> T:
+def _run(
+    seed: int,
+    bugs: Bugs,
+    scenario: Callable[[SimWorld], Awaitable[T]],
+    length_s: float | None,
+    *,
+    guarded: bool,
+) -> T:
     random = Random(seed)  # noqa: S311 - it has to be the same each time
     loop = SimLoop(random)
     trace = Trace(lambda: loop.true_s)
@@ -234,6 +247,7 @@ def _run(seed: int, bugs: Bugs, scenario: Callable[[SimWorld], Awaitable[T]], le
         bugs.put_in(),
     ):
         world = SimWorld(random, bugs, loop, trace, Path(folder))
+        world.guarded = guarded
         if length_s is not None:
             world.terms = replace(world.terms, length_s=length_s)
         asyncio.set_event_loop(loop)

@@ -72,8 +72,8 @@ class Lifecycle:
             self._flavour = Flavour.KVM if able else Flavour.TCG
         return self._flavour
 
-    async def start(self, spec: InstanceSpec, user_data: bytes | None) -> None:
-        """Boot from its own disk. Running already: fine.
+    async def start(self, spec: InstanceSpec, user_data: bytes | None, *, paused: bool = False) -> None:
+        """Boot from its own disk, or be about to once it is resumed. So already: fine.
 
         Raises:
             Conflict: it is paused or is being received; resuming is another decision than starting.
@@ -86,13 +86,14 @@ class Lifecycle:
             if find(handle, spec.id) is None:
                 seed.place(spec, user_data, self._places.seed(spec.id))
                 try:
-                    handle.createXML(xml)
+                    handle.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_DOM_EXIST:
                         raise
                 else:
                     return
-            if (state := run_state(get(handle, spec.id))) is not RunState.RUNNING:
+            fine = {RunState.RUNNING, RunState.PAUSED} if paused else {RunState.RUNNING}
+            if (state := run_state(get(handle, spec.id))) not in fine:
                 raise Conflict(f"instance {spec.id} exists and is {state}")
 
         await self._connection.call(create)

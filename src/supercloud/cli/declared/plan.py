@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class _Planner:
             prune=self._removal.prunes,
         )
         self._removal.rest()
+        self._smaller_quota()
         return self._draft.plan()
 
     # ------------------------------------------------------------ what stands alone
@@ -127,12 +128,28 @@ class _Planner:
         self._quota()
 
     def _quota(self) -> None:
-        """Before anything is made that takes from it. What the file does not say stays as it is."""
-        name, now, wanted = self._wanted.cloud.name, self._now.cloud.quota, self._declared.quota
-        if wanted is not None and wanted != now:
-            call = Call(method="PUT", path=f"/clouds/{name}/quota", body=asdict(wanted), durable=False)
-            said = f"quota, {_quota(now)} to {_quota(wanted)}"
-            self._cloud = self._draft.step(Act.RESIZE, Kind.CLOUD, name, said, call)
+        """What there is more of, before anything is made that takes from it. What the file does not say
+        stays as it is."""
+        now, wanted = self._now.cloud.quota, self._declared.quota
+        if wanted is not None and (more := now.or_more(wanted)) != now:
+            self._cloud = self._set_quota(Act.RESIZE, now, more)
+
+    def _smaller_quota(self) -> None:
+        """What there is less of, once nothing that is taken away is in it any more."""
+        wanted = self._declared.quota
+        if self._there.wanted is None or wanted is None:
+            return
+        now = self._now.cloud.quota.or_more(wanted)
+        if wanted != now:
+            kinds = (Kind.INSTANCE, Kind.VOLUME, Kind.BLANKET)
+            gone = {one for kind in kinds for one in self._draft.keys(Act.REMOVE, kind)}
+            self._set_quota(Act.SHRINK, now, wanted, {self._cloud, *gone})
+
+    def _set_quota(self, act: Act, now: Quota, wanted: Quota, needs: Iterable[Key] = ()) -> Key:
+        name = self._wanted.cloud.name
+        call = Call(method="PUT", path=f"/clouds/{name}/quota", body=asdict(wanted), durable=False)
+        said = f"quota, {_quota(now)} to {_quota(wanted)}"
+        return self._draft.step(act, Kind.CLOUD, name, said, call, needs=needs)
 
     def _networks(self) -> None:
         there = named(self._now.networks)
@@ -299,7 +316,7 @@ class _Planner:
             *self._place(wanted.on),
             *self._domains(wanted),
             *(key(act, Kind.NETWORK, one) for one in wanted.networks for act in (Act.CREATE, *_LEVELS)),
-            *self._removal.publishing({one.at for one in wanted.publish if one.at}),
+            *self._removal.making_room(),
         }
         call = replace(_create(Kind.INSTANCE, wanted), user_data=user_data)
         self._draft.step(

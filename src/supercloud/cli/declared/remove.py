@@ -12,6 +12,7 @@ from supercloud.cli.declared.draft import Draft, key, named
 from supercloud.cli.declared.steps import Act, Key, Kind
 from supercloud.model.names import Name
 from supercloud.model.states import InstanceState
+from supercloud.model.trust import THINGS
 from supercloud.services.views import WantedCloud
 
 #: What has to be stopped before it can be removed.
@@ -43,14 +44,9 @@ class Removal:
             if ipaddress.IPv4Network(there[name].cidr).overlaps(cidr)
         ]
 
-    def publishing(self, ports: set[int]) -> Iterable[Key]:
-        """Removals of instances that have these ports."""
-        there = named(self._now.instances)
-        return [
-            key(Act.REMOVE, Kind.INSTANCE, name)
-            for name in self._instances
-            if ports.intersection(one.at for one in there[name].publish)
-        ]
+    def making_room(self) -> Iterable[Key]:
+        """Removals of instances: a new one may need their ports, their memory, or their part of a quota."""
+        return [key(Act.REMOVE, Kind.INSTANCE, name) for name in self._instances]
 
     def freed(self, volume: Name) -> list[Key]:
         """The removal of the instance that has it, if that is to be removed."""
@@ -112,7 +108,7 @@ class Removal:
             return
         there = named(self._now.instances)
         users = [one for one in self._instances if name in there[one].networks]
-        needs = {key(Act.REMOVE, Kind.INSTANCE, one) for one in users}
+        needs = {*(key(Act.REMOVE, Kind.INSTANCE, one) for one in users), *self._relations("network", name)}
         self._remove(Kind.NETWORK, name, named(self._now.networks)[name].cidr, needs=needs)
 
     def _blanket(self, name: Name) -> None:
@@ -138,13 +134,27 @@ class Removal:
             for one in kept:
                 self._draft.refuse(Kind.VOLUME, one, None, why, hint)
             return
+        if guests := self._there.guests.get(name):
+            why = f"it is not in the file, and other clouds' blankets are in it: {', '.join(guests)}"
+            hint = "they are removed by who has them, or by you: supercloud blanket rm ID --force"
+            self._draft.refuse(Kind.BLANKET, name, None, why, hint)
+            return
         nested = [one.name for one in self._now.blankets if one.parent == name]
         needs = {
+            *self._relations("blanket", name),
             *(key(Act.REMOVE, Kind.BLANKET, one) for one in nested),
             *(key(Act.REMOVE, Kind.VOLUME, one) for one in self._data_in(name)),
             *(key(act, Kind.INSTANCE, one) for one in inside for act in (Act.MIGRATE, Act.REMOVE)),
         }
         self._remove(Kind.BLANKET, name, "with its disk", needs=needs)
+
+    def _relations(self, thing: str, name: Name) -> Iterable[Key]:
+        """Trust about it, which would go with it: what is not there any more cannot be revoked."""
+        return [
+            key(Act.REMOVE, Kind.TRUST, one.id)
+            for one in self._there.trust
+            if THINGS[one.kind] == thing and one.thing == name
+        ]
 
     def _remove(
         self,

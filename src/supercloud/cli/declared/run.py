@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from supercloud.cli.declared.steps import Key, Plan, Step
+from supercloud.cli.declared.steps import Act, Key, Plan, Step
 from supercloud.cli.output import Board
 from supercloud.cli.session import usual_s
 from supercloud.client import Client
-from supercloud.model.errors import Failed, SupercloudError
+from supercloud.model.errors import Failed, NotFound, SupercloudError
 from supercloud.model.names import Id, Name
 
 
@@ -120,6 +120,11 @@ class Run:
         result = self.results[step.key]
         try:
             self._do(step, result)
+        except NotFound as error:
+            # What is not there any more is taken away, whoever did that, or however often it is asked for.
+            gone = step.act is Act.REMOVE
+            result.outcome = Outcome.DONE if gone else Outcome.FAILED
+            result.error = None if gone else error
         except SupercloudError as error:
             result.outcome = Outcome.CANCELLED if self._cancelling else Outcome.FAILED
             result.error = error

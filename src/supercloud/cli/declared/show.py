@@ -91,8 +91,13 @@ def print_results(plan: Plan, results: Mapping[Key, Result]) -> None:
             said = f"supercloud operation wait {result.operation} follows it"
         if result.outcome is Outcome.NOT_BEGUN:
             waits = sorted(need for need in step.needs if results[need].outcome is not Outcome.DONE)
-            said = f"needs {', '.join(waits)}" if waits else ""
+            said = f"needs {', '.join(waits)}" if waits else _kept(step)
         _line(f"{step.key.ljust(width)}  {result.outcome}" + (f": {said}" if said else ""))
+
+
+def _kept(step: Step) -> str:
+    """Why a step did not begin that waited for nothing."""
+    return "nothing is taken away after a failure" if step.act.takes_away else ""
 
 
 def _line(text: str) -> None:

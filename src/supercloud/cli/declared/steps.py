@@ -32,6 +32,7 @@ class Act(StrEnum):
 
     CREATE = "create"
     RESIZE = "resize"
+    SHRINK = "shrink"  # a quota, once there is less in it
     ATTACH = "attach"
     DETACH = "detach"
     MIGRATE = "migrate"

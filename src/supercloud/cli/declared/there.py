@@ -65,6 +65,7 @@ class There:
     instances: Mapping[Name, InstanceThere] = field(default_factory=dict)
     volumes: Mapping[Name, VolumeThere] = field(default_factory=dict)
     trust: tuple[TrustView, ...] = ()  # what it lets others do, of its own
+    guests: Mapping[Name, tuple[Id, ...]] = field(default_factory=dict)  # others' blankets inside its own
     under_way: Mapping[tuple[Kind, Name], UnderWay] = field(default_factory=dict)
 
 
@@ -128,6 +129,7 @@ def look(client: Client, cloud: Name) -> There:
             for one in relations
             if one.cloud == cloud and one.state is TrustState.ACTIVE and one.parent is None
         ),
+        guests={one.thing: one.guests for one in relations if one.cloud == cloud and one.guests},
         under_way={
             (kind, one.name): UnderWay(operation=found.id, kind=found.kind)
             for kind, one in named

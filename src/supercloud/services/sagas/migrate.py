@@ -42,6 +42,7 @@ from supercloud.ports.loop import Guard
 from supercloud.ports.rights import Decision, Verdict
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.sight import Sight, settled
+from supercloud.services.sagas.start import ordered_there, ready_to_boot
 from supercloud.services.sagas.userdata import user_data_key
 from supercloud.services.sagas.world import InstanceFacts, World
 
@@ -426,13 +427,12 @@ async def _boot(world: World, trip: Trip, right: RunRight | None, *, at: Id, why
     right = right or await world.rights.issue(trip.instance, to=at, operation=trip.operation)
     facts = await world.instance(trip.instance)
     await disks.ready(world, facts, blanket=at)
-    key = await user_data_key(world, facts, blanket=at)
-    await world.agent(at).instances.start(
-        StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
-    )
+    ready = await ready_to_boot(world, facts, blanket=at, operation=trip.operation)
+    await world.agent(at).instances.start(ready(right))
     await world.set_state(trip.instance, InstanceState.STARTING, reason=why)
     await world.set_state(trip.instance, InstanceState.RUNNING, blanket=at, reason=why)
     await world.locate(trip.instance)
+    await ordered_there(world, trip.instance)
 
 
 async def _insist(world: World, trip: Trip, act: Callable[[], Awaitable[T]], *, at: Id | None = None) -> T:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from supercloud.model.errors import Conflict, SupercloudError, Unavailable
+from collections.abc import Callable
+
+import structlog
+
+from supercloud.model.errors import Conflict, Refused, SupercloudError, Unavailable
 from supercloud.model.names import Id
+from supercloud.model.right import RunRight
 from supercloud.model.states import InstanceState
-from supercloud.ports.agent import StartInstance, StopInstance, StopMode
+from supercloud.ports.agent import RunState, StartInstance, StopInstance, StopMode
 from supercloud.ports.durable import Saga
 from supercloud.services.sagas import disks
 from supercloud.services.sagas.userdata import user_data_key
-from supercloud.services.sagas.world import World
+from supercloud.services.sagas.world import InstanceFacts, World
 
+_log = structlog.get_logger(__name__)
 _RUNS = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.MIGRATING})
 
 
@@ -50,15 +56,50 @@ async def _prepare(world: World, instance: Id, blanket: Id) -> None:
 async def _boot(saga: Saga, world: World, instance: Id, blanket: Id) -> None:
     """One step, because a right that is issued must not wait to be used."""
     facts = await world.instance(instance)
-    key = await user_data_key(world, facts, blanket=blanket)
+    ready = await ready_to_boot(world, facts, blanket=blanket, operation=saga.operation)
     right = await world.rights.issue(instance, to=blanket, operation=saga.operation)
     if facts.state not in _RUNS:
         await world.set_state(instance, InstanceState.STARTING, blanket=blanket)
     await world.locate(instance)
-    await world.agent(blanket).instances.start(
-        StartInstance(spec=facts.spec, right=right, user_data=facts.user_data, user_data_key=key)
-    )
+    report = await world.agent(blanket).instances.start(ready(right))
     await world.set_state(instance, InstanceState.RUNNING, blanket=blanket)
+    if report.state is RunState.PAUSED:  # by what is in force about it
+        await world.set_state(instance, InstanceState.PAUSED)
+    await ordered_there(world, instance)
+
+
+async def ordered_there(world: World, instance: Id) -> None:
+    """What it was started with by horizontal loops' orders is theirs to end. If that cannot be kept it
+    ends in its time, and the instance runs all the same."""
+    try:
+        await world.guard_moved(instance)
+    except SupercloudError as error:
+        _log.warning("start.orders_not_moved", instance=instance, why=error.message)
+
+
+async def ready_to_boot(
+    world: World, facts: InstanceFacts, *, blanket: Id, operation: Id
+) -> Callable[[RunRight], StartInstance]:
+    """What it is to be booted with there, but for its right.
+
+    Raises:
+        Refused: something is in force about it, and an agent of before would not heed that.
+    """
+    agent = world.agent(blanket)
+    guard = await world.kept_guard(facts.spec.id, operation=operation, target=blanket)
+    if guard and not (await agent.report()).guards_starts:
+        raise Refused(
+            f"the blanket's agent cannot hold what is in force about instance {facts.spec.name} as it starts",
+            hint="supercloud blanket upgrade, or supercloud incident close --undo",
+        )
+    key = await user_data_key(world, facts, blanket=blanket)
+    return lambda right: StartInstance(
+        spec=facts.spec,
+        right=right,
+        user_data=facts.user_data,
+        user_data_key=key,
+        guard=guard or None,
+    )
 
 
 async def _give_up(world: World, instance: Id, blanket: Id, why: str) -> None:

@@ -77,6 +77,11 @@ class World(Protocol):
         nothing to what horizontal loops ordered there."""
         ...
 
+    async def kept_guard(self, instance: Id, *, operation: Id, target: Id) -> Guard:
+        """Its security state as `target` is to take it over when it starts there: what the blanket that had
+        it told last, and what horizontal loops order about it."""
+        ...
+
     async def guard_moved(self, instance: Id) -> None:
         """What horizontal loops ordered about it is ordered where it is to be done now."""
         ...

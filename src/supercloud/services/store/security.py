@@ -77,6 +77,18 @@ class IncidentRow(Base):
         return self.blanket == self.cloud
 
 
+class GuardRow(Base):
+    """A reaction that is in force about an instance, or asked for, as the blanket that has that told it last
+    (services.guards). `incident`: as that names it. `said`: both, whole."""
+
+    __tablename__ = "guards"
+    instance: Mapped[str] = mapped_column(ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True)
+    reaction: Mapped[str] = mapped_column(primary_key=True)
+    incident: Mapped[str]
+    until: Mapped[float]  # by the store's clock
+    said: Mapped[dict[str, Any]]
+
+
 class PolicyRow(Base):
     """One version of what loops go by: of a cloud's blankets, of one of them alone (`blanket`), or of what
     the cloud does over all of them (`horizontal`). The highest `number` of each counts."""
