@@ -74,7 +74,7 @@ class Site:
 
 
 def opened(folder: Path) -> MicrohypervisorPlatform:
-    options = MicrohypervisorOptions(partitions=3, memory_mib=256, disk_gib=1)
+    options = MicrohypervisorOptions(partitions=3, memory_mib=256, disk_gib=1, tpm=False)
     images = double.DoubledImages(folder / "images")
     return MicrohypervisorPlatform(folder / "state", images, options, argv=double.argv, binary=double.BINARY)
 
@@ -104,7 +104,7 @@ async def test_a_launch_is_measured_with_its_clouds_key_and_nobody_vouches_for_t
     for machine, key in ((site.mine, TENANT), (site.others, OTHER)):
         found = await site.launched(machine)
         assert (found.tenant, found.launches) == (key.private.public_key().public_bytes_raw(), 1)
-        assert not found.vouched
+        assert found.quote is None
 
 
 async def test_with_consent_pages_come_sealed_to_the_tenant_alone(site: Site) -> None:
