@@ -50,8 +50,8 @@ class Site:
         tpm: TpmDouble | None = None,
         **changed: Any,
     ) -> ConsentTo:
-        """`launch`, `tenant`, `name`: what the monitor signs, and `tpm` quotes; `changed`: what is said beside
-        it."""
+        """`launch`, `tenant`, `name`: what the monitor signs, and `tpm` quotes; `changed`: what is said
+        beside it."""
         nonce, digest = os.urandom(32), os.urandom(32)
         key = self.machine.public_key().public_bytes_raw()
         tenant = await self.tenant() if tenant is None else tenant

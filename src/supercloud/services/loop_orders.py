@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model.names import Id
 from supercloud.model.reactions import GOVERNED, LONGEST_S, Command, Deed
-from supercloud.model.states import JOINED, BlanketState
+from supercloud.model.states import LASTING, BlanketState
 from supercloud.model.trust import TrustKind
 from supercloud.ports.loop import OrderDeed
 from supercloud.security.engine import Doing
@@ -232,7 +232,7 @@ async def _places(session: AsyncSession, clouds: Collection[Id]) -> list[Place]:
         .where(
             Blanket.cloud.in_(clouds),
             Blanket.revoked.is_(False),
-            Blanket.state.in_([one.value for one in JOINED]),
+            Blanket.state.in_([one.value for one in LASTING]),
         )
         .order_by(Blanket.id)
     )
