@@ -81,7 +81,7 @@ BLANKET_TRANSITIONS: Mapping[BlanketState, frozenset[BlanketState]] = {
 
 #: A blanket has joined and is still accepted: its agent is connected, or may be again in a moment.
 JOINED = frozenset({_B.READY, _B.UNREACHABLE})
-#: The same, or it comes back when its owner wants: what is decided for all blankets of a cloud is for it, too.
+#: The same, or it comes back when its owner wants: what is decided for a whole cloud is for it, too.
 LASTING = JOINED | {_B.STOPPED}
 
 _O = OperationState
