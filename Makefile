@@ -48,7 +48,7 @@ unit: packages $(STAMP) $(FRONT_END) ## The tests that need no VM
 # in a row have them all; the faults are others each time. The others only stand apart: what they need to succeed is a machine with nothing else to do.
 # The platforms' contract on the real micro-hypervisor is in `make microhypervisor`.
 TURNS := $(addprefix tests/system/,test_overlay.py test_upgrade.py test_examples.py test_faults.py)
-APART := $(addprefix tests/system/,test_nested_blanket.py test_attack.py)
+APART := $(addprefix tests/system/,test_nested_blanket.py test_attack.py test_microhypervisor_blankets.py)
 COMMITS := $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 TURN ?= $(word $(shell expr $(COMMITS) % 4 + 1),$(TURNS))
 export SUPERCLOUD_FAULTS_SEED ?= $(COMMITS)

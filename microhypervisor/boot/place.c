@@ -1,6 +1,7 @@
 #include "boot/place.h"
 
 #include "devices/apic.h"
+#include "devices/tis.h"
 #include "lib/log.h"
 #include "memory/check.h"
 #include "memory/physical.h"
@@ -19,7 +20,7 @@ static struct module modules[MAX_MODULES];
 static unsigned module_count;
 static struct range regions[MAX_REGIONS]; /* memory that is not given out yet */
 static unsigned region_count;
-static struct range l0[3 + MAX_PARTITIONS];
+static struct range l0[4 + MAX_PARTITIONS];
 static unsigned l0_count;
 
 extern const uint8_t image_end[];
@@ -62,6 +63,7 @@ static void read_map(const struct multiboot *multiboot)
     l0[l0_count++] = (struct range){0, l0_end};
     l0[l0_count++] = (struct range){APIC_ADDRESS, APIC_ADDRESS + PAGE_SIZE};
     l0[l0_count++] = (struct range){IOAPIC_ADDRESS, IOAPIC_ADDRESS + PAGE_SIZE};
+    l0[l0_count++] = (struct range){TIS_ADDRESS, TIS_ADDRESS + TIS_SIZE};
     uint64_t at = multiboot->map, end = at + multiboot->map_length;
     while (at < end && region_count < MAX_REGIONS) {
         const struct multiboot_region *region = (const void *)at;

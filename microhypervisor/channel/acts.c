@@ -13,17 +13,19 @@ static void refuse(struct frame *reply, enum consent_answer answer)
 void acts_attest(const struct frame *request, struct frame *reply)
 {
     const struct partition *partition = request_partition(request, NAME_SIZE + NONCE_SIZE, reply);
+    static uint8_t quote[QUOTE_SIZE];
     uint8_t signature[SIGNATURE_SIZE];
     if (partition == NULL) {
         return;
     }
-    monitor_attest(partition, request->payload + NAME_SIZE, signature);
+    size_t quoted = monitor_attest(partition, request->payload + NAME_SIZE, signature, quote);
     reply_put(reply, partition->digest, DIGEST_SIZE);
     reply_put64(reply, partition->launches);
-    reply_put8(reply, 0); /* nothing but this answer says whose key it is */
+    reply_put8(reply, quoted > 0); /* 0: nothing but this answer says whose key it is */
     reply_put(reply, partition->tenant, TENANT_SIZE);
     reply_put(reply, monitor_key(), 32);
     reply_put(reply, signature, sizeof(signature));
+    reply_put(reply, quote, quoted);
 }
 
 void acts_tenant(const struct frame *request, struct frame *reply)

@@ -7,6 +7,7 @@
 
 #include "lib/log.h"
 #include "memory/physical.h"
+#include "monitor/quote.h"
 
 #define ATTESTED 128 /* bytes of the statement that is signed about a measurement */
 
@@ -50,6 +51,7 @@ void monitor_begin(void)
     randombytes_buf(seed, sizeof(seed));
     crypto_sign_ed25519_seed_keypair(public_key, signing_key, seed);
     sodium_memzero(seed, sizeof(seed));
+    quote_begin(public_key);
 }
 
 const uint8_t *monitor_key(void)
@@ -179,13 +181,16 @@ enum consent_answer monitor_page(struct partition *partition, uint64_t page, uin
     return CONSENT_GIVEN;
 }
 
-void monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE])
+size_t monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE],
+                      uint8_t quote[QUOTE_SIZE])
 {
-    uint8_t statement[ATTESTED] = "SCM1";
+    uint8_t statement[ATTESTED] = "SCM1", digest[crypto_hash_sha256_BYTES];
     memcpy(statement + 8, partition->name, NAME_SIZE);
     store64(statement + 24, partition->launches);
     memcpy(statement + 32, partition->digest, DIGEST_SIZE);
     memcpy(statement + 64, nonce, NONCE_SIZE);
     memcpy(statement + 96, partition->tenant, TENANT_SIZE);
     crypto_sign_ed25519_detached(signature, NULL, statement, sizeof(statement), signing_key);
+    crypto_hash_sha256(digest, statement, sizeof(statement));
+    return quote_take(digest, quote);
 }

@@ -4,6 +4,7 @@
 #define MH_MONITOR_H
 
 #include "monitor/export.h"
+#include "monitor/quote.h"
 #include "partition/partition.h"
 
 #define NONCE_SIZE 32
@@ -14,7 +15,7 @@ struct acts {
     uint64_t answers[CONSENT_ANSWERS];
 };
 
-/* At machine start: make the key that signs until the machine ends. */
+/* At machine start: make the key that signs until the machine ends, and have a TPM hold it, if there is one. */
 void monitor_begin(void);
 const uint8_t *monitor_key(void); /* its public half, 32 bytes */
 
@@ -27,8 +28,10 @@ enum consent_answer monitor_act(struct partition *partition, enum consent_operat
 /* The act's next page, sealed, or once more the last one. */
 enum consent_answer monitor_page(struct partition *partition, uint64_t page, uint64_t *version, const uint8_t **sealed);
 
-/* Sign what was measured, for somebody's nonce: docs/spec/microhypervisor-channel.md, 3. */
-void monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE]);
+/* Sign what was measured, for somebody's nonce: docs/spec/microhypervisor-channel.md, 3; and have it quoted: the quote's length, 0
+ * where no TPM does. */
+size_t monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE],
+                      uint8_t quote[QUOTE_SIZE]);
 
 const struct acts *monitor_acts(const struct partition *partition);
 const char *monitor_says(enum consent_answer answer);

@@ -62,11 +62,14 @@ enum consent_answer monitor_page(struct partition *partition, uint64_t page, uin
     return (enum consent_answer)any_of(0, CONSENT_ANSWERS - 1);
 }
 
-void monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE])
+size_t monitor_attest(const struct partition *partition, const uint8_t nonce[NONCE_SIZE], uint8_t signature[SIGNATURE_SIZE],
+                      uint8_t quote[QUOTE_SIZE])
 {
     (void)partition;
     //@ assert nonce_there: \valid_read(nonce + (0 .. NONCE_SIZE - 1));
     Frama_C_make_unknown((char *)signature, SIGNATURE_SIZE);
+    Frama_C_make_unknown((char *)quote, QUOTE_SIZE);
+    return any_of(0, QUOTE_SIZE);
 }
 
 const struct acts *monitor_acts(const struct partition *partition)

@@ -45,7 +45,7 @@ incident allow|incident refuse
 incident evidence ls|incident evidence fetch|incident evidence open|incident evidence rm
 incident evidence scan
 finding ls|finding show|order place|order kinds|order ls|order show|order cancel|act ls|act show|act refuse
-act grant|act open
+act grant|act open|tpm trust|tpm ls|tpm forget
 key new|key ls|key show
 principal add|principal ls|principal show|principal rekey|principal rm
 token mint|token attenuate|token hand-on|token show|token use|token ls|token revoke

@@ -280,5 +280,13 @@ async def test_the_command_line(site: Consenting, tmp_path: Path) -> None:
         assert clear.stat().st_mode & 0o077 == 0
         assert "exists already" in await api.wrong("act", "open", act, "--to", str(clear), status=4)
         second = (await api.ok("act", "ls", "--state", "asked", "-o", "json")).json[0]["id"]
+        tpm, booted = (f"sha256:{two * 32}" for two in ("ab", "cd"))
+        await api.ok("tpm", "trust", tpm, "--booted", booted)
+        assert (await api.ok("tpm", "ls", "-o", "json")).json == [{"tpm": tpm, "booted": booted}]
+        refused = await api.wrong("act", "grant", second, "--attested", status=5)
+        assert "no TPM that you trust vouches for the machine" in refused
+        await api.ok("tpm", "forget", tpm)
+        assert "no TPM" in await api.wrong("tpm", "forget", tpm, status=3)
+        assert "is no digest" in await api.wrong("tpm", "trust", "x", "--booted", booted, status=2)
         said = (await api.ok("act", "grant", second)).out
         assert "is granted, once, for launch 1" in said and "unattested" in said

@@ -357,12 +357,16 @@ async def test_a_blanket_is_stopped_and_frees_what_ran_in_it(bench: Bench) -> No
     with pytest.raises(Conflict, match="instance web runs"):
         await bench.control.stop_blanket("north")
     await bench.done(await bench.control.stop_blanket("north", force=True))
-    assert not north.up and not (await bench.control.blanket("north")).connected
+    stopped = await bench.control.blanket("north")
+    assert (north.up, stopped.connected, stopped.state) == (False, False, BlanketState.STOPPED)
     assert (await bench.control.instance("web")).state is InstanceState.STOPPED
     assert (await bench.parts.rights.standing(instance)).record.holder is None
     await bench.done(await bench.control.start_blanket("north"))
+    assert (await bench.control.blanket("north")).state is BlanketState.READY
     await bench.done(await bench.control.stop_blanket("north"))
     assert not north.up
+    await bench.gone("north")  # what is noted of its silence comes later, and changes nothing
+    assert (await bench.control.blanket("north")).state is BlanketState.STOPPED
 
 
 async def test_what_a_removed_blanket_had_is_lost_and_never_made_anew(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from supercloud.images.microhypervisor import build_microhypervisor
 from supercloud.model.acts import MOST_PAGES, NO_ARGUMENTS, Operation
 from supercloud.model.errors import Conflict, Failed, NotFound, Refused
 from supercloud.model.names import Id, new_id
-from supercloud.platforms.microhypervisor import channel, requests
+from supercloud.platforms.microhypervisor import channel, requests, tpm
 from supercloud.platforms.microhypervisor.driver import MicrohypervisorOptions, MicrohypervisorPlatform
 from supercloud.platforms.microhypervisor.home import Home
 from supercloud.platforms.microhypervisor.requests import Request
@@ -74,7 +74,7 @@ class Site:
 
 
 def opened(folder: Path) -> MicrohypervisorPlatform:
-    options = MicrohypervisorOptions(partitions=3, memory_mib=256, disk_gib=1)
+    options = MicrohypervisorOptions(partitions=3, memory_mib=256, disk_gib=1, tpm=False)
     images = double.DoubledImages(folder / "images")
     return MicrohypervisorPlatform(folder / "state", images, options, argv=double.argv, binary=double.BINARY)
 
@@ -104,7 +104,7 @@ async def test_a_launch_is_measured_with_its_clouds_key_and_nobody_vouches_for_t
     for machine, key in ((site.mine, TENANT), (site.others, OTHER)):
         found = await site.launched(machine)
         assert (found.tenant, found.launches) == (key.private.public_key().public_bytes_raw(), 1)
-        assert not found.vouched
+        assert found.quote is None
 
 
 async def test_with_consent_pages_come_sealed_to_the_tenant_alone(site: Site) -> None:
@@ -201,12 +201,17 @@ async def test_one_that_was_made_without_a_key_is_nobodys(site: Site) -> None:
         await site.act(made.id, consent(await site.statement(made.id), TENANT.private))
 
 
-async def test_the_machine_starts_anew_with_everybodys_key(site: Site, tmp_path: Path) -> None:
-    running = site.home.running(site.home.record())
+async def _cut(home: Home) -> None:
+    """The machine's power."""
+    running = home.running(home.record())
     assert running is not None
     with running:
         running.kill()
         await running.wait(20)
+
+
+async def test_the_machine_starts_anew_with_everybodys_key(site: Site, tmp_path: Path) -> None:
+    await _cut(site.home)
     platform = opened(tmp_path)  # as a new control plane would have it
     with pytest.raises(Conflict, match="was not launched"):
         await platform.challenge(site.mine, bytes(32))
@@ -233,7 +238,9 @@ async def test_the_real_one_takes_the_same_and_refuses_the_same(tmp_path: Path) 
     try:
         await platform.create(spec)
         site = Site(platform, Home(tmp_path / "state" / "machine", BINARY), spec.id, spec.id)
-        assert (await site.launched(spec.id)).tenant == TENANT.private.public_key().public_bytes_raw()
+        first = await site.launched(spec.id)
+        assert first.tenant == TENANT.private.public_key().public_bytes_raw()
+        assert (first.quote is not None) == tpm.is_installed()
         for key, changed, why in (
             (OTHER, {}, "has not signed it"),
             (TENANT, {"launch": 2}, "something else"),
@@ -250,6 +257,11 @@ async def test_the_real_one_takes_the_same_and_refuses_the_same(tmp_path: Path) 
             await site.act(spec.id, signed, page=0, pages=MOST_PAGES)
         await platform.stop(spec.id)
         await platform.start(spec.id)
-        assert (await site.launched(spec.id)).launches == 2
+        again = await site.launched(spec.id)
+        assert (again.launches, again.machine, again.quote) == (2, first.machine, first.quote)
+        await _cut(site.home)
+        await platform.start(spec.id)
+        anew = await site.launched(spec.id)
+        assert anew.machine != first.machine and anew.quote == first.quote, "another key, the same TPM"
     finally:
         await platform.destroy(spec.id)

@@ -34,7 +34,7 @@ class Images(double.DoubledImages):
 
 
 def opened(folder: Path, argv: double.Argv = double.argv) -> MicrohypervisorPlatform:
-    options = MicrohypervisorOptions(partitions=2, memory_mib=256, disk_gib=1)
+    options = MicrohypervisorOptions(partitions=2, memory_mib=256, disk_gib=1, tpm=False)
     images = Images(folder / "images")
     return MicrohypervisorPlatform(folder / "state", images, options, argv=argv, binary=double.BINARY)
 

@@ -50,6 +50,16 @@ class Estate:
             env=self.environment(),
         )
 
+    def do(self, *arguments: str, timeout_s: float = 400.0) -> str:
+        """A command that has to succeed: what it wrote."""
+        done = self.run(*arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr[-2000:]}"
+        return done.stdout
+
+    def show(self, kind: str, name: str, *more: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(self.do(kind, "show", name, *more, "-o", "json"))
+        return shown
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, "SUPERCLOUD_HOME": str(self.place.home)}
 

@@ -4,10 +4,15 @@ It counts aloud on its console, about once a second, for as long as it runs.
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from supercloud.model.names import MIB
 
+_PROGRAM = Path(sys.executable).with_name("supercloud")
 #: What it says, and then a number of five digits that grows.
 SAYS = b"small guest "
 _SAID = SAYS + b"00000\r\n\0"
@@ -30,6 +35,26 @@ def make_small_guest(path: Path) -> Path:
     code = bytes.fromhex(_CODE.format(text=_word(text), digit=_word(digit)))
     path.write_bytes((code + _SAID).ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB - 512))
     return path
+
+
+def counts(environment: Mapping[str, str], name: str, cloud: str) -> tuple[int, int]:
+    """The first two numbers that its console says from now on."""
+    console = subprocess.Popen(
+        [_PROGRAM, "vm", "console", name, "--cloud", cloud],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    assert console.stdout is not None and console.stderr is not None
+    said, found = b"", list[bytes]()
+    try:
+        while len(found) < 2:
+            chunk = console.stdout.read1(4096)
+            assert chunk, said[-2000:] + console.stderr.read()
+            said += chunk
+            found = re.findall(SAYS + rb"(\d{5})\r", said)
+    finally:
+        console.kill()
+        console.communicate()
+    return int(found[0]), int(found[1])
 
 
 def _word(value: int) -> str:

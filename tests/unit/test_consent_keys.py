@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tpm_double import TpmDouble
 
 from supercloud.keystore.backup import back_up, open_backup
 from supercloud.keystore.faces import ConsentTo
@@ -41,14 +42,23 @@ class Site:
         return bytes.fromhex(key.removeprefix("ed25519/"))
 
     async def to(
-        self, *, launch: int = 3, tenant: bytes | None = None, name: str = "p1", **changed: Any
+        self,
+        *,
+        launch: int = 3,
+        tenant: bytes | None = None,
+        name: str = "p1",
+        tpm: TpmDouble | None = None,
+        **changed: Any,
     ) -> ConsentTo:
-        """`launch`, `tenant`, `name`: what the monitor signs; `changed`: what is said beside it."""
+        """`launch`, `tenant`, `name`: what the monitor signs, and `tpm` quotes; `changed`: what is said
+        beside it."""
         nonce, digest = os.urandom(32), os.urandom(32)
         key = self.machine.public_key().public_bytes_raw()
         tenant = await self.tenant() if tenant is None else tenant
         said = struct.pack("<4s4x16sQ32s32s32s", b"SCM1", name.encode(), launch, digest, nonce, tenant)
-        signed = struct.pack("<32sQB", digest, launch, 0) + tenant + key + self.machine.sign(said)
+        signed = struct.pack("<32sQB", digest, launch, tpm is not None)
+        signed += tenant + key + self.machine.sign(said)
+        signed += b"" if tpm is None else tpm.quote(key, said)
         made = ConsentTo(
             act=new_id(),
             cloud=self.cloud,
@@ -93,7 +103,7 @@ async def test_it_signs_for_exactly_this(site: Site) -> None:
         ({"tenant": os.urandom(32)}, Denied, "not launched with this cloud's consent key"),
         ({"name": "p2"}, Failed, "not signed by the key"),
         ({"nonce": "00" * 32}, Failed, "not signed by the key"),
-        ({"attestation": to_text(bytes(range(169)))}, Failed, "not signed by the key"),
+        ({"attestation": to_text(bytes(169))}, Failed, "not signed by the key"),
         ({"attestation": to_text(bytes(9))}, Failed, "no attestation"),
         ({"operation": ActKind.READ_DISK}, InvalidInput, "no act on memory"),
         ({"pages": 0}, InvalidInput, "no such act"),
@@ -108,6 +118,44 @@ async def test_it_signs_for_nothing_else(
 ) -> None:
     with pytest.raises(error, match=why):
         await site.store.consent(to=await site.to(**changed))
+
+
+async def test_a_tpm_that_its_owner_knows_vouches_for_a_machine(site: Site) -> None:
+    tpm, other = TpmDouble(), TpmDouble()
+    unknown = await site.store.consent(to=await site.to(tpm=tpm))
+    assert (unknown.vouched, unknown.tpm, unknown.booted) == (False, tpm.name, tpm.booted)
+    await site.store.trust_tpm(tpm=tpm.name, booted=tpm.booted)
+    known = await site.store.consent(to=await site.to(tpm=tpm, only_vouched=True))
+    assert (known.vouched, known.tpm) == (True, tpm.name)
+    assert not (await site.store.consent(to=await site.to(tpm=other))).vouched
+    for silent in (other, None):
+        with pytest.raises(Denied, match="no TPM that you trust vouches"):
+            await site.store.consent(to=await site.to(tpm=silent, only_vouched=True))
+    await site.store.forget_tpm(tpm=tpm.name)
+    assert await site.store.trusted_tpms() == ()
+    assert not (await site.store.consent(to=await site.to(tpm=tpm))).vouched
+    with pytest.raises(NotFound):
+        await site.store.forget_tpm(tpm=tpm.name)
+
+
+async def test_a_machine_that_booted_something_else_gets_no_consent(site: Site) -> None:
+    tpm = TpmDouble()
+    await site.store.trust_tpm(tpm=tpm.name, booted=tpm.booted)
+    changed = replace(tpm, pcrs=bytes(320))
+    with pytest.raises(Denied, match="has booted something else") as refused:
+        await site.store.consent(to=await site.to(tpm=changed))
+    assert changed.booted in (refused.value.hint or "")
+    await site.store.trust_tpm(tpm=tpm.name, booted=changed.booted)
+    assert (await site.store.consent(to=await site.to(tpm=changed))).vouched
+    assert [one.booted for one in await site.store.trusted_tpms()] == [changed.booted]
+
+
+async def test_a_quote_for_another_machines_key_is_none(site: Site) -> None:
+    to = await site.to(tpm=TpmDouble())
+    whole = from_text(to.attestation)
+    quote = TpmDouble().quote(bytes(32), b"")
+    with pytest.raises(Failed, match="not quoted"):
+        await site.store.consent(to=replace(to, attestation=to_text(whole[:169] + quote)))
 
 
 async def test_a_cloud_has_one_key_and_no_two_the_same(site: Site) -> None:

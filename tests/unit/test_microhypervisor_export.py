@@ -131,7 +131,7 @@ def _attested(nonce: bytes, tenant: bytes) -> bytes:
 def test_a_measurement_is_signed_for_its_nonce() -> None:
     nonce, tenant = b"\x01" * 32, _TENANT.public_key().public_bytes_raw()
     said = attestation.verified(_attested(nonce, tenant), "edge-2", nonce)
-    assert (said.digest, said.launches, said.tenant, said.vouched) == (b"\xd1" * 32, 3, tenant, False)
+    assert (said.digest, said.launches, said.tenant, said.quote) == (b"\xd1" * 32, 3, tenant, None)
     assert attestation.verified(_attested(nonce, bytes(32)), "edge-2", nonce).tenant == b""
     for partition, other in (("edge-2", b"\x02" * 32), ("edge-3", nonce)):
         with pytest.raises(Failed, match="not signed"):

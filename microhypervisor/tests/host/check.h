@@ -36,6 +36,7 @@ void test_frame(const char *vectors);
 void test_requests(void);
 void test_iommu(void);
 void test_consent(const char *vectors);
+void test_quote(void);
 void test_monitor(const char *consents, const char *vectors);
 
 #endif

@@ -12,6 +12,7 @@
 #include "memory/physical.h"
 #include "monitor/consent.h"
 #include "monitor/monitor.h"
+#include "monitor/quote.h"
 #include "partition/control.h"
 #include "partition/linux.h"
 
@@ -79,6 +80,54 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     return 0;
 }
+#elif FUZZ == 7
+/* A TPM that answers whatever it likes: no answer of it leads L0 out of its own memory, and none makes a quote that is too long.
+ * The input is of each answer a byte that says whether it is a success, its length (2), and what it says. */
+static const uint8_t *input;
+static size_t left, given;
+static uint8_t answer[10];
+
+static uint8_t next(void)
+{
+    if (left == 0) {
+        return 0;
+    }
+    left--;
+    return *input++;
+}
+
+uint8_t tis_read8(uint32_t at)
+{
+    if (at == 0) {
+        return 0xa1; /* it is there, and is ours */
+    }
+    return given < sizeof(answer) ? answer[given++] : next();
+}
+
+uint32_t tis_read32(uint32_t at)
+{
+    return at == 0x18 ? 0x40d0 : 0x1014; /* it is always ready, and has an answer */
+}
+
+static void answer_anew(void)
+{
+    answer[8] = next() % 8 == 7; /* most are a success */
+    answer[5] = next();
+    answer[4] = next() % 8;
+    given = 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    static const uint8_t key[32], digest[32];
+    uint8_t *quote = malloc(QUOTE_SIZE);
+    input = bytes;
+    left = size;
+    quote_begin(key);
+    CHECK(quote_take(digest, quote) <= QUOTE_SIZE && quote_take(digest, quote) <= QUOTE_SIZE);
+    free(quote);
+    return 0;
+}
 #else
 /* Requests, however hostile, to a machine of three: one that runs for its tenant, one that its layout gave a tenant, and one that
  * stands still. Nobody's memory comes out, no launch changes its tenant, and only the last one's next launch may. */
@@ -127,6 +176,35 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     return 0;
 }
 #endif
+
+#if FUZZ != 7 /* there is no TPM */
+uint8_t tis_read8(uint32_t at)
+{
+    (void)at;
+    return 0xff;
+}
+
+uint32_t tis_read32(uint32_t at)
+{
+    (void)at;
+    return UINT32_MAX;
+}
+#endif
+
+void tis_write8(uint32_t at, uint8_t value)
+{
+    (void)at, (void)value;
+}
+
+void tis_write32(uint32_t at, uint32_t value)
+{
+    (void)at, (void)value;
+#if FUZZ == 7
+    if (value == 0x20) {
+        answer_anew();
+    }
+#endif
+}
 
 /* What the channel's requests want of the rest of L0. */
 uint64_t tsc_khz = 1000000;

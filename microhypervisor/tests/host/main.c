@@ -46,6 +46,7 @@ int main(int count, char **arguments)
     test_iommu();
     test_consent(arguments[2]);
     test_monitor(arguments[2], arguments[3]);
+    test_quote();
     puts("host tests: all good");
     return 0;
 }

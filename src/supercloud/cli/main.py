@@ -42,6 +42,7 @@ _COMMANDS = {
     "finding": ("finding:app", "What detectors saw, from the platform upwards"),
     "order": ("order:app", "What only a provider can do to a machine of yours"),
     "act": ("act:app", "Privileged acts that providers ask for"),
+    "tpm": ("tpm:app", "TPMs that you trust to say what a provider's machine has booted"),
     "operation": ("operation:app", "What is being done, and what was"),
     "events": ("events:events", "What changes, as it does; what agents reported"),
     "web": ("web:web", "Sign a browser in to the web view"),

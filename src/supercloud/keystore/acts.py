@@ -4,20 +4,23 @@ came of it. The control plane carries both, and is not believed."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from supercloud.keystore.client import RemoteOwner
-from supercloud.keystore.faces import Consent, ConsentTo, Owner
+from supercloud.keystore.faces import Consent, ConsentTo, KnownTpm, Owner
 from supercloud.model.acts import ActKind
 from supercloud.model.errors import Failed
+from supercloud.model.names import Digest
 from supercloud.trust.export import Export
 from supercloud.trust.keys import KEY_BYTES, from_text
 
 
-def consent_request(act: Mapping[str, Any], challenge: Mapping[str, Any], nonce: str) -> ConsentTo:
+def consent_request(
+    act: Mapping[str, Any], challenge: Mapping[str, Any], nonce: str, *, only_vouched: bool = False
+) -> ConsentTo:
     """Of the API's views of the act and of the challenge for it; `nonce` is what we sent for that."""
     statement = act["statement"]
     return ConsentTo(
@@ -35,6 +38,7 @@ def consent_request(act: Mapping[str, Any], challenge: Mapping[str, Any], nonce:
         clock_khz=challenge["clock_khz"],
         nonce=nonce,
         attestation=challenge["attestation"],
+        only_vouched=only_vouched,
     )
 
 
@@ -54,28 +58,44 @@ async def opened(owner: Owner, export: Mapping[str, Any]) -> bytes:
     return pages.open_all([(one["version"], from_text(one["sealed"])) for one in export["pages"]])
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True, slots=True)
-class OwnersActs:
-    """The same by the key store at `socket`, for a command."""
+class _Owners:
+    """The owner's face of the key store at `socket`, for a command: a connection for each question."""
 
     socket: Path
 
-    def consent(self, to: ConsentTo) -> Consent:
-        async def asked() -> Consent:
+    def _ask(self, ask: Callable[[Owner], Awaitable[_T]]) -> _T:
+        async def asked() -> _T:
             owner = RemoteOwner(self.socket)
             try:
-                return await owner.consent(to=to)
+                return await ask(owner)
             finally:
                 await owner.close()
 
         return asyncio.run(asked())
+
+
+class OwnersActs(_Owners):
+    """Acts on the memory of machines."""
+
+    def consent(self, to: ConsentTo) -> Consent:
+        return self._ask(lambda owner: owner.consent(to=to))
 
     def open(self, export: Mapping[str, Any]) -> bytes:
-        async def asked() -> bytes:
-            owner = RemoteOwner(self.socket)
-            try:
-                return await opened(owner, export)
-            finally:
-                await owner.close()
+        return self._ask(lambda owner: opened(owner, export))
 
-        return asyncio.run(asked())
+
+class OwnersTpms(_Owners):
+    """TPMs that vouch for machines."""
+
+    def trust(self, tpm: Digest, booted: Digest) -> None:
+        self._ask(lambda owner: owner.trust_tpm(tpm=tpm, booted=booted))
+
+    def every(self) -> Sequence[KnownTpm]:
+        return self._ask(lambda owner: owner.trusted_tpms())
+
+    def forget(self, tpm: Digest) -> None:
+        self._ask(lambda owner: owner.forget_tpm(tpm=tpm))

@@ -9,7 +9,16 @@ from typing import Any
 
 from supercloud.keystore.authorities import AuthorityStatus
 from supercloud.keystore.calls import methods
-from supercloud.keystore.faces import Consent, ConsentTo, EvidenceKey, ImageKey, ImageShare, Owner, Served
+from supercloud.keystore.faces import (
+    Consent,
+    ConsentTo,
+    EvidenceKey,
+    ImageKey,
+    ImageShare,
+    KnownTpm,
+    Owner,
+    Served,
+)
 from supercloud.keystore.server import owner_socket
 from supercloud.model.errors import Unavailable
 from supercloud.model.names import Digest, Id, PublicKey
@@ -213,6 +222,16 @@ class RemoteOwner:
     async def export_key(self, *, act: Id, header: str) -> str:
         key: str = await self._to.ask("export_key", act=act, header=header)
         return key
+
+    async def trust_tpm(self, *, tpm: Digest, booted: Digest) -> None:
+        await self._to.ask("trust_tpm", tpm=tpm, booted=booted)
+
+    async def trusted_tpms(self) -> tuple[KnownTpm, ...]:
+        found: tuple[KnownTpm, ...] = await self._to.ask("trusted_tpms")
+        return found
+
+    async def forget_tpm(self, *, tpm: Digest) -> None:
+        await self._to.ask("forget_tpm", tpm=tpm)
 
     async def authority_status(self) -> AuthorityStatus:
         status: AuthorityStatus = await self._to.ask("authority_status")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from supercloud.keystore.faces import Consent, ConsentTo
 from supercloud.keystore.records import ConsentKeyRecord, ConsentRecord
+from supercloud.keystore.tpms import Tpms
 from supercloud.keystore.vault import Vault
 from supercloud.model.acts import AHEAD_S, LONGEST_S, NO_ARGUMENTS, OF_MEMORY
 from supercloud.model.errors import Denied, InvalidInput, NotFound
@@ -32,8 +33,9 @@ _log = structlog.get_logger(__name__)
 class Consents:
     """Callers hold a transaction."""
 
-    def __init__(self, vault: Vault, now: Callable[[], float]) -> None:
+    def __init__(self, vault: Vault, tpms: Tpms, now: Callable[[], float]) -> None:
         self._vault = vault
+        self._tpms = tpms
         self._now = now
 
     def key(self, cloud: Id) -> IdentityKey:
@@ -47,11 +49,18 @@ class Consents:
     def consent(self, to: ConsentTo) -> Consent:
         """
         Raises:
-            Denied: the machine's monitor did not sign for this nonce that the machine is this cloud's.
+            Denied: the machine's monitor did not sign for this nonce that the machine is this cloud's; or its
+                TPM says that it has booted something else than the owner knows; or nobody that the owner
+                knows vouches for it, and somebody should.
             InvalidInput: no such act could be.
         """
         key = self.key(to.cloud)
         launched = _launched(to, key.private.public_key())
+        vouched = self._tpms.vouches(launched.quote)
+        if to.only_vouched and not vouched:
+            raise Denied(
+                "no TPM that you trust vouches for the machine", hint="supercloud tpm ls shows which you do"
+            )
         now = self._now()
         if not now < to.expires_at <= now + AHEAD_S + LONGEST_S:
             raise InvalidInput("the act's time is over, or too far away")
@@ -71,7 +80,9 @@ class Consents:
             consent=to_text(signed),
             machine=launched.machine.hex(),
             digest=launched.digest.hex(),
-            vouched=launched.vouched,
+            vouched=vouched,
+            tpm=None if launched.quote is None else launched.quote.tpm,
+            booted=None if launched.quote is None else launched.quote.booted,
         )
 
     def export_key(self, act: Id, header: bytes) -> str:

@@ -65,17 +65,29 @@ class ConsentTo:
     clock_khz: int
     nonce: str
     attestation: str
+    only_vouched: bool = False  # not for a machine that no TPM of the owner's knowing vouches for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
     """What was signed, in base64; and of the machine, in hexadecimal, the key of its monitor and the digest
-    of what was launched. `vouched` is false where nobody vouches for that key."""
+    of what was launched. `vouched` is false where nobody that the owner knows vouches for that key. Where a
+    TPM does, known or not: which, and what it says was booted."""
 
     consent: str
     machine: str
     digest: str
     vouched: bool
+    tpm: Digest | None = None
+    booted: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTpm:
+    """Both as trust.quote has them."""
+
+    tpm: Digest
+    booted: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +154,19 @@ class Owner(Protocol):
     async def consent(self, *, to: ConsentTo) -> Consent:
         """Consent, as the owner of the cloud, to one act, once.
 
-        Raises: Denied (the machine is not this cloud's, by its monitor's word), InvalidInput.
+        Raises: Denied (the machine is not this cloud's, by its monitor's word; or has booted something else
+        than what its TPM is believed with; or nobody vouches for it, and somebody should), InvalidInput.
         """
+        ...
+
+    async def trust_tpm(self, *, tpm: Digest, booted: Digest) -> None:
+        """Believe a TPM that quotes a machine's launches, while that machine has booted this."""
+        ...
+
+    async def trusted_tpms(self) -> tuple[KnownTpm, ...]: ...
+
+    async def forget_tpm(self, *, tpm: Digest) -> None:
+        """Raises: NotFound."""
         ...
 
     async def export_key(self, *, act: Id, header: str) -> str:

@@ -242,6 +242,19 @@ class ConsentRecord:
         return self.act
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpmRecord:
+    """A TPM of somebody's machine that the owner believes, while that has booted this (trust.quote)."""
+
+    kind: ClassVar[str] = "tpm"
+    tpm: Digest
+    booted: Digest
+
+    @property
+    def name(self) -> str:
+        return self.tpm
+
+
 KINDS: tuple[type[Record], ...] = (
     Settings,
     AuthorityRecord,
@@ -256,4 +269,5 @@ KINDS: tuple[type[Record], ...] = (
     TokenKeyRecord,
     ConsentKeyRecord,
     ConsentRecord,
+    TpmRecord,
 )

@@ -14,7 +14,7 @@ import structlog
 from supercloud.keystore.admission import Admission
 from supercloud.keystore.authorities import Authorities, AuthorityStatus
 from supercloud.keystore.consents import Consents
-from supercloud.keystore.faces import Consent, ConsentTo, EvidenceKey, ImageKey, ImageShare
+from supercloud.keystore.faces import Consent, ConsentTo, EvidenceKey, ImageKey, ImageShare, KnownTpm
 from supercloud.keystore.records import (
     BlanketRecord,
     ControllerRecord,
@@ -30,6 +30,7 @@ from supercloud.keystore.records import (
     volume_key_name,
 )
 from supercloud.keystore.shares import Shares
+from supercloud.keystore.tpms import Tpms
 from supercloud.keystore.vault import Vault
 from supercloud.model.errors import Conflict, Denied, NotFound
 from supercloud.model.names import Digest, Id, PublicKey, new_id
@@ -79,7 +80,8 @@ class OwnedKeyStore:
         self._authorities = Authorities(vault)
         self._admission = Admission(vault, self._authorities, now)
         self._shares = Shares(vault, now)
-        self._consents = Consents(vault, now)
+        self._tpms = Tpms(vault)
+        self._consents = Consents(vault, self._tpms, now)
 
     @classmethod
     def begin(
@@ -297,6 +299,17 @@ class OwnedKeyStore:
     async def export_key(self, *, act: Id, header: str) -> str:
         with self._vault.transaction():
             return self._consents.export_key(act, from_text(header))
+
+    async def trust_tpm(self, *, tpm: Digest, booted: Digest) -> None:
+        with self._vault.transaction():
+            self._tpms.trust(tpm, booted)
+
+    async def trusted_tpms(self) -> tuple[KnownTpm, ...]:
+        return tuple(self._tpms.every())
+
+    async def forget_tpm(self, *, tpm: Digest) -> None:
+        with self._vault.transaction():
+            self._tpms.forget(tpm)
 
     async def authority_status(self) -> AuthorityStatus:
         return self._authorities.status(self._now())

@@ -32,6 +32,7 @@ class BlanketState(StrEnum):
     BOOTING = "booting"  # its machine runs; the agent has not joined
     READY = "ready"  # the agent is connected
     UNREACHABLE = "unreachable"  # joined before, not connected now
+    STOPPED = "stopped"  # its owner stopped its machine; its disk is kept
     REVOKED = "revoked"  # its identity is no longer accepted (rolled back, cloned, or removed by its owner)
     FAILED = "failed"
     REMOVED = "removed"
@@ -69,9 +70,10 @@ AT_REST = frozenset({_I.CREATED, _I.STOPPED, _I.FAILED})
 _B = BlanketState
 BLANKET_TRANSITIONS: Mapping[BlanketState, frozenset[BlanketState]] = {
     _B.CREATED: frozenset({_B.BOOTING, _B.FAILED, _B.REMOVED}),
-    _B.BOOTING: frozenset({_B.READY, _B.FAILED, _B.REVOKED, _B.REMOVED}),
-    _B.READY: frozenset({_B.UNREACHABLE, _B.REVOKED, _B.FAILED, _B.REMOVED}),
-    _B.UNREACHABLE: frozenset({_B.READY, _B.REVOKED, _B.FAILED, _B.REMOVED}),
+    _B.BOOTING: frozenset({_B.READY, _B.STOPPED, _B.FAILED, _B.REVOKED, _B.REMOVED}),
+    _B.READY: frozenset({_B.UNREACHABLE, _B.STOPPED, _B.REVOKED, _B.FAILED, _B.REMOVED}),
+    _B.UNREACHABLE: frozenset({_B.READY, _B.STOPPED, _B.REVOKED, _B.FAILED, _B.REMOVED}),
+    _B.STOPPED: frozenset({_B.READY, _B.UNREACHABLE, _B.REVOKED, _B.FAILED, _B.REMOVED}),
     _B.REVOKED: frozenset({_B.REMOVED}),
     _B.FAILED: frozenset({_B.BOOTING, _B.READY, _B.REVOKED, _B.REMOVED}),
     _B.REMOVED: frozenset(),
@@ -79,6 +81,8 @@ BLANKET_TRANSITIONS: Mapping[BlanketState, frozenset[BlanketState]] = {
 
 #: A blanket has joined and is still accepted: its agent is connected, or may be again in a moment.
 JOINED = frozenset({_B.READY, _B.UNREACHABLE})
+#: The same, or it comes back when its owner wants: what is decided for a whole cloud is for it, too.
+LASTING = JOINED | {_B.STOPPED}
 
 _O = OperationState
 OPERATION_TRANSITIONS: Mapping[OperationState, frozenset[OperationState]] = {

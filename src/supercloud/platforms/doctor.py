@@ -16,6 +16,7 @@ import psutil
 from supercloud.model.errors import NotFound, SupercloudError
 from supercloud.model.names import GIB, MIB
 from supercloud.platforms.host import Host, ThisHost, cgroup_memory_left
+from supercloud.platforms.microhypervisor.tpm import PROGRAM
 from supercloud.platforms.qemu import accelerator
 from supercloud.platforms.qemu.addresses import is_free
 from supercloud.platforms.qemu.driver import QemuOptions
@@ -75,7 +76,7 @@ async def examine(
     checks = [python(), *programs(), await qemu(), device()]
     checks.append(await acceleration(files, cache_dir or state_dir))
     checks += [memory(host or ThisHost()), disk(host or ThisHost(), state_dir), control_group()]
-    return [*checks, await namespaces(), ports(QemuOptions()), image, microhypervisor(images)]
+    return [*checks, await namespaces(), ports(QemuOptions()), image, microhypervisor(images), tpm()]
 
 
 def python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
@@ -231,6 +232,16 @@ def microhypervisor(images: BlanketImages | None, path: str | None = None) -> Ch
         install = f"apt-get install --no-install-recommends {' '.join(missing)}; " if missing else ""
         hint = f"{install}{error.hint or 'make images'}"
         return Check(name=name, verdict=Verdict.WARN, found=error.message, hint=hint)
+
+
+def tpm(path: str | None = None) -> Check:
+    """What stands for a TPM beside a micro-hypervisor."""
+    found = shutil.which(PROGRAM, path=_search(path))
+    if found:
+        return Check(name=PROGRAM, verdict=Verdict.OK, found=found)
+    missing = "missing: nothing vouches for a micro-hypervisor's key"
+    hint = f"apt-get install --no-install-recommends {PROGRAM}"
+    return Check(name=PROGRAM, verdict=Verdict.WARN, found=missing, hint=hint)
 
 
 def existing(path: Path) -> Path:

@@ -146,6 +146,8 @@ class BlanketOperations:
             stored = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
             # Those inside it take theirs from these as they are started again themselves.
             stored.inner_endpoints = list(machine.inner)
+            if stored.state == BlanketState.STOPPED:
+                stored.state, stored.reason = BlanketState.UNREACHABLE, "its machine was started, and boots"
             if stored.endpoint != machine.wireguard:
                 stored.endpoint = machine.wireguard
                 await mesh.changed(session, stored.cloud)
@@ -154,6 +156,10 @@ class BlanketOperations:
         _, platform = await self._find(blanket)
         await platform.stop(blanket, force=force)
         await self.parts.agents.drop(blanket, "its machine was stopped")
+        async with self.parts.store.write() as session:
+            row = await session.get_one(Blanket, blanket, with_for_update=LOCKED)
+            if BlanketState.STOPPED in BLANKET_TRANSITIONS[BlanketState(row.state)]:
+                row.state, row.reason = BlanketState.STOPPED, ""
 
     async def _birth(self, row: Blanket, platform: Platform) -> bytes:
         try:

@@ -25,7 +25,7 @@ from supercloud.model.reactions import (
     Reaction,
     ReactionState,
 )
-from supercloud.model.states import JOINED, BlanketState
+from supercloud.model.states import LASTING, BlanketState
 from supercloud.model.trust import TrustKind
 from supercloud.ports.loop import OrderDeed
 from supercloud.security.engine import Doing
@@ -287,7 +287,7 @@ async def _places(session: AsyncSession, clouds: Collection[Id]) -> list[Place]:
         .where(
             Blanket.cloud.in_(clouds),
             Blanket.revoked.is_(False),
-            Blanket.state.in_([one.value for one in JOINED]),
+            Blanket.state.in_([one.value for one in LASTING]),
         )
         .order_by(Blanket.id)
     )

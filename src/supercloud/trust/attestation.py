@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from supercloud.model.errors import Failed
+from supercloud.trust.quote import Quote, quoted
 
 _REPLY = struct.Struct("<32sQB32s32s64s")
 _STATEMENT = struct.Struct("<4s4x16sQ32s32s32s")
@@ -46,25 +47,29 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
-    """A signed measurement. `vouched` is false where nothing but the admin's channel says whose `machine` is:
-    who takes that key by hand is trusting the admin."""
+    """A signed measurement. Without a `quote` nothing but the admin's channel says whose `machine` is: who
+    takes that key by hand is trusting the admin. With one it is that TPM's word, for who knows the TPM."""
 
     digest: bytes
     launches: int
     tenant: bytes  # empty: none
     machine: bytes  # the key that signed, which the machine made when it started
-    vouched: bool
+    quote: Quote | None
 
 
 def verified(payload: bytes, partition: str, nonce: bytes) -> Attestation:
-    """What the reply to ATTEST says, if it is signed for this partition and nonce by the key that it names.
+    """What the reply to ATTEST says, if it is signed for this partition and nonce by the key that it names,
+    and, where it says that a TPM has quoted that key, a TPM has.
 
     Raises:
         Failed: it is not.
     """
-    if len(payload) != _REPLY.size:
+    signed, quote = payload[: _REPLY.size], payload[_REPLY.size :]
+    if len(signed) != _REPLY.size:
         raise Failed("what came is no attestation")
-    digest, launches, attested, tenant, machine, signature = _REPLY.unpack(payload)
+    digest, launches, attested, tenant, machine, signature = _REPLY.unpack(signed)
+    if attested != bool(quote):
+        raise Failed("what came is no attestation")
     statement = _STATEMENT.pack(b"SCM1", partition.encode(), launches, digest, nonce, tenant)
     try:
         Ed25519PublicKey.from_public_bytes(machine).verify(signature, statement)
@@ -75,5 +80,5 @@ def verified(payload: bytes, partition: str, nonce: bytes) -> Attestation:
         launches=launches,
         tenant=b"" if tenant == _NO_TENANT else tenant,
         machine=machine,
-        vouched=attested != 0,
+        quote=quoted(quote, machine, statement) if quote else None,
     )

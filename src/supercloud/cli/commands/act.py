@@ -13,8 +13,9 @@ from supercloud.cli.output import Format, print_rows, print_thing
 from supercloud.cli.session import Cloud, Name, Output, connect, said
 from supercloud.client import Place
 from supercloud.keystore.acts import OwnersActs, consent_request
+from supercloud.keystore.faces import Consent
 from supercloud.model.acts import ActState
-from supercloud.model.errors import Conflict
+from supercloud.model.errors import Conflict, Refused
 from supercloud.trust.files import write_private
 
 app = App(
@@ -59,7 +60,13 @@ def show(act: Name, /, *, output: Output = Format.TABLE) -> None:
 
 
 @app.command
-def grant(act: Name, /, *, output: Output = Format.TABLE) -> None:
+def grant(
+    act: Name,
+    /,
+    *,
+    attested: Annotated[bool, Parameter(help="only if a TPM that you trust vouches for the machine")] = False,
+    output: Output = Format.TABLE,
+) -> None:
     """Grant one, once. Where the platform enforces it, your key store signs for exactly this act, machine,
     launch and time, and what leaves the machine is sealed to it; elsewhere you only give your word.
 
@@ -71,20 +78,26 @@ def grant(act: Name, /, *, output: Output = Format.TABLE) -> None:
     client = connect()
     asked = client.get(f"/acts/{act}")
     if not asked["enforced"]:
+        if attested:
+            raise Refused(_PROCEDURAL)
         granted = client.post(f"/acts/{act}/grant", {})
         _told(granted, output)
         said(f"act {act} is {granted['state']}: {_PROCEDURAL}", output)
         return
     nonce = secrets.token_hex(32)
     challenge = client.post(f"/acts/{act}/challenge", {"nonce": nonce})
-    signed = _owner().consent(consent_request(asked, challenge, nonce))
+    signed = _owner().consent(consent_request(asked, challenge, nonce, only_vouched=attested))
     granted = client.post(f"/acts/{act}/grant", {"consent": signed.consent})
-    _told(
-        {**granted, "machine_key": signed.machine, "digest": signed.digest, "vouched": signed.vouched}, output
-    )
+    of_machine = {
+        "machine_key": signed.machine,
+        "digest": signed.digest,
+        "vouched": signed.vouched,
+        "tpm": signed.tpm,
+        "booted": signed.booted,
+    }
+    _told({**granted, **of_machine}, output)
     said(f"act {act} is {granted['state']}, once, for launch {challenge['launch']} of the machine", output)
-    if not signed.vouched:
-        said(f"unattested: nobody but its provider vouches for the machine's key {signed.machine}", output)
+    said(_standing(signed), output)
 
 
 @app.command(name="open")
@@ -131,6 +144,18 @@ _PROCEDURAL = (
     "procedural only, since nothing below its provider enforces it: whoever administers that platform reads "
     "the machine without asking"
 )
+
+
+def _standing(signed: Consent) -> str:
+    """Who vouches for the key by which the machine's monitor signs."""
+    if signed.vouched:
+        return f"attested: TPM {signed.tpm} vouches for the machine's key, and for what was booted there"
+    if signed.tpm is None:
+        return f"unattested: nobody but its provider vouches for the machine's key {signed.machine}"
+    return (
+        f"unattested: TPM {signed.tpm} vouches for the machine's key, and you do not trust that one. If you "
+        f"know that it is the machine's: supercloud tpm trust {signed.tpm} --booted {signed.booted}"
+    )
 
 
 def _owner() -> OwnersActs:

@@ -57,6 +57,7 @@ class Plan:
     ports: range  # UDP ports of the host's loopback, one for each partition's WireGuard
     qmp_fd: int
     channel_fd: int  # both are listening sockets that QEMU inherits
+    tpm_fd: int | None = None  # a connection to its TPM, if it has one
     sandbox: bool = True
 
 
@@ -95,9 +96,18 @@ def machine(plan: Plan) -> list[str]:
     argv += ["-chardev", f"file,id=log,path={command.CONSOLE_LOG},append=on", "-serial", "chardev:log"]
     argv += ["-chardev", f"socket,id=channel,fd={plan.channel_fd},server=on,wait=off"]
     argv += ["-serial", "chardev:channel", "-device", "amd-iommu"]
+    argv += [] if plan.tpm_fd is None else _tpm(plan.tpm_fd)
     for number in range(plan.partitions):
         argv += _devices(number, plan)
     return argv + command.qmp(plan.qmp_fd)
+
+
+def _tpm(descriptor: int) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=tpm,fd={descriptor}"),
+        *("-tpmdev", "emulator,id=tpm,chardev=tpm"),
+        *("-device", "tpm-tis,tpmdev=tpm"),
+    ]
 
 
 def _devices(number: int, plan: Plan) -> list[str]:

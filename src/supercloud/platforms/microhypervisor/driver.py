@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from supercloud.model.errors import Conflict, Exhausted, Failed, InvalidInput, N
 from supercloud.model.names import GIB, MIB, Digest, Endpoint, Id
 from supercloud.model.placement import Confidentiality
 from supercloud.platforms.host import Host, ThisHost, require_room
-from supercloud.platforms.microhypervisor import channel, command, requests
+from supercloud.platforms.microhypervisor import channel, command, requests, tpm
 from supercloud.platforms.microhypervisor.command import Plan
 from supercloud.platforms.microhypervisor.home import Home, Record, Taken
 from supercloud.platforms.microhypervisor.requests import Partition, Request, State
@@ -59,6 +59,8 @@ class MicrohypervisorOptions:
     #: UDP ports of the host's loopback for blankets' WireGuard.
     first_port: Annotated[int, Field(ge=1024, le=65535)] = 52000
     last_port: Annotated[int, Field(ge=1024, le=65535)] = 52999
+    #: Whether the machine has a TPM, where Debian's swtpm is there to stand for one.
+    tpm: bool = True
     sandbox: bool = True
 
     @property
@@ -112,7 +114,7 @@ class MicrohypervisorPlatform:
             abilities=frozenset({Ability.CONSOLE, Ability.LINK, Ability.CONSENT}),
             reason=f"{sizes.partitions} partitions, each of one processor, {sizes.memory_mib} MiB and "
             f"{sizes.disk_gib} GiB; QEMU {version} emulates SVM, and whoever runs it stands where hardware "
-            "would; launches are measured, and nobody attests that",
+            f"would; launches are measured, and {_attested(self._has_tpm)}",
             nested_reason="nobody has tried it in a partition",
         )
 
@@ -342,6 +344,7 @@ class MicrohypervisorPlatform:
             with (
                 self._home.listener(QMP_SOCKET) as qmp,
                 self._home.listener(command.CHANNEL_SOCKET) as listener,
+                self._tpm() as tpm_fd,
             ):
                 plan = Plan(
                     partitions=self._options.partitions,
@@ -350,13 +353,14 @@ class MicrohypervisorPlatform:
                     ports=self._port_range(known),
                     qmp_fd=qmp,
                     channel_fd=listener,
+                    tpm_fd=tpm_fd,
                     sandbox=self._options.sandbox,
                 )
                 pid = process.spawn(
                     self._argv(plan),
                     directory=self._home.path,
                     log=self._home.path / QEMU_LOG,
-                    pass_fds=[qmp, listener],
+                    pass_fds=[one for one in (qmp, listener, tpm_fd) if one is not None],
                 )
             known = self._home.write(replace(known, pid=pid))
             async with channel.session(self._home.path) as asked:
@@ -367,6 +371,13 @@ class MicrohypervisorPlatform:
                 raise Failed(f"the micro-hypervisor did not start: {self._home.last_words()}") from error
             raise
         return known
+
+    @property
+    def _has_tpm(self) -> bool:
+        return self._options.tpm and tpm.is_installed()
+
+    def _tpm(self) -> AbstractContextManager[int | None]:
+        return tpm.started(self._home.path) if self._has_tpm else nullcontext()
 
     def _is_up(self, known: Record) -> bool:
         with self._running(known) as running:
@@ -445,6 +456,10 @@ class MicrohypervisorPlatform:
     def _port_range(self, known: Record) -> range:
         first = self._options.first_port if known.port is None else known.port
         return range(first, first + self._options.partitions)
+
+
+def _attested(by_tpm: bool) -> str:
+    return "a TPM beside it, emulated as well, attests that" if by_tpm else "nobody attests that"
 
 
 def _runs(partition: Partition | None) -> bool:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from supercloud.model.errors import Exhausted
 from supercloud.model.names import Digest, Id, Port, PublicKey
-from supercloud.platforms.microhypervisor import command
+from supercloud.platforms.microhypervisor import command, tpm
 from supercloud.platforms.qemu import record
 from supercloud.platforms.qemu.home import Directory, kill
 from supercloud.platforms.qemu.process import Process
@@ -87,6 +87,7 @@ class Home(Directory):
         if running is not None:
             with running:
                 await kill(running)
+        await tpm.ended(self.path)
         return self.write(replace(known, pid=None, started=False))
 
     def prepare(self, layout: str, image: Path, files: BlanketFiles) -> None:
