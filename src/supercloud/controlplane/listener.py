@@ -138,6 +138,9 @@ class AgentListener:
             _log.info("listener.join_too_slow")
 
     async def _channel(self, connection: ServerConnection, identity: Identity) -> None:
+        for said in (connection.request, connection.response):
+            if said is not None:
+                said.headers.clear()  # kilobytes, for as long as it is connected
         await self._agents.serve(*_names(identity), WebSocketTransport(connection))
 
     async def _stream(self, connection: ServerConnection, identity: Identity, name: str) -> None:
