@@ -20,11 +20,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from supercloud.agent.looker import LINE_BYTES
 from supercloud.agent.teller import Teller
 from supercloud.blanket.guest_memory import GuestMemory, open_memory, running
+from supercloud.blanket.places import RECORDING
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.model.names import Id
+from supercloud.security.detectors import GUEST
 from supercloud.security.detectors.guests import Guests
 from supercloud.security.detectors.told import Event
 from supercloud.security.introspection.look import Seen
+from supercloud.security.recording import recorded
 
 #: From the end of one look at all guests to the next (seconds): so long at least. Longer, up to a bound,
 #: where looking would take more than this part of the time, as it does in an emulated blanket.
@@ -150,7 +153,7 @@ class Rounds:
         self._pid_files = pid_files
         self._clock = clock
         self._spared: dict[str, tuple[float, float]] = {}  # by the memory's key: until when, and for how long
-        self._watch = Guests(secrets.token_hex(8))
+        self._watch = recorded(Guests(secrets.token_hex(8)), GUEST, RECORDING)
         self._executed: dict[str, int] = {}  # by the memory's key
 
     async def once(self) -> int:

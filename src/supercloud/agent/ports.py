@@ -11,8 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from supercloud.agent.teller import Teller
 from supercloud.blanket.overlay.plan import LINK_PREFIX, Knowledge
+from supercloud.blanket.places import RECORDING
 from supercloud.blanket.sniffer import Sniffer
-from supercloud.security.detectors import ports
+from supercloud.security.detectors import PORT, ports
+from supercloud.security.recording import recorded
 
 KNOWN = Path("/run/supercloud/overlay/known.json")
 _LOOK_S = 1.0
@@ -21,7 +23,7 @@ _KNOWLEDGE = TypeAdapter(Knowledge)
 
 async def watch_ports(teller: Teller, known: Path) -> None:
     """Until cancelled."""
-    watch = ports.PortWatch(secrets.token_hex(8))
+    watch = recorded(ports.PortWatch(secrets.token_hex(8)), PORT, RECORDING)
     sniffer = Sniffer()
 
     def heard(device: str, frame: bytes) -> None:
