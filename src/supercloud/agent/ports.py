@@ -10,9 +10,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from supercloud.agent.teller import Teller
-from supercloud.blanket.overlay.plan import LINK_PREFIX, Knowledge
+from supercloud.blanket.overlay.plan import LINK_PREFIX, Knowledge, link_device
 from supercloud.blanket.places import RECORDING
 from supercloud.blanket.sniffer import Sniffer
+from supercloud.model.names import Id
 from supercloud.security.detectors import PORT, ports
 from supercloud.security.recording import recorded
 
@@ -57,4 +58,19 @@ def _plugged(known: Path) -> list[ports.Own]:
         found = _KNOWLEDGE.validate_json(known.read_bytes())
     except (OSError, ValidationError):
         return []  # nothing is plugged yet, or another version of the agent says what this one cannot read
-    return [ports.Own(device=one.device, mac=one.mac, ip=one.ip) for one in found.ports]
+    away = _away(found)
+    return [
+        ports.Own(device=one.device, mac=one.mac, ip=one.ip, away=away.get((one.instance, one.network)))
+        for one in found.ports
+    ]
+
+
+def _away(known: Knowledge) -> dict[tuple[Id, Id], str]:
+    """By which device instances are heard that hold their epoch in another blanket. One that moves has a port
+    at both for a while."""
+    peers = {one.blanket: one.vxlan_port for one in known.mesh.peers}
+    return {
+        (one.instance, one.network): link_device(peers[one.blanket], one.network)
+        for one in known.locations
+        if one.blanket in peers
+    }
