@@ -21,13 +21,19 @@ from supercloud.cli import policy as trials
 from supercloud.cli.demo.load import console_log, seen
 from supercloud.cli.demo.scenario import CLIENT, IMAGE, NETWORK, SHELL_ON
 from supercloud.cli.shell import Shell
+from supercloud.images import blanket
+from supercloud.images.cache import cache_directory
+from supercloud.images.debian import lock_in_force
 from supercloud.security import usual
 from supercloud.security.detectors import COMPONENTS, GUEST, INTEGRITY, PORT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(5400)]
 WORKER, DEPOT, OTHER = "worker", "depot", "n1"
-#: Small, and with no dependencies that a guest of the demo has not.
-PACKAGES = ("hello", "tree")
+#: Of a blanket, and small: with libraries of their own, and all else that they need is in the demo's guests.
+PACKAGES = (
+    *("libss2", "libext2fs2", "e2fsprogs"),
+    *("libjansson4", "libnftnl11", "libnftables1", "nftables"),
+)
 INSIDE = Path(__file__).with_name("benign_inside.py")
 _WORK_S, _MOVE_S = 900.0, 1200.0
 #: Detectors are begun anew by their agent; the process that looks into guests ends with its detector.
@@ -47,12 +53,19 @@ class Guests:
         self.depot = SshGuest(estate, key, DEPOT)
 
     def make(self) -> None:
+        """Once."""
+        if self.estate.run("vm", "show", WORKER, "--cloud", CLOUD).returncode == 0:
+            return
         for guest, on in ((self.depot, OTHER), (self.worker, SHELL_ON)):
             what = f"--cloud {CLOUD} --image {IMAGE} --network {NETWORK} --on {on} --memory 256M"
             guest.cli("vm", "run", guest.name, *what.split(), "--ssh-key", f"{guest.key}.pub", timeout_s=900)
         for guest in (self.depot, self.worker):
             guest.await_ssh()
             guest.inside("cat >/root/work.py", data=INSIDE.read_bytes())
+        self.depot.inside(
+            "systemd-run --quiet --unit depot --working-directory /root python3 work.py depot;"
+            " until (exec 3<>/dev/tcp/localhost/2121) 2>/dev/null; do sleep 1; done"
+        )
 
     def work(self, name: str, *given: str) -> dict[str, Any]:
         said = self.worker.inside(f"cd /root && python3 work.py {name} {' '.join(given)}", timeout_s=_WORK_S)
@@ -68,21 +81,19 @@ class Guests:
             f" sh -c 'python3 work.py {name} {' '.join(given)} >/root/background.json'"
         )
         yield
-        self.worker.inside("while systemctl --quiet is-active work; do sleep 1; done", timeout_s=_WORK_S)
-        print(self.worker.inside("cat /root/background.json"))
+        self.worker.inside("touch /root/enough; while systemctl --quiet is-active work; do sleep 1; done")
+        print(self.worker.inside("rm /root/enough; cat /root/background.json"))
 
     def moves(self, name: str, to: str) -> None:
         self.worker.cli("vm", "migrate", name, "--to", to, "--cloud", CLOUD, timeout_s=_MOVE_S)
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Debian's own, fetched here: guests reach no mirror."""
-    folder = tmp_path_factory.mktemp("packages")
-    done = subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=False, capture_output=True)
-    if done.returncode != 0:
-        pytest.skip(f"no packages can be fetched here: {done.stderr.decode()[-300:]}")
-    return {f"{file.name.partition('_')[0]}.deb": file.read_bytes() for file in folder.glob("*.deb")}
+def packages() -> dict[str, bytes]:
+    """Debian's own files, which the blanket was made of: guests reach no mirror."""
+    found = {one.name: one for one in lock_in_force(blanket.RECIPE, blanket.packages())}
+    debs = cache_directory() / "debs"
+    return {f"{name}.deb": (debs / f"{found[name].sha256}.deb").read_bytes() for name in PACKAGES}
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +149,17 @@ def _answered(estate: Estate) -> tuple[int, int]:
 def _installs_packages(guests: Guests, packages: dict[str, bytes]) -> None:
     for name, data in packages.items():
         guests.depot.inside(f"cat >/root/{name}", data=data)
-    guests.depot.inside(
-        "systemd-run --quiet --unit depot --working-directory /root python3 work.py depot;"
-        " until (exec 3<>/dev/tcp/localhost/2121) 2>/dev/null; do sleep 1; done"
-    )
     guests.work("fetch", DEPOT, *packages)
     files = " ".join(f"./{name}" for name in packages)
     guests.worker.inside(f"cd /root && dpkg -i {files}", timeout_s=_WORK_S)
-    assert "Hello" in guests.worker.inside("hello")
+    assert "nftables" in guests.worker.inside("nft --version")
     guests.worker.inside(f"dpkg --purge {' '.join(PACKAGES)}", timeout_s=_WORK_S)
     guests.worker.inside(f"cd /root && apt-get install --yes {files}", timeout_s=_WORK_S)
 
 
 def _moves_under_load(guests: Guests) -> None:
     server = guests.worker.show(SERVER)["blanket"]
-    with guests.in_background("load", SERVER, "80", "240"):
+    with guests.in_background("load", SERVER, "80", "3600"):
         guests.moves(SERVER, SHELL_ON if server == OTHER else OTHER)
         guests.moves(WORKER, OTHER)
         guests.moves(WORKER, SHELL_ON)
@@ -207,7 +214,7 @@ def test_false_positives_of_other_work_are_counted(
     estate, since = guests.estate, time.time()
     folder = tmp_path / "other"
     with recorded(estate, folder):
-        guests.depot.inside("systemctl is-active depot")
+        guests.make()
         for name, *given in (
             ("browse", DEPOT),
             ("lookups", SERVER, CLIENT, DEPOT, "nobody.invalid"),

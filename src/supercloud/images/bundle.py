@@ -18,9 +18,11 @@ LOCK = Path(__file__).parent / "recipe" / "bundle.lock"
 _PYTHON = (3, 11)
 #: What runs in a blanket. import-linter keeps these from importing anything else of ours.
 PARTS = ("model", "ports", "wire", "trust", "security", "blanket", "agent", "keeper", "observer", "logs")
-#: Of these parts, what no blanket needs: tokens and Sigma's syntax are for people, and their libraries stay
-#: outside.
-_LEFT_OUT = frozenset({PACKAGE / "trust" / "tokens.py", PACKAGE / "security" / "sigma.py"})
+#: Of these parts, what no blanket needs: tokens, Sigma's syntax and replays are for people, and the libraries
+#: of the former stay outside.
+_LEFT_OUT = frozenset(
+    PACKAGE / name for name in ("trust/tokens.py", "security/sigma.py", "security/replay.py")
+)
 
 
 def bundle_path() -> Path:
