@@ -110,7 +110,7 @@ def fetch(host: str, *names: str) -> dict[str, Any]:
 
 
 def load(host: str, port: str, seconds: str) -> dict[str, Any]:
-    """Requests without keep-alive, one after the other, as a script's, until a file says that it is enough."""
+    """Requests without keep-alive, one after the other, until a file says that it is enough."""
     done = lost = 0
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until and not Path("enough").exists():
