@@ -202,6 +202,7 @@ def test_a_policy_is_tried_on_a_recording(tmp_path: Path, capsys: pytest.Capture
     packed = tmp_path / "one.jsonl.gz"
     packed.write_bytes(gzip.compress((tmp_path / "shown" / "port.jsonl").read_bytes()))
     arguments = ["policy", "test", str(EXAMPLE / "policy.yaml"), "--recording", str(packed), "-o", "json"]
+    capsys.readouterr()
     assert run(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert any(

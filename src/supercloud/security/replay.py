@@ -133,7 +133,7 @@ class Replay:
 
 
 def _shown(detector: object, call: str, given: Sequence[Any], at: float) -> list[Event] | None:
-    kind = type(detector)
+    kind: type[Any] = type(detector)
     if call not in methods(kind):
         raise InvalidInput(f"{kind.__name__} is shown nothing by {call}")
     readers, has_moment = _parameters(kind, call)
@@ -146,7 +146,7 @@ def _shown(detector: object, call: str, given: Sequence[Any], at: float) -> list
 
 
 @cache
-def _parameters(kind: type, call: str) -> tuple[tuple[Callable[[Any], Any], ...], bool]:
+def _parameters(kind: type[Any], call: str) -> tuple[tuple[Callable[[Any], Any], ...], bool]:
     """How each is read, and whether it is told the moment."""
     method = getattr(kind, call)
     hints = get_type_hints(method)
