@@ -44,24 +44,22 @@ def test_nothing_is_found_in_benign_work(benign: list[Line]) -> None:
     found = replayed(benign)
     assert [incident["timeline"] for incident in found.incidents] == []
     assert found.refused == ()
-    assert found.events > 100, "connections began"
+    assert found.events > 40, "connections are events"
 
 
 def test_what_was_done_is_in_the_recording(benign: list[Line]) -> None:
     """Otherwise it would say nothing that nothing is found."""
     assert not any(line.full for line in benign)
-    by = {name: [line.at for line in benign if line.detector == name] for name in (COMPONENTS, INTEGRITY)}
-    for moments in by.values():
-        assert moments[-1] - moments[0] > 600
-        assert max(after - before for before, after in pairwise(moments)) < 120, "it went on all the time"
-    plugged = [
-        {own["device"] for own in line.given[0]} for line in calls(benign, PORT, "plugged") if line.given
-    ]
-    assert any(before - after for before, after in pairwise(plugged)), "an instance moved away"
-    assert any(after - before for before, after in pairwise(plugged)), "and one came"
-    looks = [line.given for line in calls(benign, GUEST, "seen") if line.given]
-    boots = {(about, seen["processes"][0]["begun"]) for about, seen in looks}
-    assert len(looks) >= 2 and boots
+    for detector in (COMPONENTS, INTEGRITY):
+        moments = [line.at for line in benign if line.detector == detector]
+        assert moments[-1] - moments[0] > 900
+        assert max(after - before for before, after in pairwise(moments)) < 60, "it went on all the time"
+    looks = [line.given[1] for line in calls(benign, GUEST, "seen") if line.given]
+    assert looks[0]["first"] and not looks[-1]["first"], "a guest booted, and was looked at again"
+    assert "dpkg" in {process["name"] for process in looks[-1]["processes"]}, "packages were installed"
+    plugged = [line.given[0] for line in calls(benign, PORT, "plugged") if line.given]
+    assert any(own["away"] for ports in plugged for own in ports), "an instance was on its way here"
+    assert len(calls(benign, PORT, "sent")) > 400, "connections began"
 
 
 def test_false_positives_of_other_work_are_as_many_as_the_guide_says() -> None:
