@@ -240,6 +240,7 @@ class Migration(Part):
         double = self.double
         double.site.transfers[request.operation] = double
         double.received.append(request.operation)
+        double.transfers.add(request.operation)
         double.seed(request)
         if request.guard:
             await double.loop.take_over(request.guard)
@@ -251,6 +252,7 @@ class Migration(Part):
 
     async def send(self, request: a.SendInstance) -> a.SourceReport:
         double, target = self.double, self.double.site.transfers[request.operation]
+        double.transfers.add(request.operation)
         if not double.site.hold_transfers and double.state(request.instance) is a.RunState.RUNNING:
             target.states[request.instance] = a.RunState.PAUSED
             double.states[request.instance] = a.RunState.DEFINED
@@ -290,6 +292,9 @@ class Migration(Part):
 
     async def release(self, request: a.OperationRef) -> None:
         """Of a later operation's copy an earlier one has nothing to release, whenever it is tidied up."""
+        if request.operation not in self.double.transfers:
+            return
+        self.double.transfers.discard(request.operation)
         if self.double.state(request.instance) is not a.RunState.RUNNING:
             self.double.loop.held.pop(request.instance, None)
         latest = self.double.received[-1:] == [request.operation]

@@ -140,6 +140,7 @@ class Double:
         self.incident = new_id()  # that evidence is of, as it names it
         self.restored: list[tuple[str, str | None]] = []  # volumes, and to which snapshot
         self.received: list[str] = []  # operations that landed a migration here
+        self.transfers: set[str] = set()  # operations that a migration from or to here was not released of
         self.version = __version__
         self.closes_networks = True  # an agent of before does not
         self.differs: dict[str, Any] = {}  # in its report, from other blankets

@@ -109,8 +109,8 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path, *, disk: Path | None = None) -> AsyncIterator[Machine]:
-    """`disk`: an image to make and give it, encrypted as a volume is."""
+async def machine(folder: Path, *others: str, disk: Path | None = None) -> AsyncIterator[Machine]:
+    """`others`: more arguments. `disk`: an image to make and give it, encrypted as a volume is."""
     instance = new_id()
     drive = () if disk is None else await _encrypted(disk)
     other = folder / f"{instance}.other.sock"
@@ -123,6 +123,7 @@ async def machine(folder: Path, *, disk: Path | None = None) -> AsyncIterator[Ma
         *("-machine", "q35", "-accel", "tcg", "-m", "32", "-display", "none", "-nodefaults", "-S"),
         *("-qmp", f"unix:{folder / instance}{SUFFIX},server=on,wait=off", "-qmp", f"unix:{other}"),
         *drive,
+        *others,
     )
     try:
         await listening
@@ -146,13 +147,18 @@ async def _encrypted(disk: Path) -> tuple[str, ...]:
     )
 
 
-async def send_away(qemu: Machine) -> None:
-    """Everything that it is, to nowhere, as libvirt has it done."""
+async def _tells_of_migration(qemu: Machine) -> None:
+    """As libvirt has every QEMU do."""
     await qemu.qmp.execute(
         "migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}
     )
+
+
+async def send_away(qemu: Machine, to: str = "exec:cat >/dev/null") -> None:
+    """Everything that it is, as libvirt has it done."""
+    await _tells_of_migration(qemu)
     with qemu.qmp.listener("MIGRATION") as events:
-        await qemu.qmp.execute("migrate", {"uri": "exec:cat >/dev/null"})
+        await qemu.qmp.execute("migrate", {"uri": to})
         async with asyncio.timeout(BOUND_S):
             async for event in events:
                 if event["data"]["status"] == "completed":  # type: ignore[index]
@@ -341,3 +347,40 @@ async def test_what_has_no_disk_to_be_held_by_is_not_parked(short: Path) -> None
         rig.agent.contested = True
         await send_away(qemu)
         assert not await keeper.park(InstanceRef(instance=qemu.instance))
+
+
+async def test_what_arrives_is_seen_complete_by_itself_and_goes_on_without_another_look(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guest stands still for as long as we ask."""
+    rig = Rig(short)
+    async with (
+        rig.keeper() as (keeper, monitors),
+        machine(short) as source,
+        machine(rig.sockets, "-incoming", "defer") as target,
+    ):
+        await until(lambda: monitors.seen().get(target.instance) is Seen.IDLE)
+        monitor = monitors.monitor(target.instance)
+        assert monitor is not None
+        await _tells_of_migration(target)
+        looks = 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+
+        monkeypatch.setattr(monitor, "look", look)
+        await source.qmp.execute("cont")
+        await target.qmp.execute("migrate-incoming", {"uri": f"unix:{short / 'memory'}"})
+        await send_away(source, f"unix:{short / 'memory'}")
+        await until(lambda: monitors.seen().get(target.instance) is Seen.PAUSED)
+        before = looks
+        since_s = keeper.moment().boottime_s
+        await keeper.grant(Grant(right=_right(target.instance), counted_from_s=since_s, resume=True))
+        assert await target.status() == "running"
+        assert monitors.seen()[target.instance] is Seen.RUNNING and looks - before <= 1, "the keeper's own"
+        await target.qmp.execute("stop")
+        await until(lambda: monitors.seen().get(target.instance) is Seen.PAUSED)
+        before = looks
+        await monitor.resume()
+        assert looks > before, "that it stands still for some other reason is looked at"

@@ -92,6 +92,7 @@ class Migration:
         self._guards = guards
         self._granted: dict[Id, tuple[Ipv4, Landing]] = {}
         self._told: dict[Id, SourceReport | TargetReport] = {}
+        self._begun: set[Id] = set()  # of those that the journal has so
 
     # ------------------------------------------------------------ target
 
@@ -205,13 +206,17 @@ class Migration:
         return report
 
     async def _source(self, request: OperationRef) -> SourceReport:
+        # First: of what has been sent, what is in force is then what it moves with.
         status = await self._transfer(request)
+        source, guarded = await asyncio.gather(
+            self._process(request.instance, status), self._guarded(request.instance)
+        )
         return SourceReport(
-            source=await self._process(request.instance, status),
+            source=source,
             transfer_over=status.over,
             progress=status.progress,
             reason=status.failed or "",
-            guarded=await self._guarded(request.instance),
+            guarded=guarded,
         )
 
     async def _guarded(self, instance: Id) -> bool:
@@ -244,12 +249,11 @@ class Migration:
             return False
 
     async def _transfer(self, request: OperationRef) -> TransferStatus:
-        begun = any(
-            transfer.operation == request.operation and transfer.begun
-            for transfer in await self._journal.transfers()
-        )
-        if not begun:
-            return TransferStatus(over=True, failed="it was never begun")
+        if request.operation not in self._begun:
+            transfer = await self._find(request.operation)
+            if transfer is None or not transfer.begun:
+                return TransferStatus(over=True, failed="it was never begun")
+            self._begun.add(request.operation)
         try:
             return await self._hypervisor.transfer(request.instance)
         except NotFound:
@@ -319,6 +323,7 @@ class Migration:
             await self._guards.over(request.operation)
         self._arrivals.forget(request.operation)
         self._told.pop(request.operation, None)
+        self._begun.discard(request.operation)
         self._granted.pop(request.operation, None)
 
     async def _find(self, operation: Id) -> Transfer | None:

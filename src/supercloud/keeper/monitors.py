@@ -27,7 +27,7 @@ IMAGES = Path("/var/lib/supercloud/volumes")
 #: How long a QEMU may take to obey before its process is killed; with the watchdog's time inside the margin.
 OBEY_S = 5.0
 _CONNECT_S = 5.0
-_EVENTS = {"RESUME", "STOP", "SHUTDOWN", "RESET"}
+_EVENTS = {"MIGRATION", "RESUME", "STOP", "SHUTDOWN", "RESET"}
 #: QEMU's RunState, where nothing executes.
 _STOPPED = {"paused": Seen.PAUSED, "finish-migrate": Seen.SENT, "postmigrate": Seen.SENT}
 _log = structlog.get_logger(__name__)
@@ -44,6 +44,7 @@ class Monitor:
         self._qmp = QMPClient(f"keeper-{instance}")
         self._pid = self._pidfd = -1
         self._fence = Fence(images)
+        self._arrived = False  # seen paused when all of it had come, and nothing was heard since
         self._ready = asyncio.Event()  # set once the monitor answers
         self._stopped = asyncio.Event()  # set while it is known not to execute
 
@@ -89,9 +90,14 @@ class Monitor:
             await _hang_up(self._qmp)
 
     async def _heard(self, event: str) -> None:
+        self._arrived = False
         if event == "RESUME":  # not a moment later than QEMU's own word, whatever a query would say by now
             self._show(Seen.RUNNING)
+        arriving = self.seen is Seen.IDLE
+        if event == "MIGRATION" and not arriving:
+            return  # what leaves says STOP
         await self._look()
+        self._arrived = arriving and self.seen is Seen.PAUSED
 
     async def look(self) -> None:
         """Ask what it does; MUTE if it does not say within `OBEY_S`."""
@@ -137,8 +143,13 @@ class Monitor:
         return False
 
     async def park(self) -> bool:
-        """Whether it was sent and can execute nothing any more, since its disks are held here."""
-        await self.look()
+        """Whether it was sent and can execute nothing any more, since its disks are held here.
+
+        That it stands still is QEMU's own word and no news since; if it goes on at this moment, its disks are
+        its own again and cannot be held.
+        """
+        if self.seen is not Seen.SENT:
+            await self.look()
         return self.seen is Seen.SENT and self.hold()
 
     @property
@@ -158,7 +169,8 @@ class Monitor:
         arriving, is left alone."""
         was_parked = self._fence.holds
         self._fence.drop()
-        await self.look()
+        if not self._arrived:  # else its guest waits for this
+            await self.look()
         if self.seen is Seen.PAUSED or (self.seen is Seen.SENT and was_parked):
             await self._ask("cont")
 

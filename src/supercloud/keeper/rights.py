@@ -34,8 +34,9 @@ class Lost(StrEnum):
 
 _NEVER_AGAIN = frozenset({Lost.REFUSED, Lost.CLONED})
 _RENEWABLE = frozenset({None, Lost.MACHINE_STOPPED})
-#: How often to ask whether what was sent may go on.
-_SENT_EVERY_S = 1.0
+#: How often to ask whether what was sent may go on; first after this time, since until then the guest waits
+#: for the same processors to bring it to its target.
+_SENT_EVERY_S = 2.0
 #: Answers that say nothing about the right: the heartbeat counts as unanswered.
 _NO_ANSWER = frozenset({"unavailable", "outcome-unknown", "exhausted"})
 
@@ -263,8 +264,9 @@ class Rights:
     def _is_due(self, held: Held, at: Moment) -> bool:
         if held.renewed_s is None or held.lost is Lost.MACHINE_STOPPED:
             return True
-        every_s = min(self._every_s, held.right.length_s / 3)
-        return at.boottime_s >= held.renewed_s + (every_s if held.sent_s is None else _SENT_EVERY_S)
+        if held.sent_s is not None:
+            return at.boottime_s >= max(held.renewed_s, held.sent_s) + _SENT_EVERY_S
+        return at.boottime_s >= held.renewed_s + min(self._every_s, held.right.length_s / 3)
 
     def answered(self, renewals: Sequence[Renewal], answers: Iterable[RenewalAnswer], at: Moment) -> bool:
         """Take the answers to `renewals`, in their order; whether any of them said anything of a right.

@@ -70,7 +70,7 @@ class _Watch:
         self.guarded = report.guarded
         progress = report.progress
         self._target_was_there = self._target_was_there or progress.done_bytes > 0
-        if progress.total_bytes:
+        if progress.total_bytes and report.source is Source.ALIVE:  # else its guest stands still meanwhile
             await self._saga.progress("transfer", done=min(1.0, progress.done_bytes / progress.total_bytes))
 
     async def _source_silent(self) -> None:
@@ -154,12 +154,18 @@ async def settled(
             sides = [asking.pop(task) for task in done]
             for task in done:
                 task.result()
+            outcome = settle(watch.source, watch.target, transfer_over=watch.transfer_over)
             # A hypervisor may send for a quarter of an hour to a machine that began anew and keeps silent.
-            if not gave_up and (reason or watch.lost_for_good or await world.cancel_asked(ref.operation)):
+            # What is complete goes on, whoever changed his mind in the last moment.
+            if (
+                outcome is not Outcome.COMMIT
+                and not gave_up
+                and (reason or watch.lost_for_good or await world.cancel_asked(ref.operation))
+            ):
                 gave_up = True
                 await watch.give_up()
                 watch.reason = reason or watch.reason or "cancelled"
-            outcome = settle(watch.source, watch.target, transfer_over=watch.transfer_over)
+                outcome = settle(watch.source, watch.target, transfer_over=watch.transfer_over)
             if outcome is not Outcome.WAIT:
                 return Sight(
                     outcome=outcome,
