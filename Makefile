@@ -48,7 +48,7 @@ unit: packages $(STAMP) $(FRONT_END) ## The tests that need no VM
 # in a row have them all; the faults are others each time. The others only stand apart: what they need to succeed is a machine with nothing else to do.
 # The platforms' contract on the real micro-hypervisor is in `make microhypervisor`.
 TURNS := $(addprefix tests/system/,test_overlay.py test_upgrade.py test_examples.py test_faults.py)
-APART := $(addprefix tests/system/,test_nested_blanket.py test_attack.py test_microhypervisor_blankets.py)
+APART := $(addprefix tests/system/,test_nested_blanket.py test_attack.py test_benign.py test_microhypervisor_blankets.py)
 COMMITS := $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 TURN ?= $(word $(shell expr $(COMMITS) % 4 + 1),$(TURNS))
 export SUPERCLOUD_FAULTS_SEED ?= $(COMMITS)
@@ -57,7 +57,7 @@ system: setup ## The tests on real QEMU, libvirt, kernels and guests, with one o
 	$(BIN)/pytest -m system -x --durations=15 $(patsubst %,--ignore %,$(APART) $(filter-out $(TURN),$(TURNS))) \
 	  --deselect tests/contract/test_platform.py
 
-apart: setup ## All the long ones: overlay, upgrade, examples, faults, a blanket inside a blanket, attacks
+apart: setup ## All the long ones: overlay, upgrade, examples, faults, a blanket inside a blanket, attacks, benign work
 	$(BIN)/pytest $(TURNS) $(APART)
 
 microhypervisor: setup ## Build the micro-hypervisor, test it, count its lines

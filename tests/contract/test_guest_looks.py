@@ -89,6 +89,23 @@ async def test_whatever_it_does_the_detector_goes_on(tmp_path: Path, does: str) 
             await made.look(memory(tmp_path), ())  # by another one
 
 
+async def test_who_waits_for_a_processor_does_not_hang(tmp_path: Path) -> None:
+    """Guests come first, and a look that took long said that its guest was odd."""
+    program = """
+        import socket, sys, time
+        line = socket.socket(fileno=sys.stdin.fileno())
+        line.recv(1 << 20)
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            sum(range(50_000))
+            time.sleep(0.05)
+        line.sendall(b'{"cannot": "it is late"}\\n')
+    """
+    async with eyes("-c", textwrap.dedent(program), look_s=1.0) as made:
+        with pytest.raises(Unavailable, match="it is late"):
+            await made.look(memory(tmp_path), ())
+
+
 async def test_it_ends_with_who_began_it(tmp_path: Path) -> None:
     made = Eyes()
     with pytest.raises(Unavailable):

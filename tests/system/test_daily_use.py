@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import CLOUD, PROGRAM, SERVER, Estate
+from ssh_guest import SshGuest, new_key
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 NAME = "web"
-BOOT_S = 900.0
-
-
-class Web:
-    """An instance of the user's own, reached by ssh."""
-
-    def __init__(self, estate: Estate, key: Path) -> None:
-        self.estate = estate
-        self.key = key
-
-    def cli(self, *arguments: str, timeout_s: float = 400.0) -> str:
-        done = self.estate.run(*arguments, timeout_s=timeout_s)
-        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
-        return done.stdout
-
-    def show(self, name: str = NAME) -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(self.cli("vm", "show", name, "--cloud", CLOUD, "-o", "json"))
-        return shown
-
-    def ssh(self, command: str) -> subprocess.CompletedProcess[str]:
-        return self.estate.run(
-            "vm", "ssh", NAME, "--cloud", CLOUD, "-i", str(self.key), "--", command, timeout_s=120
-        )
-
-    def await_ssh(self) -> None:
-        """Until it has booted as far as its ssh server; each try waits for the connection itself."""
-        deadline = time.monotonic() + BOOT_S
-        while (done := self.ssh("true")).returncode != 0:
-            assert time.monotonic() < deadline, done.stderr
-            time.sleep(2)  # a refused connection comes at once, and nothing tells when it will not be
-
-    def inside(self, command: str) -> str:
-        done = self.ssh(command)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        return done.stdout.strip()
-
-    def device(self, serial: str) -> str:
-        """The guest's block device of a volume, whose id begins with `serial`."""
-        return self.inside(f"basename $(dirname $(grep -l {serial} /sys/block/vd*/serial))")
 
 
 @pytest.fixture(scope="module")
-def web(estate: Estate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    key = tmp_path_factory.mktemp("user") / "id_ed25519"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    made = Web(estate, key)
+def web(estate: Estate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshGuest]:
+    key = new_key(tmp_path_factory.mktemp("user"))
+    made = SshGuest(estate, key, NAME)
     try:
         made.cli("vm", "run", NAME, "--cloud", CLOUD, "--image", "demo-debian", "--network", "demo",
                  "--memory", "256M", "--publish", "80", "--ssh-key", f"{key}.pub", timeout_s=900)  # fmt: skip
@@ -70,19 +28,19 @@ def web(estate: Estate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
         estate.run("vm", "rm", NAME, "--cloud", CLOUD, "--force")
 
 
-def test_it_is_an_unmodified_guest_with_its_own_name_and_address(web: Web) -> None:
+def test_it_is_an_unmodified_guest_with_its_own_name_and_address(web: SshGuest) -> None:
     assert web.inside("hostname") == NAME
     assert web.show()["addresses"][0] in web.inside("ip -4 -brief address")
     assert web.inside("getent hosts server").split()[0] == web.show(SERVER)["addresses"][0]
 
 
-def test_its_published_port_answers_on_this_machine(web: Web) -> None:
+def test_its_published_port_answers_on_this_machine(web: SshGuest) -> None:
     at = web.show()["published"][0].partition("->")[0]
     with urllib.request.urlopen(f"http://{at}/n/7", timeout=60) as answer:
         assert answer.status == 200
 
 
-def test_its_console_talks(web: Web) -> None:
+def test_its_console_talks(web: SshGuest) -> None:
     console = subprocess.Popen(
         [PROGRAM, "vm", "console", NAME, "--cloud", CLOUD],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -105,7 +63,7 @@ def test_its_console_talks(web: Web) -> None:
         console.wait()
 
 
-def test_a_volume_is_attached_grown_kept_and_detached(web: Web) -> None:
+def test_a_volume_is_attached_grown_kept_and_detached(web: SshGuest) -> None:
     web.cli("volume", "create", "data", "--cloud", CLOUD, "--size", "32M")
     web.cli("volume", "attach", "data", NAME, "--cloud", CLOUD)
     volume = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))
@@ -124,7 +82,7 @@ def test_a_volume_is_attached_grown_kept_and_detached(web: Web) -> None:
     assert web.inside(f"head -c 13 /dev/{web.device(serial)}") == "kept-for-ever"
 
 
-def test_a_backup_of_a_volume_in_use_is_restored_into_one_of_its_own(web: Web) -> None:
+def test_a_backup_of_a_volume_in_use_is_restored_into_one_of_its_own(web: SshGuest) -> None:
     serial = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))["id"][:20]
     before = web.inside("cat /proc/sys/kernel/random/boot_id")
     web.cli("volume", "backup", "data", "--to", "open", "--cloud", CLOUD)
@@ -140,21 +98,21 @@ def test_a_backup_of_a_volume_in_use_is_restored_into_one_of_its_own(web: Web) -
         web.cli("image", "rm", image)
 
 
-def test_keys_rotate_and_agents_are_upgraded_under_it(web: Web) -> None:
+def test_keys_rotate_and_agents_are_upgraded_under_it(web: SshGuest) -> None:
     before = web.inside("cat /proc/sys/kernel/random/boot_id")
     web.cli("cloud", "rotate-keys", CLOUD)
     web.cli("blanket", "upgrade", web.show()["blanket"], "--cloud", CLOUD, timeout_s=600)
     assert web.inside("cat /proc/sys/kernel/random/boot_id") == before
 
 
-def test_the_control_plane_ends_and_it_runs_on(web: Web) -> None:
+def test_the_control_plane_ends_and_it_runs_on(web: SshGuest) -> None:
     before = web.inside("cat /proc/sys/kernel/random/boot_id")
     web.cli("down")
     web.cli("up")
     assert web.inside("cat /proc/sys/kernel/random/boot_id") == before
 
 
-def test_it_stops_and_starts_with_its_disks(web: Web) -> None:
+def test_it_stops_and_starts_with_its_disks(web: SshGuest) -> None:
     volume = json.loads(web.cli("volume", "show", "data", "--cloud", CLOUD, "-o", "json"))
     serial = volume["id"][:20]
     web.inside("echo written > /root/mark && sync")
@@ -169,7 +127,7 @@ def test_it_stops_and_starts_with_its_disks(web: Web) -> None:
     assert web.inside(f"head -c 13 /dev/{web.device(serial)}") == "before-a-stop"
 
 
-def test_removing_it_leaves_its_volume_to_be_removed(web: Web) -> None:
+def test_removing_it_leaves_its_volume_to_be_removed(web: SshGuest) -> None:
     web.cli("vm", "rm", NAME, "--cloud", CLOUD, "--force")
     web.cli("volume", "rm", "data", "--cloud", CLOUD)
     names = {volume["name"] for volume in json.loads(web.cli("volume", "ls", "-o", "json"))}

@@ -11,7 +11,7 @@ from supercloud.agent import measured
 from supercloud.model.errors import Failed
 from supercloud.model.ocsf import DetectionFinding
 from supercloud.security.detectors import integrity
-from supercloud.security.detectors.integrity import Integrity
+from supercloud.security.detectors.integrity import Integrity, differences
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ class Blanket:
             (self.image / name).write_text(name)
             os.link(self.image / name, self.root / name)
         self.image_marks = measured.marks(self.image)
-        self.watch = Integrity("boot", self.image_marks, measured.OWN)
+        self.watch = Integrity("boot")
         self.read: list[str] = []
 
     def change(self, name: str, content: str) -> Path:
@@ -44,7 +44,9 @@ class Blanket:
             self.read.append(path)
             return measured.same(path, self.root, self.image)
 
-        events = self.watch.look(measured.marks(self.root), same, 1000.0)
+        events = self.watch.look(
+            differences(self.image_marks, measured.marks(self.root), measured.OWN), same, 1000.0
+        )
         for one in events:
             DetectionFinding.model_validate(one)
         return [

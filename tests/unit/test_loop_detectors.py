@@ -146,7 +146,8 @@ def test_who_asks_for_everybody_gets_few_events(watch: PortWatch) -> None:
 
 def test_an_own_address_from_another_blanket_is_a_second_copy(watch: PortWatch) -> None:
     assert watch.received("vx-1", frame(mac=OTHER), 1.0) == []
-    (told,) = watch.received("vx-1", arp(mac=MAC), 1.0)
+    assert watch.received("vx-1", arp(mac=MAC), 1.0) == []
+    (told,) = watch.received("vx-1", frame(mac=MAC), 1.0 + ports.APART_S)
     assert rules([told]) == [ports.SECOND_COPY]
     assert told["severity_id"] == Severity.CRITICAL.rank
 
@@ -160,6 +161,29 @@ def test_what_is_plugged_is_read_as_the_overlay_writes_it(tmp_path: Path) -> Non
     for other in ("{", "[]", "null", '{"ports": [{}]}', '{"ports": 1}'):
         known.write_text(other)
         assert plugged(known) == []
+
+
+def heard(watch: PortWatch, *moments: float, link: str = "vx-1") -> list[str]:
+    return [rule for at in moments for rule in rules(watch.received(link, frame(mac=MAC), at))]
+
+
+def test_an_instance_that_moves_is_no_second_copy_where_it_comes_from_nor_where_it_goes(
+    watch: PortWatch,
+) -> None:
+    """It has a port at both. Where it comes from hears a moment later that it is gone."""
+    here, there = Own(device="tone", mac=MAC, ip=IP), Own(device="tone", mac=MAC, ip=IP, away="vx-1")
+    watch.plugged([there])
+    assert heard(watch, *range(60)) == [], "it comes, and is where it was until then"
+    watch.plugged([here])
+    assert heard(watch, 60.0) == [], "its last frame was under way"
+    assert heard(watch, 1000.0, 1001.0, 1002.0) == [], "it went"
+    watch.plugged([there])
+    assert heard(watch, *range(1003, 1060)) == [], "and is told to be gone"
+    assert heard(watch, 1060.0, 1066.0, link="vx-2") == [ports.SECOND_COPY], "but it is not in a third one"
+
+
+def test_now_and_then_a_frame_is_no_second_copy(watch: PortWatch) -> None:
+    assert heard(watch, *(at * ports.APART_OVER_S for at in range(10))) == []
 
 
 def test_ports_that_stay_are_remembered_and_others_are_not_heard(watch: PortWatch) -> None:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from supercloud.agent.teller import Teller
+from supercloud.blanket.places import RECORDING
 from supercloud.model.names import Name
-from supercloud.security.detectors import components
+from supercloud.security.detectors import COMPONENTS, components
+from supercloud.security.recording import recorded
 
 SERVICES = Path("/etc/service")
 _LOOK_S = 1.0
@@ -19,7 +21,7 @@ _LOOK_S = 1.0
 
 async def watch_components(teller: Teller, services: Path) -> None:
     """Until cancelled."""
-    watch = components.Components(secrets.token_hex(8))
+    watch = recorded(components.Components(secrets.token_hex(8)), COMPONENTS, RECORDING)
     while True:
         teller.tell(watch.look(statuses(services), time.time()))
         await asyncio.sleep(_LOOK_S)

@@ -20,19 +20,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from supercloud.agent.looker import LINE_BYTES
 from supercloud.agent.teller import Teller
 from supercloud.blanket.guest_memory import GuestMemory, open_memory, running
+from supercloud.blanket.places import RECORDING
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.model.names import Id
+from supercloud.security.detectors import GUEST
 from supercloud.security.detectors.guests import Guests
 from supercloud.security.detectors.told import Event
 from supercloud.security.introspection.look import Seen
+from supercloud.security.recording import recorded
 
 #: From the end of one look at all guests to the next (seconds): so long at least. Longer, up to a bound,
 #: where looking would take more than this part of the time, as it does in an emulated blanket.
 EVERY_S, _LONGEST_S, _PART = 10.0, 600.0, 0.02
-#: A look that has not ended by then hangs (seconds). A first one takes some of a processor, in an emulated
-#: blanket a minute or two, for which it has to wait while guests are busy. What it may take is bounded where
-#: it is done (security.introspection.memory).
+#: A look may take so much of a processor, and one that has none for as long hangs (seconds). A first one is
+#: a minute or two in an emulated blanket, for which it has to wait, however long, while guests are busy: that
+#: says nothing about the one that is looked at. What it may take is bounded where it is done as well
+#: (security.introspection.memory).
 LOOK_S: Final = 900.0
+_RAN_S: Final = 0.001
 #: A guest at which looking failed is spared for so long, and twice as long each time that it fails again
 #: (seconds): what begins anew each time has to do all over what takes longest.
 _SPARED_S, _SPARED_MOST_S = 60.0, 3600.0
@@ -70,8 +75,7 @@ class Eyes:
                 what it cannot make sense of.
         """
         try:
-            async with asyncio.timeout(self._look_s):
-                answer = await self._ask(memory, keep)
+            answer = await self._in_time(memory, keep)
             found = _Answer.model_validate_json(answer)
         except (OSError, TimeoutError, ValidationError) as error:
             await self.close()
@@ -84,6 +88,28 @@ class Eyes:
         if found.seen is None:
             raise Unavailable(found.cannot or "nothing was said")
         return found.seen
+
+    async def _in_time(self, memory: GuestMemory, keep: Iterable[str]) -> bytes:
+        """Raises: TimeoutError, and as `_ask`."""
+        began = ran = self._ran_s()
+        asked = asyncio.create_task(self._ask(memory, keep))
+        try:
+            while not (await asyncio.wait({asked}, timeout=self._look_s))[0]:
+                before, ran = ran, self._ran_s()
+                if ran - before < _RAN_S or ran - began >= self._look_s:
+                    raise TimeoutError
+            return await asked
+        finally:
+            asked.cancel()
+
+    def _ran_s(self) -> float:
+        """For how long it has had a processor; 0: there is none."""
+        if self._process is None:
+            return 0.0
+        try:
+            return int(Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[0]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
 
     async def _ask(self, memory: GuestMemory, keep: Iterable[str]) -> bytes:
         line = self._line or await self._begun()
@@ -152,7 +178,7 @@ class Rounds:
         self._pid_files = pid_files
         self._clock = clock
         self._spared: dict[str, tuple[float, float]] = {}  # by the memory's key: until when, and for how long
-        self._watch = Guests(secrets.token_hex(8))
+        self._watch = recorded(Guests(secrets.token_hex(8)), GUEST, RECORDING)
         self._executed: dict[str, int] = {}  # by the memory's key
         self.fresh = False
 

@@ -16,8 +16,11 @@ from pathlib import Path
 
 from supercloud.agent.teller import Teller
 from supercloud.blanket import commands
+from supercloud.blanket.places import RECORDING
 from supercloud.model.errors import Failed
-from supercloud.security.detectors.integrity import Integrity, Mark
+from supercloud.security.detectors import INTEGRITY
+from supercloud.security.detectors.integrity import Integrity, Mark, differences
+from supercloud.security.recording import recorded
 
 ROOT, IMAGE = Path("/"), Path("/run/supercloud/image")
 #: Files are measured so often, or seldomer where that would take more than this part of the time.
@@ -97,10 +100,12 @@ async def watch_files(teller: Teller, root: Path) -> None:
         Failed: there is no image to compare with.
     """
     image = await mount()
-    watch = Integrity(secrets.token_hex(8), await asyncio.to_thread(marks, image), OWN)
+    known = await asyncio.to_thread(marks, image)
+    watch = recorded(Integrity(secrets.token_hex(8)), INTEGRITY, RECORDING)
     while True:
         before = time.process_time()
         now = await asyncio.to_thread(marks, root)
-        teller.tell(watch.look(now, lambda path: same(path, root, image), time.time()))
+        differ = differences(known, now, OWN)
+        teller.tell(watch.look(differ, lambda path: same(path, root, image), time.time()))
         took = time.process_time() - before
         await asyncio.sleep(min(max(took / _PART, _MEASURE_S), _LONGEST_S))

@@ -20,11 +20,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from supercloud.agent.scanning import Turns
 from supercloud.agent.teller import Teller
 from supercloud.blanket.guest_memory import PID_FILES, open_memory, running
+from supercloud.blanket.places import RECORDING
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.model.names import Id
 from supercloud.ports.evidence import Memory
+from supercloud.security.detectors import MEMORY
 from supercloud.security.detectors.memory import Scans
 from supercloud.security.memoryscan import RULES, Match
+from supercloud.security.recording import recorded
 
 SCANNER: Final = ("-m", "supercloud.agent.scanner")
 #: From the end of one scan of a guest to the next (seconds): so long at least. Longer, up to a bound, where
@@ -92,7 +95,7 @@ class Rounds:
         self._rules = rules
         self._pid_files = pid_files
         self._clock = clock
-        self._watch = Scans(secrets.token_hex(8))
+        self._watch = recorded(Scans(secrets.token_hex(8)), MEMORY, RECORDING)
         self._turns = Turns(rules)
         self._text = ""
         self._next: dict[str, float] = {}  # by the memory's key: when it is its turn

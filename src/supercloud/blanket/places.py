@@ -14,6 +14,8 @@ MONITORS = ("keeper", "observer", "agent")
 LOOP_SOCKET = Path("/run/supercloud/loop/loop.sock")
 #: The owner's rules over guests' memory, as the loop was told them; not there: there are none.
 YARA_RULES = Path("/run/supercloud/loop/rules.yar")
+#: Detectors that begin while this folder is there write into it what they are shown; usually it is not.
+RECORDING = Path("/run/supercloud/recording")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

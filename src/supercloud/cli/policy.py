@@ -20,11 +20,13 @@ from supercloud.model.findings import Finding, Layer, Object, ObjectKind
 from supercloud.model.names import Id
 from supercloud.model.reactions import POLICED, Reaction
 from supercloud.security import policy as policies
+from supercloud.security import replay, usual
 from supercloud.security.engine import Action, Doing, Engine
 from supercloud.security.events import Stand, take
 from supercloud.security.policy import PolicyFile
 from supercloud.security.rules import Rules
 from supercloud.security.simulated import SimulatedActuator
+from supercloud.security.terms import RuleSet
 
 _NAMES = uuid.UUID("3e3d8c0e-1f7a-4b7e-8b52-8a8a1f0f3d4e")
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -153,6 +155,21 @@ class Tried:
             "refused": list(self.refused),
             "incidents": list(self.incidents),
         }
+
+
+def tried(policy: PolicyFile, rules: RuleSet | None, lines: Iterator[tuple[int, Any]]) -> Tried:
+    """What would have come of events, numbered."""
+    return Trial(policy, None if rules is None else Rules(rules)).run(lines)
+
+
+def replayed(policy: PolicyFile, rules: RuleSet | None, recording: Iterable[File]) -> Tried:
+    """What would have come of what detectors were shown. `rules`: None: the usual ones.
+
+    Raises:
+        InvalidInput: there is no such recording, or it is none.
+    """
+    told = replay.events(replay.read(recording))
+    return tried(policy, rules or usual.RULES, enumerate(told, 1))
 
 
 class Trial:

@@ -30,9 +30,11 @@ PARTS = (
     "logs",
     "heap",
 )
-#: Of these parts, what no blanket needs: tokens and Sigma's syntax are for people, and their libraries stay
-#: outside.
-_LEFT_OUT = frozenset({PACKAGE / "trust" / "tokens.py", PACKAGE / "security" / "sigma.py"})
+#: Of these parts, what no blanket needs: tokens, Sigma's syntax and replays are for people, and the libraries
+#: of the former stay outside.
+_LEFT_OUT = frozenset(
+    PACKAGE / name for name in ("trust/tokens.py", "security/sigma.py", "security/replay.py")
+)
 
 
 def bundle_path() -> Path:

@@ -29,7 +29,10 @@ def test(
     policy: Path,
     /,
     *,
-    events: Annotated[Path, Parameter(help="OCSF events, one a line, as JSON")],
+    events: Annotated[Path | None, Parameter(help="OCSF events, one a line, as JSON")] = None,
+    recording: Annotated[
+        tuple[Path, ...], Parameter(help="what a blanket's detectors were shown: files, or a folder of them")
+    ] = (),
     rules: _Rules = (),
     output: Output = Format.TABLE,
 ) -> None:
@@ -37,18 +40,26 @@ def test(
 
     Nothing is asked of anybody and nothing is done. Time is the events' own; reactions succeed at once. What
     an event says of its layer, domain and cloud is believed here: `unmapped: {layer, domain, cloud, object}`.
+    A recording is shown to the detectors themselves, and what they tell is tried, by the usual rules unless
+    there are others.
 
     Example: supercloud policy test policy.yaml --events attack.jsonl --rules rules/
+
+    Example: supercloud policy test policy.yaml --recording quiet-hour.jsonl.gz
 
     Args:
         policy: A file of policies (YAML); - is standard input.
     """
     from supercloud.cli import policy as files
-    from supercloud.security.rules import Rules
 
     found = files.load(policy)
     loaded = _loaded(rules) if rules else None
-    tried = files.Trial(found, None if loaded is None else Rules(loaded.rules)).run(files.events_of(events))
+    own = None if loaded is None else loaded.rules
+    if (events is None) == (not recording):
+        raise InvalidInput("say on what it is tried", hint="with --events FILE, or with --recording FILE")
+    tried = (
+        files.tried(found, own, files.events_of(events)) if events else files.replayed(found, own, recording)
+    )
     if output is Format.JSON:
         counts = {} if loaded is None else {"rules": dict(loaded.counts())}
         print_json({**tried.public(), **counts})

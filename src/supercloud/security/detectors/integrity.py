@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from supercloud.model.findings import Severity
@@ -27,39 +27,48 @@ class Mark:
 
 
 Marks = Mapping[str, Mark]
+#: By its path: a file as the image has it, and as it is. None: it is not there.
+Differences = Mapping[str, tuple[Mark | None, Mark | None]]
+
+
+def differences(image: Marks, now: Marks, own: Sequence[str]) -> Differences:
+    """`own`: under these folders nothing is but what the image has."""
+    differ = {path: (mark, now.get(path)) for path, mark in image.items() if now.get(path) != mark}
+    return differ | {
+        path: (None, mark) for path, mark in now.items() if path not in image and path.startswith(tuple(own))
+    }
 
 
 class Integrity:
-    """`look` as often as the files are. `image`: their marks there. `own`: under these folders nothing is but
-    what the image has. `boot` makes ids of events that no other process gave."""
+    """`look` as often as the files are. `boot` makes ids of events that no other process gave."""
 
-    def __init__(self, boot: str, image: Marks, own: tuple[str, ...]) -> None:
+    def __init__(self, boot: str) -> None:
         self._boot = boot
-        self._image = image
-        self._own = own
         self._number = 0
         self._told: dict[str, Mark | None] = {}
 
-    def look(self, now: Marks, same: Callable[[str], bool], at: float) -> list[Event]:
+    def look(self, differ: Differences, same: Callable[[str], bool], at: float) -> list[Event]:
         """`same`: whether a file's content is the image's; asked of those whose marks differ."""
-        found = [(path, self._wrong(path, now.get(path), same)) for path in self._differing(now)]
+        found = [(path, self._wrong(path, *differ[path], same)) for path in self._fresh(differ)]
         events = [
-            self._finding(path, *wrong, now.get(path), at) for path, wrong in found if wrong is not None
+            self._finding(path, *wrong, differ[path][1], at) for path, wrong in found if wrong is not None
         ]
         return events[:MOST]
 
-    def _differing(self, now: Marks) -> list[str]:
-        """And not looked at since."""
-        differ = [path for path, mark in self._image.items() if now.get(path) != mark]
-        differ += [path for path in now if path not in self._image and path.startswith(self._own)]
+    def _fresh(self, differ: Differences) -> list[str]:
+        """Those that were not looked at since."""
         for path in set(self._told) - set(differ):
             del self._told[path]  # it is as it was
-        fresh = [path for path in differ if path not in self._told or self._told[path] != now.get(path)]
-        self._told |= {path: now.get(path) for path in fresh}
+        fresh = [
+            path for path, (_, mark) in differ.items() if path not in self._told or self._told[path] != mark
+        ]
+        self._told |= {path: differ[path][1] for path in fresh}
         return fresh
 
-    def _wrong(self, path: str, mark: Mark | None, same: Callable[[str], bool]) -> tuple[str, str] | None:
-        known = self._image.get(path)
+    @staticmethod
+    def _wrong(
+        path: str, known: Mark | None, mark: Mark | None, same: Callable[[str], bool]
+    ) -> tuple[str, str] | None:
         if known is None:
             return UNKNOWN, f"{path} is not in the image"
         if mark is None:

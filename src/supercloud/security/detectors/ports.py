@@ -25,6 +25,9 @@ SPOOFED, FLOOD, SECOND_COPY = "spoofed-address", "connection-flood", "second-cop
 PER_SECOND, REMEMBERED = 100, 4096
 #: The same beginning, and the same finding about a port, is told again after so long.
 AGAIN_S, FINDING_AGAIN_S = 5.0, 10.0
+#: Who speaks from elsewhere for so long is no instance that has just moved, which is told a moment later.
+#: What was not heard for so long is over (seconds).
+APART_S, APART_OVER_S = 5.0, 30.0
 #: More beginnings than this in a second are a flood.
 FLOOD_PER_SECOND = 500
 _ARP, _IPV4, _TCP = 0x0806, 0x0800, 6
@@ -33,11 +36,13 @@ _SYN, _ACK, _ARP_ASKS = 0x02, 0x10, b"\0\1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """A port, and who may speak there."""
+    """A port, and who may speak there. `away`: by which device its instance is heard while this port waits
+    for it to come here, or to be taken away."""
 
     device: str
     mac: Mac
     ip: Ipv4
+    away: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class _Port:
     seen: OrderedDict[tuple[str, int], float] = field(default_factory=OrderedDict)
     last: dict[str, float] = field(default_factory=dict)
     forged: int = 0
+    apart: tuple[float, float] | None = None  # since when its own address was heard elsewhere, and when last
 
 
 class PortWatch:
@@ -100,9 +106,16 @@ class PortWatch:
     def plugged(self, ports: Iterable[Own]) -> None:
         """Which there are now; what is known of those that stay is kept."""
         wanted = {one.device: one for one in ports}
-        kept = {device: port for device, port in self._ports.items() if wanted.get(device) == port.own}
-        self._ports = {device: kept.get(device) or _Port(own) for device, own in wanted.items()}
+        self._ports = {device: self._kept(own) for device, own in wanted.items()}
         self._macs = {one.mac: one.device for one in wanted.values()}
+
+    def _kept(self, own: Own) -> _Port:
+        port = self._ports.get(own.device)
+        if port is None or (port.own.mac, port.own.ip) != (own.mac, own.ip):
+            return _Port(own)
+        if port.own.away != own.away:
+            port.own, port.apart = own, None
+        return port
 
     @property
     def devices(self) -> frozenset[str]:
@@ -124,14 +137,20 @@ class PortWatch:
         return [] if frame.ports is None else self._begun(port, frame, at)
 
     def received(self, device: str, data: bytes, at: float) -> list[Event]:
-        """A frame that came from another blanket: nobody there has an address that is plugged here."""
+        """A frame that came from another blanket: nobody there has an address that is plugged here, but an
+        instance that moves."""
         frame = parsed(data)
         here = None if frame is None else self._macs.get(frame.mac)
-        if frame is None or here is None or not self._due(self._ports[here], SECOND_COPY, at):
+        if frame is None or here is None or self._ports[here].own.away == device:
+            return []
+        port = self._ports[here]
+        first, last = port.apart or (at, at)
+        port.apart = (first if at - last < APART_OVER_S else at, at)
+        if at - port.apart[0] < APART_S or not self._due(port, SECOND_COPY, at):
             return []
         return [
             self._finding(
-                self._ports[here],
+                port,
                 SECOND_COPY,
                 "An address of this instance speaks from another blanket",
                 Severity.CRITICAL,
