@@ -133,7 +133,7 @@ class Replay:
 
 
 def _shown(detector: object, call: str, given: Sequence[Any], at: float) -> list[Event] | None:
-    kind: type[Any] = type(detector)
+    kind: Any = type(detector)
     if call not in methods(kind):
         raise InvalidInput(f"{kind.__name__} is shown nothing by {call}")
     readers, has_moment = _parameters(kind, call)
