@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import heapq
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -127,28 +127,28 @@ class Replay:
             self._there[line.detector] = make(f"replay-{self._begun}")
         if line.call is None:
             return []
-        events = _shown(self._there[line.detector], line.call, line.given or (), line.at) or []
+        events = _shown(self._there[line.detector], line) or []
         said = {"layer": layer.value, "object": kind.value}
         return [{**one, "unmapped": said} for one in events]
 
 
-def _shown(detector: object, call: str, given: Sequence[Any], at: float) -> list[Event] | None:
-    kind: Any = type(detector)
-    if call not in methods(kind):
-        raise InvalidInput(f"{kind.__name__} is shown nothing by {call}")
-    readers, has_moment = _parameters(kind, call)
+def _shown(detector: object, line: Line) -> list[Event] | None:
+    call, given, at = line.call or "", line.given or (), line.at
+    if call not in methods(type(detector)):
+        raise InvalidInput(f"detector {line.detector} is shown nothing by {call}")
+    readers, has_moment = _parameters(line.detector, call)
     try:
         values = [read(one) for read, one in zip(readers, given, strict=True)]
         told: list[Event] | None = getattr(detector, call)(*values, *([at] if has_moment else []))
     except (ValueError, TypeError, LookupError) as error:  # ValidationError is a ValueError
-        raise InvalidInput(f"{kind.__name__}.{call} at {at}: it was not shown that: {error}") from error
+        raise InvalidInput(f"{line.detector}.{call} at {at}: it was not shown that: {error}") from error
     return told
 
 
 @cache
-def _parameters(kind: Any, call: str) -> tuple[tuple[Callable[[Any], Any], ...], bool]:
+def _parameters(detector: Name, call: str) -> tuple[tuple[Callable[[Any], Any], ...], bool]:
     """How each is read, and whether it is told the moment."""
-    method = getattr(kind, call)
+    method = getattr(KINDS[detector][0], call)
     hints = get_type_hints(method)
     names = [name for name in signature(method).parameters if name != "self"]
     return tuple(_reader(hints[name]) for name in names if name != MOMENT), MOMENT in names
