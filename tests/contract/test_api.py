@@ -80,7 +80,7 @@ async def test_answers_are_as_described(api: Served, world: World, http: httpx.A
         for path, item in described["paths"].items()
         if "get" in item and "{" not in path and not path.endswith(EVENTS)
     ]
-    assert len(read) == 17
+    assert len(read) == 18
     for path in read:
         answer = await http.get(path.removeprefix("/v1"))
         wanted = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
