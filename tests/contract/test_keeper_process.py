@@ -375,6 +375,11 @@ async def test_what_arrives_is_seen_complete_by_itself_and_goes_on_without_anoth
         await send_away(source, f"unix:{short / 'memory'}")
         await until(lambda: monitors.seen().get(target.instance) is Seen.PAUSED)
         before = looks
+        monitor.seen = Seen.MUTE  # it has not answered since
+        await monitor.resume()
+        assert looks > before, "what it was before it fell silent is not believed"
+        monitor.seen = Seen.PAUSED
+        before = looks
         since_s = keeper.moment().boottime_s
         await keeper.grant(Grant(right=_right(target.instance), counted_from_s=since_s, resume=True))
         assert await target.status() == "running"

@@ -169,7 +169,7 @@ class Monitor:
         arriving, is left alone."""
         was_parked = self._fence.holds
         self._fence.drop()
-        if not self._arrived:  # else its guest waits for this
+        if not (self._arrived and self.seen is Seen.PAUSED):  # else its guest waits for this
             await self.look()
         if self.seen is Seen.PAUSED or (self.seen is Seen.SENT and was_parked):
             await self._ask("cont")
