@@ -77,10 +77,10 @@ class FakeHypervisor:
         self.seeds: dict[str, bytes | None] = {}
         self.ignores_shutdown = False
 
-    def show(self, instance: str, state: RunState, detail: str = "") -> None:
+    def show(self, instance: str, state: RunState, detail: str = "", *, paused: bool = False) -> None:
         self.states[instance] = state
         for listener in self.listeners:
-            listener.put_nowait(DomainEvent(instance=instance, state=state, detail=detail))
+            listener.put_nowait(DomainEvent(instance=instance, state=state, detail=detail, paused=paused))
 
     async def flavour(self) -> Flavour:
         return Flavour.KVM
@@ -140,7 +140,7 @@ class FakeHypervisor:
     def arrive(self, instance: str) -> None:
         """What libvirt does by itself at the end: the target complete, the source's process gone."""
         assert self.landed is not None
-        self.landed.show(instance, RunState.PAUSED, "migrated")
+        self.landed.show(instance, RunState.PAUSED, "migrated", paused=True)
         self.transfers[instance] = TransferStatus(
             over=True, progress=Progress(total_bytes=100, done_bytes=100)
         )

@@ -290,6 +290,41 @@ async def test_a_migration_answers_at_the_hypervisors_word_and_resumes_without_a
         assert guest.id in world.south.overlay.ports and guest.id not in world.north.overlay.ports
 
 
+async def test_that_a_copy_is_complete_is_its_hypervisors_word_which_is_not_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest stands still meanwhile. Said once: whoever asks again has it looked at."""
+    guest, hypervisor = spec(), world.south.hypervisor
+    asked = 0
+
+    async def state(_: str) -> RunState:
+        nonlocal asked
+        asked += 1
+        return RunState.ABSENT
+
+    async with both(world) as (north, south):
+        ref = await landed(world, guest, north, south)
+        assert (await south.migration.target_status(ref)).target is Target.INCOMING
+        waiting = asyncio.create_task(south.migration.target_status(ref))
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(hypervisor, "state", state)
+        world.north.hypervisor.arrive(guest.id)
+        assert (await waiting).target is Target.COMPLETE
+        assert asked == 0
+        assert (await south.migration.target_status(ref)).target is Target.LOST
+        assert asked == 1
+
+
+async def test_that_a_copy_is_complete_is_looked_at_where_nobody_has_seen_it_come(world: World) -> None:
+    guest = spec()
+    async with both(world) as (north, south):
+        ref = await landed(world, guest, north, south)
+        world.north.hypervisor.arrive(guest.id)
+        await asyncio.sleep(0.05)
+        world.south.hypervisor.states[guest.id] = RunState.ABSENT
+        assert (await south.migration.target_status(ref)).target is Target.LOST
+
+
 async def test_a_source_whose_process_is_being_ended_is_waited_for_and_known_to_be_gone_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ _LIBVIRT = SimpleNamespace(
     VIR_DOMAIN_EVENT_STARTED=2,
     VIR_DOMAIN_EVENT_STARTED_MIGRATED=1,
     VIR_DOMAIN_EVENT_SUSPENDED=3,
+    VIR_DOMAIN_EVENT_SUSPENDED_PAUSED=0,
     VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED=1,
     VIR_DOMAIN_EVENT_RESUMED=4,
     VIR_DOMAIN_EVENT_RESUMED_MIGRATED=1,
@@ -104,16 +105,22 @@ _LIBVIRT = SimpleNamespace(
 
 
 @pytest.mark.parametrize(
-    ("event", "detail", "leaving"),
-    [(3, 1, True), (3, 0, False), (4, 1, False), (5, 3, False), (2, 1, False)],
+    ("event", "detail", "leaving", "paused"),
+    [
+        (3, 1, True, False),
+        (3, 0, False, True),
+        (4, 1, False, False),
+        (5, 3, False, False),
+        (2, 1, False, False),
+    ],
     ids=["sent", "paused", "goes on after all", "gone", "arrives"],
 )
-def test_only_what_stands_still_to_be_sent_is_leaving(
-    event: int, detail: int, leaving: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_stands_still_to_be_sent_is_leaving_and_what_somebody_wants_to_stand_still_is_paused(
+    event: int, detail: int, leaving: bool, paused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hypervisor, "bindings", lambda: _LIBVIRT)
     told: list[DomainEvent] = []
     one = hypervisor.Lifecycle.__new__(hypervisor.Lifecycle)
     monkeypatch.setattr(one, "_post", told.append, raising=False)
     one._lifecycle(domain_name(new_id()), event, detail)
-    assert [said.leaving for said in told] == [leaving]
+    assert [(said.leaving, said.paused) for said in told] == [(leaving, paused)]

@@ -36,11 +36,27 @@ _log = structlog.get_logger(__name__)
 
 
 class Arrivals:
-    """When each incoming copy was first seen complete, by this machine's clock: before any commit of it."""
+    """Which incoming copies are complete by the hypervisor's word, and when each was first seen so, by this
+    machine's clock: before any commit of it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._complete_at: dict[Id, float] = {}
+        self._paused: set[Id] = set()
+
+    def heard(self, event: DomainEvent) -> None:
+        """Only the last word counts."""
+        if event.paused:
+            self._paused.add(event.instance)
+        else:
+            self._paused.discard(event.instance)
+
+    def came(self, instance: Id) -> bool:
+        """Whether what was being received was told to be complete just now. Said once: whoever asks again
+        looks, since a process that ends while nobody can tell leaves no word."""
+        told = instance in self._paused
+        self._paused.discard(instance)
+        return told
 
     def complete(self, operation: Id) -> None:
         self._complete_at.setdefault(operation, self._clock.now())
@@ -202,6 +218,7 @@ class Instances:
 
     async def heard(self, event: DomainEvent) -> None:
         """The hypervisor's own word. A process that ended by itself gives its right up."""
+        self._arrivals.heard(event)
         if event.leaving:
             self._changes.rest(event.instance)
             return

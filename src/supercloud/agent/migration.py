@@ -144,9 +144,10 @@ class Migration:
     async def target_status(self, request: OperationRef) -> TargetReport:
         """See the port. A copy is complete before this says so, and this remembers since when."""
         before = self._told.get(request.operation)
+        incoming = isinstance(before, TargetReport) and before.target is Target.INCOMING
         report = await self._changes.until(
             request.instance,
-            lambda: self._target(request.instance),
+            lambda: self._target(request.instance, incoming=incoming),
             lambda seen: seen != before or seen.target is Target.COMPLETE,
             seconds=_POLL_S,
         )
@@ -155,7 +156,11 @@ class Migration:
         self._told[request.operation] = report
         return report
 
-    async def _target(self, instance: Id) -> TargetReport:
+    async def _target(self, instance: Id, *, incoming: bool) -> TargetReport:
+        """`incoming`: it was last time. Then its hypervisor's word that it is complete is enough: a look is
+        two questions to libvirt, and its guest stands still meanwhile."""
+        if self._arrivals.came(instance) and incoming:
+            return TargetReport(target=Target.COMPLETE)
         state = await self._hypervisor.state(instance)
         match state:
             case RunState.INCOMING:

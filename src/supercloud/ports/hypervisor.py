@@ -24,13 +24,15 @@ class DomainEvent:
     """The hypervisor's own word that an instance's state changed.
 
     `leaving`: it stands still for the last part of its transfer to another blanket. To look at it now would
-    only hold that up; what comes of it is told as well.
+    only hold that up; what comes of it is told as well. `paused`: it stands still, complete, because somebody
+    wants it to: that is also how a copy arrives whose migration leaves it so.
     """
 
     instance: Id
     state: RunState
     detail: str
     leaving: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,7 +211,11 @@ class Lifecycle:
         }
         text = f"{word}: migrated" if migrated else word
         leaving = migrated and event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED
-        self._post(DomainEvent(instance=instance, state=state, detail=text, leaving=leaving))
+        paused = (event, detail) == (
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED,
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED,
+        )
+        self._post(DomainEvent(instance=instance, state=state, detail=text, leaving=leaving, paused=paused))
 
     def _post(self, event: DomainEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the program is ending, nobody listens
