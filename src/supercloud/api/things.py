@@ -126,6 +126,7 @@ def routers() -> list[APIRouter]:
         _networks(),
         _volumes(),
         _instances(),
+        _instances_run(),
     ]
 
 
@@ -399,10 +400,6 @@ def _instances() -> APIRouter:
     async def adopt(control: VmRun, request: AdoptVm) -> OperationView:
         return await control.adopt_vm(request)
 
-    @router.post("/move", status_code=_ACCEPTED)
-    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
-        return await control.move_group(request)
-
     @router.put("/{ref}/placement")
     async def place(
         control: VmRun, ref: RefPath, request: PlaceInstance, cloud: InCloud = None
@@ -412,6 +409,17 @@ def _instances() -> APIRouter:
     @router.get("/{ref}")
     async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:
         return await control.instance(ref, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_ACCEPTED)
+    async def rm(control: VmRun, ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+        return await control.remove_instance(ref, cloud=cloud, force=force)
+
+    return router
+
+
+def _instances_run() -> APIRouter:
+    """What is done with those that there are."""
+    router = APIRouter(prefix="/instances", tags=["instances"])
 
     @router.post("/{ref}/start", status_code=_ACCEPTED)
     async def start(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
@@ -424,6 +432,10 @@ def _instances() -> APIRouter:
         mode = request.mode if request else StopMode.SHUTDOWN
         return await control.stop_instance(ref, cloud=cloud, mode=mode)
 
+    @router.post("/{ref}/reboot", status_code=_ACCEPTED)
+    async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.reboot_instance(ref, cloud=cloud)
+
     @router.post("/{ref}/restore", status_code=_ACCEPTED)
     async def restore(control: VmRun, ref: RefPath, request: Restore, cloud: InCloud = None) -> OperationView:
         """It ends, the volume that it boots from goes back, and it starts again where it was."""
@@ -434,18 +446,14 @@ def _instances() -> APIRouter:
         """Its memory, by its blanket's YARA rules. What matches becomes an incident."""
         return await control.scan_instance(ref, cloud=cloud)
 
-    @router.post("/{ref}/reboot", status_code=_ACCEPTED)
-    async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
-        return await control.reboot_instance(ref, cloud=cloud)
-
     @router.post("/{ref}/migrate", status_code=_ACCEPTED)
     async def migrate(
         control: VmMigrate, ref: RefPath, request: Migrate, cloud: InCloud = None
     ) -> OperationView:
         return await control.migrate_instance(ref, to=request.to, cloud=cloud)
 
-    @router.delete("/{ref}", status_code=_ACCEPTED)
-    async def rm(control: VmRun, ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
-        return await control.remove_instance(ref, cloud=cloud, force=force)
+    @router.post("/move", status_code=_ACCEPTED)
+    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
+        return await control.move_group(request)
 
     return router
