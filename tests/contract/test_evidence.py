@@ -11,8 +11,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -337,22 +338,22 @@ async def test_however_many_look_at_lists_a_blanket_is_asked_once(
 ) -> None:
     incident, double, evidence = await kept_at(people)
     blanket, cloud = people.machines["c1"], people.clouds["c"]
-    asked, silent, real = [0], asyncio.Event(), double.evidence.list
+    asked, full, real = [0], threading.Event(), Evidence._reports
 
-    async def counted() -> list[EvidenceReport]:
+    def counted(self: Evidence) -> Iterator[EvidenceReport]:
         asked[0] += 1
-        if silent.is_set():
+        if full.is_set():
             raise Refused("its disk is full")
-        return await real()
+        return real(self)
 
-    monkeypatch.setattr(double.evidence, "list", counted)
+    monkeypatch.setattr(Evidence, "_reports", counted)
 
     async def listed() -> list[str]:
         return [one["id"] for one in (await people.alice.get("/evidence")).json()["evidence"]]
 
     assert await asyncio.gather(*(listed() for _ in range(20))) == [[evidence]] * 20
     assert await listed() == [evidence] and asked == [1]
-    await double.evidence.do(checks.command(Deed.KEEP, about=new_id()))
+    await double.evidence.do(checks.command(Deed.KEEP, 2, about=new_id()))
     event = incident_event(double.incident, cloud=cloud, blanket=blanket, version=2)
     await inbox.take(people.api.bench.parts.store, blanket, cloud, [event], at=2.0)
     before, asked[0] = set(await listed()), 0
@@ -360,11 +361,11 @@ async def test_however_many_look_at_lists_a_blanket_is_asked_once(
     assert (await people.alice.delete(f"/incidents/{incident}/evidence/{evidence}")).status_code == 204
     assert set(await listed()) == before - {evidence} and asked[0] == 2, "to remove it, and to list the rest"
     monkeypatch.setattr(evidence_lists, "FAILED_COUNTS_S", 0.0)
-    silent.set()
+    full.set()
     people.api.bench.parts.feed.broken()
     away = (await people.alice.get("/evidence")).json()["away"]
     assert [one["why"] for one in away] == ["its disk is full"], "what was not told may have been of this"
-    silent.clear()
+    full.clear()
     assert set(await listed()) == before - {evidence}, "an error is not kept for long"
 
 

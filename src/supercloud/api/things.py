@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import (
     BlanketRead,
     BlanketTools,
@@ -131,7 +132,7 @@ def routers() -> list[APIRouter]:
 
 
 def _providers() -> APIRouter:
-    router = APIRouter(prefix="/providers", tags=["providers"])
+    router = Router(prefix="/providers", tags=["providers"])
 
     @router.post("", status_code=_CREATED)
     async def add(control: ProviderWrite, request: AddProvider) -> ProviderView:
@@ -171,7 +172,7 @@ def _providers() -> APIRouter:
 
 
 def _clouds() -> APIRouter:
-    router = APIRouter(prefix="/clouds", tags=["clouds"])
+    router = Router(prefix="/clouds", tags=["clouds"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: CloudCreate, request: CreateCloud) -> CloudView:
@@ -206,7 +207,7 @@ def _clouds() -> APIRouter:
 
 
 def _blankets() -> APIRouter:
-    router = APIRouter(prefix="/blankets", tags=["blankets"])
+    router = Router(prefix="/blankets", tags=["blankets"])
 
     @router.post("", status_code=_ACCEPTED)
     async def add(control: BlanketWrite, request: AddBlanket) -> OperationView:
@@ -261,7 +262,7 @@ def _blankets() -> APIRouter:
 
 
 def _images() -> APIRouter:
-    router = APIRouter(prefix="/images", tags=["images"])
+    router = Router(prefix="/images", tags=["images"])
 
     @router.post("", status_code=_CREATED)
     async def register(control: ImageWrite, request: RegisterImage) -> ImageView:
@@ -293,7 +294,7 @@ def _images() -> APIRouter:
 
 
 def _networks() -> APIRouter:
-    router = APIRouter(prefix="/networks", tags=["networks"])
+    router = Router(prefix="/networks", tags=["networks"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: NetworkWrite, request: CreateNetwork) -> NetworkView:
@@ -319,7 +320,7 @@ def _networks() -> APIRouter:
 
 
 def _volumes() -> APIRouter:
-    router = APIRouter(prefix="/volumes", tags=["volumes"])
+    router = Router(prefix="/volumes", tags=["volumes"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: VolumeWrite, request: CreateVolume) -> VolumeView:
@@ -379,22 +380,24 @@ def _volumes() -> APIRouter:
 
 
 def _instances() -> APIRouter:
-    router = APIRouter(prefix="/instances", tags=["instances"])
+    router = Router(prefix="/instances", tags=["instances"])
 
     @router.post("", status_code=_ACCEPTED)
     async def run(control: VmRun, request: RunInstance) -> OperationView:
         return await control.run_instance(request)
 
     @router.get("")
-    async def ls(
+    async def ls(  # noqa: PLR0917 - FastAPI calls it by name
         control: VmRead,
         paging: Paged,
         cloud: InCloud = None,
+        blanket: Annotated[Ref | None, Query()] = None,
+        group: Annotated[Name | None, Query()] = None,
         name: Named = None,
         state: InstanceState | None = None,
     ) -> list[InstanceView]:
         page = paging.page(TEXTS, name=name, state=state)
-        return paging.answer(await control.instances(cloud=cloud, page=page))
+        return paging.answer(await control.instances(cloud=cloud, blanket=blanket, group=group, page=page))
 
     @router.post("/adopt", status_code=_ACCEPTED)
     async def adopt(control: VmRun, request: AdoptVm) -> OperationView:
@@ -419,7 +422,7 @@ def _instances() -> APIRouter:
 
 def _instances_run() -> APIRouter:
     """What is done with those that there are."""
-    router = APIRouter(prefix="/instances", tags=["instances"])
+    router = Router(prefix="/instances", tags=["instances"])
 
     @router.post("/{ref}/start", status_code=_ACCEPTED)
     async def start(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:

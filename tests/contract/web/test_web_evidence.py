@@ -134,7 +134,7 @@ async def test_whoever_looks_at_the_list_is_told_as_some_is_kept(people: Estate)
 
 async def test_a_list_that_is_long_goes_on_there_too(people: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     _, double, first = await kept_at(people)
-    second = checks.command(Deed.KEEP, about=new_id())
+    second = checks.command(Deed.KEEP, 2, about=new_id())
     await double.evidence.do(second)
     monkeypatch.setattr(views, "_LISTED", 1)
     async with signed_in(people.api, people.signing["alice"]) as alice:
