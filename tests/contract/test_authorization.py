@@ -11,7 +11,7 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from supercloud.api import guard
 from supercloud.client.http import CONTROLLER_NAME
 from supercloud.model.names import MIB, new_id
 from supercloud.model.permissions import APART, UNDIVIDED, Permission
+from supercloud.model.trust import TrustKind
 from supercloud.ports.agent import RunState
 from supercloud.ports.tools import ForeignVm
 from supercloud.services import inbox
@@ -158,6 +159,9 @@ WHO = (
     "nobody", "thief", "expired", "revoked", "bob", "rival", "provider",
     "operator", "elsewhere", "reader", "runner", "alice",
 )  # fmt: skip
+#: By how clouds stand to each other: who has one within `c`, one that `c` trusts with all that there is, and
+#: one that `c` is within, who may change things and therefore comes last.
+RELATED = ("within", "trusted", "above")
 #: Principals who see no cloud; the domain is the second one's.
 PROVIDERS = ("rival", "provider")
 
@@ -171,6 +175,8 @@ def expected(who: str, operation: Operation) -> str:
     administers = permission in {Permission.PROVIDER_WRITE, Permission.PRINCIPAL_WRITE}
     if administers:
         return ALLOWED if who == "operator" else DENIED
+    if who in RELATED:
+        return _of_clouds(who, operation)
     reads = permission.value.endswith(":read")
     runs = permission in {Permission.VM_RUN, Permission.VM_READ, Permission.OPERATION_READ}
     divided = {"reader": reads, "runner": runs, "elsewhere": permission not in APART}
@@ -179,9 +185,21 @@ def expected(who: str, operation: Operation) -> str:
     everybodys = permission.thing == "provider"
     hers = who in {"alice", "reader", "runner"}
     administered = who == "operator" and permission.thing in {"principal", "token"}
-    if operation.of_hers and not everybodys and not hers and not administered:
-        return MISSING
-    return ALLOWED
+    there = not operation.of_hers or everybodys or hers or administered
+    return ALLOWED if there else MISSING
+
+
+def _of_clouds(who: str, operation: Operation) -> str:
+    """Who has the cloud around it has it as well, but nothing that is a principal's; within it nobody has
+    anything of it; and who is trusted reads findings, and reads and ends what it was granted."""
+    thing = operation.permission.thing
+    if not operation.of_hers or thing == "provider":
+        return ALLOWED
+    if who == "trusted":
+        told = operation.label.startswith("GET /findings/") or "/trust/" in operation.path
+        return ALLOWED if told else MISSING
+    of_alice = thing in {"principal", "token", "image"} or operation.label == "POST /trust"
+    return ALLOWED if who == "above" and not of_alice else MISSING
 
 
 def _of_domains(who: str, operation: Operation) -> str:
@@ -382,6 +400,69 @@ async def test_every_operation_by_every_role_and_relation(cast: Cast) -> None:
             if verdict == ALLOWED and told and operation.method == "GET":
                 wrong += _leaked(who, operation, answer.text, before)
     assert not wrong, "\n".join(wrong)
+
+
+async def test_every_operation_by_how_clouds_stand_to_each_other(cast: Cast) -> None:
+    clients, relation = await _related(cast)
+    before = await cast.seen()
+    given = str(next(one for one in cast.operations if "/trust/" in one.path).path.split("/")[2])
+    wrong: list[str] = []
+    for who in RELATED:
+        if who == "above":
+            assert (await cast.seen())[:-2] == before[:-2], "all but the relation that the other end let end"
+        for operation in sorted(cast.operations, key=lambda one: one.path.endswith("/revoke")):
+            theirs = operation
+            if who == "trusted":
+                theirs = replace(operation, path=operation.path.replace(given, relation))
+            answer = await _asked(cast.api, clients[who], theirs)
+            verdict = _VERDICTS.get(answer.status_code, ALLOWED)
+            assert answer.status_code < 500 or answer.json()["code"] == "unavailable", answer.text
+            if verdict != expected(who, operation):
+                wrong.append(f"{who}: {operation.label} ({operation.permission}) {answer.text[:150]}")
+            if verdict == ALLOWED and who == "within" and operation.method == "GET":
+                outer = [one for one in before[0] if one["name"] != "within-c"]
+                wrong += _leaked(who, operation, answer.text, [outer, *before[1:]])
+            if verdict == ALLOWED and who == "trusted" and operation.method == "GET":
+                wrong += _leaked(who, operation, answer.text, [[], *before[4:6], []])  # no relation names one
+    for client in clients.values():
+        await client.aclose()
+    assert not wrong, "\n".join(wrong)
+
+
+async def _related(cast: Cast) -> tuple[dict[str, httpx.AsyncClient], str]:
+    """Who stands so to Alice, each with a cloud; and one of the relations of the one whom she trusts."""
+    control, clients, clouds = cast.api.bench.control, {}, {}
+    for who in RELATED:
+        key = IdentityKey.new()
+        person = await control.add_principal(AddPrincipal(name=who, key=key.name))
+        token = (await control.mint_token(MintToken(principal=who))).token
+        clients[who] = _client(cast.api, Signing(key, token, cast.api.channel))
+        clouds[who] = (await control.create_cloud(CreateCloud(name=f"{who}-c"))).id
+        async with cast.api.bench.parts.store.write() as session:
+            owned = update(Cloud).where(Cloud.id == clouds[who])
+            await session.execute(owned.values(owner=person.id))
+    async with cast.api.bench.parts.store.write() as session:
+        hers = (await control.cloud("c")).id
+        await session.execute(update(Cloud).where(Cloud.id == hers).values(parent=clouds["above"]))
+        await session.execute(update(Cloud).where(Cloud.id == clouds["within"]).values(parent=hers))
+    cast.api.bench.parts.directory.changed()
+    network = {"name": "far", "cloud": "trusted-c", "cidr": "10.99.0.0/24"}
+    made = await clients["trusted"].post("/networks", json=network)
+    about: list[dict[str, Any]] = [
+        {"kind": "share-image", "image": "debian"},
+        {"kind": "connect", "network": "lan", "to_network": made.json()["id"]},
+        {"kind": "see-findings"},
+        {"kind": "order-reactions", "reactions": ["restart:device"]},
+        {"kind": "place", "blanket": "n1"},
+        {"kind": "migrate-to", "blanket": "n1"},
+    ]
+    assert {one["kind"] for one in about} == set(TrustKind), "with all that there is"
+    for one in about:
+        granted = await cast.clients["alice"].post(
+            "/trust", json={"cloud": "c", "to": clouds["trusted"], **one}
+        )
+        assert granted.status_code == 201, granted.text
+    return clients, granted.json()["id"]
 
 
 async def _asked(api: Served, client: httpx.AsyncClient, operation: Operation) -> httpx.Response:

@@ -36,6 +36,7 @@ up|down|status|backup|restore|doctor|demo|demo attack|events
 provider add|provider ls|provider show|provider rm|provider set|provider drain|provider undrain
 provider accept
 domain register|domain ls|domain show|domain set|domain machines|domain health|domain drain|domain undrain
+domain drains
 domain rm|domain plan|domain windows|domain unplan|domain events
 domain report|domain findings|domain take|domain orders|domain answer|domain ask|domain acts|domain withdraw
 domain perform|domain export

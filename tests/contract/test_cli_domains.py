@@ -48,13 +48,18 @@ async def test_a_provider_and_its_domain(api: Served, world: World) -> None:
     assert (await acme("domain", "ls", "-o", "json")).json[0]["capacity"]["machines"] is None
     assert "is drained; 0 machines are in use" in (await acme("domain", "drain", "edge")).out
     assert "is open again" in (await acme("domain", "undrain", "edge")).out
+    begun = (await acme("domain", "drain", "edge", "--no-wait", "-o", "json")).json
+    assert begun["id"] in [one["id"] for one in (await acme("domain", "drains", "-o", "json")).json]
+    await acme("domain", "undrain", "edge")
+    assert (await acme("domain", "drains", "--state", "failed", "-o", "json")).json == []
     window = (
         await acme(
             "domain", "plan", "edge", "--begin", "2h", "--end", "4h", "--drain-ahead", "30m", "-o", "json"
         )
     ).json
     assert (window["state"], window["drain_ahead_s"]) == ("planned", 1800.0)
-    assert window["id"] in (await acme("domain", "windows", "edge")).out
+    assert window["id"] in (await acme("domain", "windows", "edge", "--state", "planned")).out
+    assert (await acme("domain", "windows", "--state", "over", "-o", "json")).json == []
     await acme("domain", "unplan", window["id"])
     refused = await api.run("domain", "rm", "edge", SUPERCLOUD_KEY="acme")
     assert refused.status == 4 and "1 machines are rented there" in refused.err
@@ -143,6 +148,20 @@ async def test_quotas_placement_groups_and_drains(api: Served, world: World) -> 
     )
     assert "not an amount and a currency" in await wrong(*run, "x", "--max-cost", "cheap", status=2)
     assert "running in s1" in (await ok(*run, "db", "--apart-from", "web")).out
+    listed = {
+        ("vm", "ls", "--group", "g"): ["db", "web"],
+        ("vm", "ls", "--group", "g", "--on", "s1"): ["db"],
+        ("vm", "ls", "--on", "n1", "--cloud", "c", "--state", "running"): ["web"],
+        ("vm", "ls", "--state", "stopped"): [],
+        ("blanket", "ls", "--state", "ready"): ["n1", "s1"],
+        ("blanket", "ls", "--state", "unreachable"): [],
+    }
+    for words, names in listed.items():
+        assert [one["name"] for one in (await ok(*words, "-o", "json")).json] == names, words
+    assert "no blanket n9" in await wrong("vm", "ls", "--on", "n9", status=3)
+    done = (await ok("operation", "ls", "--kind", "instance.run", "--cloud", "c", "-o", "json")).json
+    assert {(one["object_name"], one["state"]) for one in done} >= {("web", "succeeded"), ("db", "succeeded")}
+    assert (await ok("operation", "ls", "--state", "failed", "--cloud", "t", "-o", "json")).json == []
     stays = await api.run("vm", "move", "--group", "g", "--cloud", "c", "--to", "s1")
     assert stays.status == 1 and "web: stayed in n1: " in stays.err and "db: there in s1" in stays.err
     assert "1 of 2 instances did not move" in stays.err.splitlines()[-1]

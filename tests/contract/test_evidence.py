@@ -11,8 +11,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from supercloud.model.errors import Conflict, NotFound, Refused
 from supercloud.model.names import GIB, MIB, new_id
 from supercloud.model.reactions import Command, Deed
 from supercloud.ports.agent import RunState
-from supercloud.ports.evidence import EvidenceRef
-from supercloud.services import inbox
+from supercloud.ports.evidence import EvidenceRef, EvidenceReport
+from supercloud.services import evidence_lists, inbox
 from supercloud.trust.evidence import Opening, Trailer, known_and_rest, open_key
 
 pytestmark = pytest.mark.contract
@@ -330,6 +331,42 @@ async def test_all_that_is_kept_is_in_one_list_and_what_is_away_is_said(people: 
     assert away["evidence"] == [] and [one["blanket"] for one in away["away"]] == ["c1"]
     problem(await people.alice.get(f"/evidence/{evidence}"), 503, "unavailable")
     assert (await people.bob.get("/evidence")).json()["away"] == []
+
+
+async def test_however_many_look_at_lists_a_blanket_is_asked_once(
+    people: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident, double, evidence = await kept_at(people)
+    blanket, cloud = people.machines["c1"], people.clouds["c"]
+    asked, full, real = [0], threading.Event(), Evidence._reports
+
+    def counted(self: Evidence) -> Iterator[EvidenceReport]:
+        asked[0] += 1
+        if full.is_set():
+            raise Refused("its disk is full")
+        return real(self)
+
+    monkeypatch.setattr(Evidence, "_reports", counted)
+
+    async def listed() -> list[str]:
+        return [one["id"] for one in (await people.alice.get("/evidence")).json()["evidence"]]
+
+    assert await asyncio.gather(*(listed() for _ in range(20))) == [[evidence]] * 20
+    assert await listed() == [evidence] and asked == [1]
+    await double.evidence.do(checks.command(Deed.KEEP, 2, about=new_id()))
+    event = incident_event(double.incident, cloud=cloud, blanket=blanket, version=2)
+    await inbox.take(people.api.bench.parts.store, blanket, cloud, [event], at=2.0)
+    before, asked[0] = set(await listed()), 0
+    assert len(before) == 2, "as its incident went on it was asked again"
+    assert (await people.alice.delete(f"/incidents/{incident}/evidence/{evidence}")).status_code == 204
+    assert set(await listed()) == before - {evidence} and asked[0] == 2, "to remove it, and to list the rest"
+    monkeypatch.setattr(evidence_lists, "FAILED_COUNTS_S", 0.0)
+    full.set()
+    people.api.bench.parts.feed.broken()
+    away = (await people.alice.get("/evidence")).json()["away"]
+    assert [one["why"] for one in away] == ["its disk is full"], "what was not told may have been of this"
+    full.clear()
+    assert set(await listed()) == before - {evidence}, "an error is not kept for long"
 
 
 async def test_another_incident_has_none_of_it(people: Estate) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import ActDecide, ActRead, DomainAsk, DomainRead
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
@@ -27,7 +28,7 @@ _Act = Annotated[Id, Path()]
 
 def router() -> APIRouter:
     """For users. Who says nothing has granted nothing: an act expires."""
-    router = APIRouter(prefix="/acts", tags=["acts"])
+    router = Router(prefix="/acts", tags=["acts"])
 
     @router.get("")
     async def ls(
@@ -66,7 +67,7 @@ def router() -> APIRouter:
 
 def southbound() -> APIRouter:
     """For providers: they ask, and see what became of it."""
-    router = APIRouter(prefix="/acts", tags=["acts"])
+    router = Router(prefix="/acts", tags=["acts"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def ask(control: DomainAsk, request: AskAct) -> AskedActView:

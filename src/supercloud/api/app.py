@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from starlette.routing import BaseRoute
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, compile_path
 
 from supercloud import __version__
 from supercloud.api import (
@@ -32,6 +34,7 @@ from supercloud.api import (
     things,
     trust,
 )
+from supercloud.api.bodies import Router
 from supercloud.api.conditions import Conditions
 from supercloud.api.guard import CloudRead, Door, Guard, OperationCancel, OperationRead
 from supercloud.api.limits import BodyLimit
@@ -45,6 +48,8 @@ from supercloud.services.views import OperationView, StatusView
 
 #: A longer wait would outlive proxies' idle limits.
 MAX_WAIT_S = 30.0
+#: By the paths that they are of.
+_Methods = tuple[tuple[re.Pattern[str], set[str]], ...]
 #: Of paths whose bodies go to the disk as they come.
 _CONTENT = "/content"
 SOUTHBOUND_TITLE = "supercloud southbound"
@@ -66,12 +71,12 @@ def create_app(door: Door, answers: Answers, desk: Desk) -> FastAPI:
     )
     app.state.ending = asyncio.Event()  # of the listener, which streams of events wait for
     app.state.desk = desk
-    problems.install(app)
+    problems.install(app, _methods)
     app.add_middleware(Conditions)
     app.add_middleware(Repeats, answers=answers)
     app.add_middleware(Guard, door=door, content_suffix=_CONTENT)
     app.add_middleware(BodyLimit, content_suffix=_CONTENT)
-    northern, southern = _routes()
+    northern, southern, _ = _routes()
     app.router.routes.extend((*northern, *southern))
     app.openapi = cache(partial(_document, app, northern, events.Event))  # type: ignore[method-assign]
     app.state.southbound = cache(partial(_document, app, southern, southbound.DomainEvent))
@@ -84,9 +89,10 @@ def create_app(door: Door, answers: Answers, desk: Desk) -> FastAPI:
 
 
 @cache
-def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...]]:
-    """The northbound and the southbound API's. Nothing in them is of one application; and to make them, with
-    the schemas of all that they take and answer, takes a processor more than a second.
+def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...], _Methods]:
+    """The northbound and the southbound API's, and the methods of both by their paths. Nothing in them is of
+    one application; and to make them, with the schemas of all that they take and answer, takes a processor
+    more than a second.
     """
     routers = [
         _operations(),
@@ -103,7 +109,20 @@ def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...]]:
         acts.router(),
         bytestreams.router(),
     ]
-    return _included("/v1", routers), _included(southbound.PREFIX, southbound.routers())
+    southern = southbound.routers()
+    known = [
+        (compile_path(prefix + route.path)[0], route.methods)
+        for prefix, several in (("/v1", routers), (southbound.PREFIX, southern))
+        for router in several
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    ]
+    return _included("/v1", routers), _included(southbound.PREFIX, southern), tuple(known)
+
+
+def _methods(path: str) -> list[str]:
+    """That there are at a path of either API."""
+    return sorted({one for known, methods in _routes()[2] if known.match(path) for one in methods})
 
 
 def _included(prefix: str, routers: Sequence[APIRouter]) -> tuple[BaseRoute, ...]:
@@ -132,7 +151,7 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute], event: type[Any]) -> di
 
 
 def _operations() -> APIRouter:
-    router = APIRouter(tags=["operations"])
+    router = Router(tags=["operations"])
 
     @router.get("/status")
     async def status(control: CloudRead) -> StatusView:

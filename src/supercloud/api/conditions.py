@@ -163,6 +163,12 @@ class _Tagged:
             await self._whole.send(message)
 
 
+def about_one(path: str) -> bool:
+    """Whether a change that is asked for there may have a condition. In a description, too."""
+    found = _THING.fullmatch(path)
+    return found is not None and found[2] in _TABLES
+
+
 def _terms(asked: _Asked, app: ASGIApp, scope: Scope) -> _Terms:
     """
     Raises:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import EVENTS, BlanketRead, OperationRead, Sight
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
@@ -114,7 +115,7 @@ def schemas(event: type[Any]) -> dict[str, Any]:
 
 def router() -> APIRouter:
     """The one stream."""
-    found = APIRouter(tags=["events"])
+    found = Router(tags=["events"])
 
     @found.get(EVENTS, status_code=200, response_class=Stream, responses={200: documented(Event)})
     async def events(  # noqa: PLR0917 - FastAPI calls it by name

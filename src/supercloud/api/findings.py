@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Path, Query, status
 from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Field, Tag
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import DomainRead, DomainReport, FindingRead
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
@@ -34,7 +35,7 @@ _OCSF: dict[int | str, dict[str, Any]] = {
 
 def router() -> APIRouter:
     """For users: what concerns their clouds, and clouds that trust theirs with it. The newest first."""
-    router = APIRouter(prefix="/findings", tags=["findings"])
+    router = Router(prefix="/findings", tags=["findings"])
 
     @router.get("")
     async def ls(
@@ -70,7 +71,7 @@ def router() -> APIRouter:
 
 def southbound() -> APIRouter:
     """For providers: of their own domains, and those that they delivered."""
-    router = APIRouter(prefix="/findings", tags=["findings"])
+    router = Router(prefix="/findings", tags=["findings"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def deliver(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from supercloud.api.conditions import about_one
 from supercloud.api.problems import MEDIA_TYPE
 from supercloud.api.repeats import HEADER, METHODS
 
-_STRING = {"type": "string", "maxLength": 4096}
+#: As api.conditions and api.repeats read them.
+_TAG = r'(W/)?"[!#-~]{0,128}"'
+_TAGS = {"type": "string", "pattern": rf"^(\*|{_TAG}(, ?{_TAG}){{0,15}})$"}
 _KEY = {
     "name": HEADER,
     "in": "header",
@@ -15,10 +18,17 @@ _KEY = {
     "description": (
         "Yours for this one request. The same request with the same key is answered as before, for 24 hours."
     ),
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"},
+    "schema": {"type": "string", "pattern": r'^("[!#-\[\]-~]{1,128}"|[A-Za-z0-9_.:-]{1,128})$'},
 }
 _CONDITIONS = [
-    {"name": name, "in": "header", "required": False, "description": said, "schema": _STRING}
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": said,
+        "schema": _TAGS,
+        "example": '"5d41402abc4b2a76b9719d911017c592"',
+    }
     for name, said in (
         ("If-Match", "Only if the thing still has this entity tag"),
         ("If-None-Match", "Only if the thing has another entity tag"),
@@ -32,7 +42,7 @@ def describe(document: dict[str, Any]) -> None:
     """Add them to every operation that they concern. Doing it again changes nothing."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            _add(operation, method.upper(), thing="{" in path)
+            _add(operation, method.upper(), thing="{" in path and about_one(path))
 
 
 def _add(operation: dict[str, Any], method: str, *, thing: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import IncidentAnswer, IncidentClose, IncidentEvidence, IncidentRead
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
@@ -34,7 +35,7 @@ def routers() -> list[APIRouter]:
 
 def _evidence() -> APIRouter:
     """Of all incidents; that of one is the incident's."""
-    router = APIRouter(prefix="/evidence", tags=["incidents"])
+    router = Router(prefix="/evidence", tags=["incidents"])
 
     @router.get("")
     async def ls(
@@ -51,7 +52,7 @@ def _evidence() -> APIRouter:
 
 
 def _incidents() -> APIRouter:
-    router = APIRouter(prefix="/incidents", tags=["incidents"])
+    router = Router(prefix="/incidents", tags=["incidents"])
 
     @router.get("")
     async def ls(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import NetworkRead, NetworkWrite, VmRead, VmRun, VolumeRead, VolumeWrite
 from supercloud.api.things import InCloud, RefPath
 from supercloud.model.levels import Level, Thing
@@ -16,7 +17,7 @@ def routers() -> list[APIRouter]:
 
 
 def _instances() -> APIRouter:
-    router = APIRouter(prefix="/instances", tags=["levels"])
+    router = Router(prefix="/instances", tags=["levels"])
 
     @router.get("/{ref}/level")
     async def explain(
@@ -32,7 +33,7 @@ def _instances() -> APIRouter:
 
 
 def _networks() -> APIRouter:
-    router = APIRouter(prefix="/networks", tags=["levels"])
+    router = Router(prefix="/networks", tags=["levels"])
 
     @router.get("/{ref}/level")
     async def explain(
@@ -50,7 +51,7 @@ def _networks() -> APIRouter:
 
 
 def _volumes() -> APIRouter:
-    router = APIRouter(prefix="/volumes", tags=["levels"])
+    router = Router(prefix="/volumes", tags=["levels"])
 
     @router.get("/{ref}/level")
     async def explain(

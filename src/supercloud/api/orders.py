@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import DomainAnswer, DomainRead, DomainWrite, OrderRead, OrderWrite
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud, RefPath
@@ -20,7 +21,7 @@ _Command = Annotated[Id, Path()]
 
 def router() -> APIRouter:
     """For users: about machines that they rent, and of clouds that let theirs order it. The newest first."""
-    router = APIRouter(prefix="/orders", tags=["orders"])
+    router = Router(prefix="/orders", tags=["orders"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def place(control: OrderWrite, request: PlaceOrder) -> OrderView:
@@ -53,7 +54,7 @@ def router() -> APIRouter:
 
 def southbound() -> APIRouter:
     """For providers, who are told of what is asked as it comes: events with the subject `command`."""
-    router = APIRouter(tags=["commands"])
+    router = Router(tags=["commands"])
 
     @router.put("/domains/{ref}/orders")
     async def take(control: DomainWrite, ref: RefPath, request: TakenOrders) -> TakenOrders:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import PolicyRead, PolicyWrite
 from supercloud.api.things import InCloud, RefPath
 from supercloud.services.incident_views import ImportedView, ImportIndicators
@@ -26,7 +27,7 @@ def routers() -> tuple[APIRouter, ...]:
 
 
 def _of_clouds() -> APIRouter:
-    router = APIRouter(prefix="/clouds", tags=["policies"])
+    router = Router(prefix="/clouds", tags=["policies"])
 
     @router.get("/{ref}/policy")
     async def show(control: PolicyRead, ref: RefPath, horizontal: _Horizontal = False) -> CloudPolicyView:
@@ -70,7 +71,7 @@ def _of_clouds() -> APIRouter:
 
 
 def _of_blankets() -> APIRouter:
-    router = APIRouter(prefix="/blankets", tags=["policies"])
+    router = Router(prefix="/blankets", tags=["policies"])
 
     @router.get("/{ref}/policy")
     async def show(control: PolicyRead, ref: RefPath, cloud: InCloud = None) -> PolicyView:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import PrincipalRead, PrincipalWrite, TokenMint, TokenRead, TokenRevoke
 from supercloud.api.pages import TEXT, TIMED, Named, Paged
 from supercloud.api.things import RefPath
@@ -28,7 +29,7 @@ def routers() -> list[APIRouter]:
 
 
 def _principals() -> APIRouter:
-    router = APIRouter(prefix="/principals", tags=["principals"])
+    router = Router(prefix="/principals", tags=["principals"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def add(control: PrincipalWrite, request: AddPrincipal) -> PrincipalView:
@@ -55,7 +56,7 @@ def _principals() -> APIRouter:
 
 
 def _tokens() -> APIRouter:
-    router = APIRouter(prefix="/tokens", tags=["tokens"])
+    router = Router(prefix="/tokens", tags=["tokens"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def mint(control: TokenMint, request: MintToken) -> MintedView:

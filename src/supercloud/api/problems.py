@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -82,8 +84,9 @@ async def close(socket: WebSocket, error: SupercloudError) -> None:
     await socket.close(STREAM_REFUSED, reason)
 
 
-def install(app: FastAPI) -> None:
-    """Give every failure of `app` this one form."""
+def install(app: FastAPI, methods: Callable[[str], list[str]]) -> None:
+    """Give every failure of `app` this one form. `methods`: that there are at a path; who routes a request
+    knows those of the first route that has the path."""
 
     @app.exception_handler(SupercloudError)
     async def known(connection: Request | WebSocket, error: SupercloudError) -> JSONResponse | None:
@@ -101,8 +104,11 @@ def install(app: FastAPI) -> None:
         return problem(InvalidInput(f"{where or 'the request'}: {first['msg']}"))
 
     @app.exception_handler(HTTPException)
-    async def routing(_: Request, error: HTTPException) -> JSONResponse:
-        return http_problem(error)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        answer = http_problem(error)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = ", ".join(methods(request.url.path))
+        return answer
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

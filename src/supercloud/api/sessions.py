@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import WebSignIn
 from supercloud.services.sessions import CODE_S, Sessions
 
@@ -33,7 +34,7 @@ class CodeView:
 
 def router() -> APIRouter:
     """The one operation, at the application's desk."""
-    found = APIRouter(tags=["web"])
+    found = Router(tags=["web"])
 
     @found.post(PATH, status_code=status.HTTP_201_CREATED)
     async def code(_: WebSignIn, request: Request) -> CodeView:

@@ -13,6 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
 from supercloud.api import acts, findings, orders
+from supercloud.api.bodies import Router
 from supercloud.api.events import LastId, Lasts, Since, Stream, documented, place, stream
 from supercloud.api.guard import EVENTS, DomainRead, DomainWrite
 from supercloud.api.pages import TEXT, TIMED, Named, Paged
@@ -83,7 +84,7 @@ def routers() -> list[APIRouter]:
 
 
 def _domains() -> APIRouter:
-    router = APIRouter(prefix="/domains", tags=["domains"])
+    router = Router(prefix="/domains", tags=["domains"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def register(control: DomainWrite, request: RegisterDomain) -> DomainView:
@@ -131,7 +132,7 @@ def _domains() -> APIRouter:
 
 
 def _windows() -> APIRouter:
-    router = APIRouter(prefix="/windows", tags=["maintenance"])
+    router = Router(prefix="/windows", tags=["maintenance"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def plan(control: DomainWrite, request: PlanWindow) -> WindowView:
@@ -161,7 +162,7 @@ def _windows() -> APIRouter:
 
 
 def _drains() -> APIRouter:
-    router = APIRouter(prefix="/drains", tags=["drains"])
+    router = Router(prefix="/drains", tags=["drains"])
 
     @router.get("")
     async def ls(control: DomainRead, paging: Paged, state: OperationState | None = None) -> list[DrainView]:
@@ -184,7 +185,7 @@ def _drains() -> APIRouter:
 
 
 def _events() -> APIRouter:
-    found = APIRouter(tags=["events"])
+    found = Router(tags=["events"])
 
     @found.get(EVENTS, status_code=200, response_class=Stream, responses={200: documented(DomainEvent)})
     async def events(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import (
     BlanketRead,
     BlanketTools,
@@ -126,11 +127,12 @@ def routers() -> list[APIRouter]:
         _networks(),
         _volumes(),
         _instances(),
+        _instances_run(),
     ]
 
 
 def _providers() -> APIRouter:
-    router = APIRouter(prefix="/providers", tags=["providers"])
+    router = Router(prefix="/providers", tags=["providers"])
 
     @router.post("", status_code=_CREATED)
     async def add(control: ProviderWrite, request: AddProvider) -> ProviderView:
@@ -170,7 +172,7 @@ def _providers() -> APIRouter:
 
 
 def _clouds() -> APIRouter:
-    router = APIRouter(prefix="/clouds", tags=["clouds"])
+    router = Router(prefix="/clouds", tags=["clouds"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: CloudCreate, request: CreateCloud) -> CloudView:
@@ -205,7 +207,7 @@ def _clouds() -> APIRouter:
 
 
 def _blankets() -> APIRouter:
-    router = APIRouter(prefix="/blankets", tags=["blankets"])
+    router = Router(prefix="/blankets", tags=["blankets"])
 
     @router.post("", status_code=_ACCEPTED)
     async def add(control: BlanketWrite, request: AddBlanket) -> OperationView:
@@ -260,7 +262,7 @@ def _blankets() -> APIRouter:
 
 
 def _images() -> APIRouter:
-    router = APIRouter(prefix="/images", tags=["images"])
+    router = Router(prefix="/images", tags=["images"])
 
     @router.post("", status_code=_CREATED)
     async def register(control: ImageWrite, request: RegisterImage) -> ImageView:
@@ -292,7 +294,7 @@ def _images() -> APIRouter:
 
 
 def _networks() -> APIRouter:
-    router = APIRouter(prefix="/networks", tags=["networks"])
+    router = Router(prefix="/networks", tags=["networks"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: NetworkWrite, request: CreateNetwork) -> NetworkView:
@@ -318,7 +320,7 @@ def _networks() -> APIRouter:
 
 
 def _volumes() -> APIRouter:
-    router = APIRouter(prefix="/volumes", tags=["volumes"])
+    router = Router(prefix="/volumes", tags=["volumes"])
 
     @router.post("", status_code=_CREATED)
     async def create(control: VolumeWrite, request: CreateVolume) -> VolumeView:
@@ -378,30 +380,28 @@ def _volumes() -> APIRouter:
 
 
 def _instances() -> APIRouter:
-    router = APIRouter(prefix="/instances", tags=["instances"])
+    router = Router(prefix="/instances", tags=["instances"])
 
     @router.post("", status_code=_ACCEPTED)
     async def run(control: VmRun, request: RunInstance) -> OperationView:
         return await control.run_instance(request)
 
     @router.get("")
-    async def ls(
+    async def ls(  # noqa: PLR0917 - FastAPI calls it by name
         control: VmRead,
         paging: Paged,
         cloud: InCloud = None,
+        blanket: Annotated[Ref | None, Query()] = None,
+        group: Annotated[Name | None, Query()] = None,
         name: Named = None,
         state: InstanceState | None = None,
     ) -> list[InstanceView]:
         page = paging.page(TEXTS, name=name, state=state)
-        return paging.answer(await control.instances(cloud=cloud, page=page))
+        return paging.answer(await control.instances(cloud=cloud, blanket=blanket, group=group, page=page))
 
     @router.post("/adopt", status_code=_ACCEPTED)
     async def adopt(control: VmRun, request: AdoptVm) -> OperationView:
         return await control.adopt_vm(request)
-
-    @router.post("/move", status_code=_ACCEPTED)
-    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
-        return await control.move_group(request)
 
     @router.put("/{ref}/placement")
     async def place(
@@ -412,6 +412,17 @@ def _instances() -> APIRouter:
     @router.get("/{ref}")
     async def show(control: VmRead, ref: RefPath, cloud: InCloud = None) -> InstanceView:
         return await control.instance(ref, cloud=cloud)
+
+    @router.delete("/{ref}", status_code=_ACCEPTED)
+    async def rm(control: VmRun, ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
+        return await control.remove_instance(ref, cloud=cloud, force=force)
+
+    return router
+
+
+def _instances_run() -> APIRouter:
+    """What is done with those that there are."""
+    router = Router(prefix="/instances", tags=["instances"])
 
     @router.post("/{ref}/start", status_code=_ACCEPTED)
     async def start(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
@@ -424,6 +435,10 @@ def _instances() -> APIRouter:
         mode = request.mode if request else StopMode.SHUTDOWN
         return await control.stop_instance(ref, cloud=cloud, mode=mode)
 
+    @router.post("/{ref}/reboot", status_code=_ACCEPTED)
+    async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
+        return await control.reboot_instance(ref, cloud=cloud)
+
     @router.post("/{ref}/restore", status_code=_ACCEPTED)
     async def restore(control: VmRun, ref: RefPath, request: Restore, cloud: InCloud = None) -> OperationView:
         """It ends, the volume that it boots from goes back, and it starts again where it was."""
@@ -434,18 +449,14 @@ def _instances() -> APIRouter:
         """Its memory, by its blanket's YARA rules. What matches becomes an incident."""
         return await control.scan_instance(ref, cloud=cloud)
 
-    @router.post("/{ref}/reboot", status_code=_ACCEPTED)
-    async def reboot(control: VmRun, ref: RefPath, cloud: InCloud = None) -> OperationView:
-        return await control.reboot_instance(ref, cloud=cloud)
-
     @router.post("/{ref}/migrate", status_code=_ACCEPTED)
     async def migrate(
         control: VmMigrate, ref: RefPath, request: Migrate, cloud: InCloud = None
     ) -> OperationView:
         return await control.migrate_instance(ref, to=request.to, cloud=cloud)
 
-    @router.delete("/{ref}", status_code=_ACCEPTED)
-    async def rm(control: VmRun, ref: RefPath, cloud: InCloud = None, force: bool = False) -> OperationView:
-        return await control.remove_instance(ref, cloud=cloud, force=force)
+    @router.post("/move", status_code=_ACCEPTED)
+    async def move(control: VmMigrate, request: MoveGroup) -> OperationView:
+        return await control.move_group(request)
 
     return router

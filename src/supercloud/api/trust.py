@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, status
 
+from supercloud.api.bodies import Router
 from supercloud.api.guard import TrustRead, TrustWrite
 from supercloud.api.pages import TIMED, Paged
 from supercloud.api.things import InCloud
@@ -19,7 +20,7 @@ _Relation = Annotated[Id, Path()]
 
 def router() -> APIRouter:
     """All that there is about them. Who sees one may let it end: a relation that is not wanted is none."""
-    router = APIRouter(prefix="/trust", tags=["trust"])
+    router = Router(prefix="/trust", tags=["trust"])
 
     @router.post("", status_code=status.HTTP_201_CREATED)
     async def grant(control: TrustWrite, request: GrantTrust) -> TrustView:

@@ -17,7 +17,8 @@ from supercloud.model.units import format_size
 
 Count = Annotated[int, Limits(ge=0, lt=1 << 31)]
 Mebibytes = Annotated[int, Limits(ge=0, lt=1 << 40)]
-Bytes = Annotated[int, Limits(ge=0, lt=1 << 60)]
+#: Every reader of JSON has it exactly.
+Bytes = Annotated[int, Limits(ge=0, lt=1 << 53)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

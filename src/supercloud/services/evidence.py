@@ -1,21 +1,21 @@
 """Evidence of an incident: where its blanket has it, for whoever has the blanket's cloud.
 
-The control plane passes it on and can open none of it. The blanket is asked each time which there is: what
-is shown here is there.
+The control plane passes it on and can open none of it. Which there is, its blanket says; of lists over many
+blankets see `evidence_lists`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 from sqlalchemy import select
 
-from supercloud.model.errors import NotFound, SupercloudError, Unavailable
+from supercloud.model.errors import NotFound, Unavailable
 from supercloud.model.names import Id, Name
 from supercloud.ports.evidence import REMOVED, EvidenceRef, EvidenceReport, SendEvidence
 from supercloud.services import inbox
+from supercloud.services.evidence_lists import EvidenceLists
 from supercloud.services.incident_views import AwayView, EvidenceView, KeptView
 from supercloud.services.incidents import find_incident, id_of
 from supercloud.services.northbound import Stream
@@ -25,13 +25,11 @@ from supercloud.services.requests import Ref
 from supercloud.services.store.security import IncidentRow
 from supercloud.services.store.tables import Blanket, Instance
 
-#: Of blankets that are asked what they keep: so many at once, and each for so long (seconds).
-_AT_ONCE: Final = 32
-_ASK_S: Final = 5.0
-
 
 class Evidences:
     """The part of Northbound about evidence."""
+
+    _lists: EvidenceLists  # of this controller, whoever asks
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -89,6 +87,7 @@ class Evidences:
         async with self._parts.store.read() as session:
             by = called(caller_of(session))
         await self._parts.agents.agent(row.blanket).evidence.remove(EvidenceRef(evidence=evidence))
+        self._lists.forget(row.blanket)
         said = {"evidence": evidence, "incident": incident, "instance": piece.instance, "by": by}
         await inbox.finding(self._parts.store, row.blanket, row.cloud, REMOVED, said)
 
@@ -123,21 +122,7 @@ class Evidences:
             return (await session.scalars(query)).all()
 
     async def _gathered(self, blankets: Sequence[Blanket]) -> KeptView:
-        turns = asyncio.Semaphore(_AT_ONCE)
-
-        async def ask(one: Blanket) -> list[EvidenceReport] | str:
-            """What it keeps, or why that is not known."""
-            if not self._parts.agents.is_connected(one.id):
-                return "it is not connected"
-            try:
-                async with turns, asyncio.timeout(_ASK_S):
-                    return await self._parts.agents.agent(one.id).evidence.list()
-            except SupercloudError as error:
-                return error.message
-            except TimeoutError:
-                return "it does not answer"
-
-        answers = await asyncio.gather(*(ask(one) for one in blankets))
+        answers = await asyncio.gather(*(self._lists.of(one.id) for one in blankets))
         there: list[tuple[Id, EvidenceReport]] = []
         away: list[AwayView] = []
         for one, answer in zip(blankets, answers, strict=True):
@@ -160,7 +145,7 @@ class Evidences:
             of = select(Instance).where(Instance.id.in_({one.instance for _, one in there}))
             names = {(one.id, one.cloud): one.name for one in await session.scalars(of)}
         shown = []
-        for blanket, one in sorted(there, key=lambda each: each[1].at, reverse=True):
+        for blanket, one in sorted(there, key=lambda each: (each[1].at, each[1].evidence), reverse=True):
             row = rows.get(id_of(blanket, one.incident))
             if row is not None:
                 shown.append(_view(*row, one, names.get((one.instance, row[0].cloud))))

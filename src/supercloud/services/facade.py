@@ -35,6 +35,7 @@ from supercloud.services.deadlines import Deadlines
 from supercloud.services.deliveries import Deliveries
 from supercloud.services.domains import Domains
 from supercloud.services.evidence import Evidences
+from supercloud.services.evidence_lists import EvidenceLists
 from supercloud.services.feed import Place, Watch
 from supercloud.services.findings import Findings
 from supercloud.services.governing import LEAVE, ROTATE
@@ -107,6 +108,7 @@ class ControlPlane(
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._uploading = set()
+        self._lists = EvidenceLists(parts.agents, parts.feed)
         self._started_at = time.time()
         self.world = StoreWorld(parts)
         self.reconciler = Reconciler(parts, self.world)

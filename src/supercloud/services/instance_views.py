@@ -123,10 +123,12 @@ async def views(
     rights: SqlRights,
     *,
     clouds: tuple[Id, ...] | None = None,
+    only: Sequence[ColumnElement[bool]] = (),
     page: Page = EVERYTHING,
 ) -> Part[InstanceView]:
     """These clouds', or all, by cloud (its id) and name."""
-    query = _SHOWN.where(_in(Instance.cloud, clouds), *page.picks(Instance.name, Instance.state))
+    picks = (*only, *page.picks(Instance.name, Instance.state))
+    query = _SHOWN.where(_in(Instance.cloud, clouds), *picks)
     rows = (await session.execute(page.of(query, Instance.cloud, Instance.name))).all()
     if page == EVERYTHING:
         of = [_in(column, clouds) for column in (NicRow.cloud, Volume.cloud, Published.cloud)]

@@ -92,10 +92,22 @@ class Instances:
             if used is None:  # else the same request came before
                 await self._parts.keys.destroy_user_data_key(digest=request.user_data.digest)
 
-    async def instances(self, *, cloud: Ref | None = None, page: Page = EVERYTHING) -> Part[InstanceView]:
+    async def instances(
+        self,
+        *,
+        cloud: Ref | None = None,
+        blanket: Ref | None = None,
+        group: Name | None = None,
+        page: Page = EVERYTHING,
+    ) -> Part[InstanceView]:
         async with self._parts.store.read() as session:
+            only = [] if group is None else [Instance.group == group]
+            if blanket is not None:
+                only.append(Instance.blanket == (await find_blanket(session, blanket, cloud)).id)
             clouds = await clouds_of(session, cloud)
-            return await instance_views.views(session, self._parts.rights, clouds=clouds, page=page)
+            return await instance_views.views(
+                session, self._parts.rights, clouds=clouds, only=only, page=page
+            )
 
     async def instance(self, ref: Ref, *, cloud: Ref | None = None) -> InstanceView:
         async with self._parts.store.read() as session:

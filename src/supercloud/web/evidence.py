@@ -14,7 +14,7 @@ from supercloud.model.names import Id
 from supercloud.model.permissions import Permission
 from supercloud.services.incident_views import AwayView, EvidenceView
 from supercloud.services.northbound import Northbound
-from supercloud.services.pages import Page, Part
+from supercloud.services.pages import Key, Page, Part
 from supercloud.services.requests import Ref
 from supercloud.web import cells
 from supercloud.web.ask import Ask
@@ -114,10 +114,19 @@ async def _sections(_ask: Ask, view: EvidenceView) -> list[Section]:
     ]
 
 
-async def _listed(control: Northbound, cloud: Ref | None, _: Page) -> Part[EvidenceView | AwayView]:
-    """All of it: blankets keep a few each."""
+async def _listed(control: Northbound, cloud: Ref | None, page: Page) -> Part[EvidenceView | AwayView]:
+    """The newest first; what is not known comes before all that is."""
     kept = await control.kept(cloud=cloud)
-    return Part([*kept.evidence, *kept.away])
+    rest = [one for one in kept.evidence if page.after is None or _key(one) < page.after]
+    away = kept.away if page.after is None else ()
+    found: Part[EvidenceView | AwayView] = Part([*away, *rest[: page.limit]])
+    if page.limit is not None and len(rest) > page.limit:
+        found.after = _key(rest[page.limit - 1])
+    return found
+
+
+def _key(view: EvidenceView) -> Key:
+    return (view.at, view.id)
 
 
 async def _which(_ask: Ask, view: EvidenceView) -> tuple[Field, ...]:

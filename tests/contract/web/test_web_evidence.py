@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import actuator_checks as checks
 import pytest
 from api_rig import Signing
 from incident_rig import incident_event
@@ -16,9 +17,11 @@ from web_rig import HOSTILE, event, links, signed_in, well_formed
 
 from supercloud.model.names import new_id
 from supercloud.model.permissions import Permission
+from supercloud.model.reactions import Deed
 from supercloud.ports.evidence import REMOVED
 from supercloud.services import inbox
 from supercloud.trust.tokens import Bounds, attenuate
+from supercloud.web import views
 
 pytestmark = pytest.mark.contract
 
@@ -127,6 +130,21 @@ async def test_whoever_looks_at_the_list_is_told_as_some_is_kept(people: Estate)
                 await kept_at(people)
                 assert await event(lines) == "change"
         assert "There are none." not in (await alice.get("/web/evidence")).text
+
+
+async def test_a_list_that_is_long_goes_on_there_too(people: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, double, first = await kept_at(people)
+    second = checks.command(Deed.KEEP, 2, about=new_id())
+    await double.evidence.do(second)
+    monkeypatch.setattr(views, "_LISTED", 1)
+    async with signed_in(people.api, people.signing["alice"]) as alice:
+        page = await alice.get("/web/evidence")
+        (more,) = [link for link in links(page) if "cursor=" in link]
+        rest = await alice.get(more)
+        newest, oldest = f"/web/evidence/{second.id}", f"/web/evidence/{first}"
+        assert newest in links(page) and oldest not in links(page)
+        assert oldest in links(rest) and newest not in links(rest)
+        assert not [link for link in links(rest) if "cursor=" in link and link != more]
 
 
 async def test_its_incidents_words_are_shown_as_words(people: Estate) -> None:

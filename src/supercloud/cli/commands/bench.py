@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ class Bench(StrEnum):
     ALL = "all"
 
 
+#: What needs nothing but this machine, in the order in which it is measured.
+_ALONE = (Bench.AUTHZ, Bench.LOOP, Bench.CONTAINMENT, Bench.INTROSPECT)
 Count = Annotated[int, Parameter(validator=Number(gte=1, lte=100_000))]
 
 
@@ -70,42 +73,29 @@ def bench(
         write_docs: A Markdown file whose marked sections are to hold the results.
     """
     wanted = [one for one in Bench if name in (one, Bench.ALL) and one is not Bench.ALL]
-    found: dict[str, dict[str, Any]] = {}
     with progress("bench", quiet=False) as bar:
-        if Bench.AUTHZ in wanted:
-            from supercloud.cli.bench import authz
-
-            found[str(Bench.AUTHZ)] = authz.measure(bar).public()
-        if Bench.LOOP in wanted:
-            from supercloud.cli.bench import loop
-
-            found[str(Bench.LOOP)] = loop.measure(bar).public()
-        if Bench.CONTAINMENT in wanted:
-            from supercloud.cli.bench import containment
-
-            found[str(Bench.CONTAINMENT)] = containment.measure(bar).public()
-        if Bench.INTROSPECT in wanted:
-            from supercloud.cli.bench import introspect
-
-            found[str(Bench.INTROSPECT)] = introspect.measure(bar).public()
+        found = {str(one): _alone(one, bar) for one in _ALONE if one in wanted}
         if Bench.MICROHYPERVISOR in wanted:
-            from supercloud.cli.bench import microhypervisor
-
-            of = microhypervisor.measure(bar, times=times, quick=quick)
-            found[str(Bench.MICROHYPERVISOR)] = of.public()
+            found[str(Bench.MICROHYPERVISOR)] = _microhypervisor(times, bar, quick=quick)
         if Bench.MIGRATION in wanted:
             found |= _migration(times, bar)
         if Bench.API in wanted or Bench.FOOTPRINT in wanted:
             found |= _on_estate(wanted, instances, blankets, bar, found)
     _print(found if name is Bench.ALL else {str(name): found[name]}, output, alone=name is not Bench.ALL)
     if write_docs is not None:
-        from supercloud.cli.bench import report
+        _write({str(one): found[one] for one in wanted}, write_docs)
 
-        for one in wanted:
-            report.draw(write_docs, one, found[one])
-            report.write_docs(
-                write_docs, one, {name: part for name, part in found[one].items() if name != "curve"}
-            )
+
+def _alone(one: Bench, bar: Bar) -> dict[str, Any]:
+    """Its module is called as it is."""
+    found: dict[str, Any] = import_module(f"supercloud.cli.bench.{one}").measure(bar).public()
+    return found
+
+
+def _microhypervisor(times: int, bar: Bar, *, quick: bool) -> dict[str, Any]:
+    from supercloud.cli.bench import microhypervisor
+
+    return microhypervisor.measure(bar, times=times, quick=quick).public()
 
 
 def _migration(times: int, bar: Bar) -> dict[str, dict[str, Any]]:
@@ -143,3 +133,12 @@ def _print(found: dict[str, dict[str, Any]], output: Format, *, alone: bool) -> 
         sys.stdout.write(f"{name}\n")
         for line in report.lines(name, values):
             sys.stdout.write(f"  {line.text()}\n")
+
+
+def _write(found: dict[str, dict[str, Any]], docs: Path) -> None:
+    """Pictures show what is a curve."""
+    from supercloud.cli.bench import report
+
+    for name, values in found.items():
+        report.draw(docs, name, values)
+        report.write_docs(docs, name, {part: value for part, value in values.items() if part != "curve"})

@@ -12,6 +12,7 @@ from supercloud.cli.session import Cloud, Name, OptionalName, Output, Wait, conn
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import Size
+from supercloud.model.states import BlanketState
 from supercloud.model.units import GIB, MIB
 from supercloud.ports.platform import Flavour
 
@@ -78,12 +79,19 @@ def add(
 
 
 @app.command
-def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+def ls(
+    *,
+    cloud: Cloud = None,
+    state: Annotated[BlanketState | None, Parameter(help="only in this state")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """List blankets.
 
     Example: supercloud blanket ls --cloud mine
+
+    Example: supercloud blanket ls --state unreachable
     """
-    print_list("/blankets", _COLUMNS, output, cloud=cloud)
+    print_list("/blankets", _COLUMNS, output, cloud=cloud, state=state)
 
 
 @app.command

@@ -15,7 +15,9 @@ from supercloud.cli.output import Format, print_rows, print_thing, progress
 from supercloud.cli.session import Name, OptionalName, Output, Wait, connect, said
 from supercloud.cli.times import Until, seconds
 from supercloud.client import SOUTHBOUND, Client
+from supercloud.model.domains import WindowState
 from supercloud.model.errors import Failed
+from supercloud.model.states import BlanketState, OperationState
 
 app = App(name="domain", help="For providers: your own domains, their machines, maintenance and health.")
 for about_security in domain_security.COMMANDS:
@@ -23,6 +25,7 @@ for about_security in domain_security.COMMANDS:
 _DOMAINS = ("name", "kind", "accepted", "accelerator", "location", "draining", "rented", "capacity")
 _MACHINES = ("id", "state", "connected", "vcpus", "memory_mib", "disk_bytes", "in_use", "created_at")
 _WINDOWS = ("id", "domain", "state", "begins_at", "ends_at", "drain_ahead_s", "reason")
+_DRAINS = ("id", "domain", "state", "done", "in_use", "error", "created_at", "ended_at")
 _WAIT_S = 10
 _OPEN = ("pending", "running", "cancelling")
 
@@ -137,12 +140,18 @@ def set_terms(
 
 
 @app.command
-def machines(name: Name, /, *, output: Output = Format.TABLE) -> None:
+def machines(
+    name: Name,
+    /,
+    *,
+    state: Annotated[BlanketState | None, Parameter(help="only in this state")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """List the machines that are rented in a domain, by their ids on its platform.
 
     Example: supercloud domain machines north
     """
-    print_rows(_connect().all(f"/domains/{name}/machines"), _MACHINES, output)
+    print_rows(_connect().all(f"/domains/{name}/machines", state=state), _MACHINES, output)
 
 
 @app.command
@@ -157,6 +166,19 @@ def health(name: Name, /, *, output: Output = Format.TABLE) -> None:
     print_thing(found, output)
     if not found["reachable"]:
         raise Failed(f"the platform of domain {name} cannot be asked: {found['why']}")
+
+
+@app.command
+def drains(
+    *,
+    state: Annotated[OperationState | None, Parameter(help="only in this state")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List drains of your domains, the newest first: those that are under way, and how others ended.
+
+    Example: supercloud domain drains --state running
+    """
+    print_rows(_connect().all("/drains", state=state), _DRAINS, output)
 
 
 @app.command
@@ -252,12 +274,18 @@ def plan(
 
 
 @app.command
-def windows(name: OptionalName = None, /, *, output: Output = Format.TABLE) -> None:
+def windows(
+    name: OptionalName = None,
+    /,
+    *,
+    state: Annotated[WindowState | None, Parameter(help="only in this state")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """List windows of maintenance, the last to begin first.
 
     Example: supercloud domain windows north
     """
-    print_rows(_connect().all("/windows", domain=name), _WINDOWS, output)
+    print_rows(_connect().all("/windows", domain=name, state=state), _WINDOWS, output)
 
 
 @app.command

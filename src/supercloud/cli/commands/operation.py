@@ -8,9 +8,10 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from supercloud.cli.output import Format
-from supercloud.cli.session import Name, Output, connect, finish, said
+from supercloud.cli.session import Name, OptionalName, Output, connect, finish, said
 from supercloud.cli.session import ls as print_list
 from supercloud.cli.session import show as print_one
+from supercloud.model.states import OperationState
 
 app = App(name="operation", help="What is being done, and what was.")
 _COLUMNS = ("id", "kind", "object_name", "state", "phase", "created_at")
@@ -22,14 +23,22 @@ def ls(
     open_only: Annotated[
         bool, Parameter(name="--open", negative="", help="only those that have not ended")
     ] = False,
+    cloud: Annotated[
+        OptionalName, Parameter(name=["--cloud", "-c"], help="only what is in this cloud")
+    ] = None,
+    state: Annotated[OperationState | None, Parameter(help="only in this state")] = None,
+    kind: Annotated[str | None, Parameter(help="only of this kind, e.g. instance.migrate")] = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=1000), help="the newest so many")] = 50,
     output: Output = Format.TABLE,
 ) -> None:
     """List operations, the newest first.
 
     Example: supercloud operation ls --open
+
+    Example: supercloud operation ls --cloud mine --state failed
     """
-    print_list("/operations", _COLUMNS, output, open_only=str(open_only).lower(), limit=limit)
+    asked = {"cloud": cloud, "state": state, "kind": kind, "limit": limit}
+    print_list("/operations", _COLUMNS, output, open_only=str(open_only).lower(), **asked)
 
 
 @app.command

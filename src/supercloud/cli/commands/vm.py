@@ -31,6 +31,7 @@ from supercloud.cli.session import show as print_one
 from supercloud.cli.sizes import OptionalSize, Size
 from supercloud.client import Place
 from supercloud.model.errors import Failed, InvalidInput
+from supercloud.model.states import InstanceState
 from supercloud.model.units import MIB
 
 app = App(name="vm", help="Instances: run, look, stop, migrate.")
@@ -188,12 +189,21 @@ def _default_keys() -> list[Path]:
 
 
 @app.command
-def ls(*, cloud: Cloud = None, output: Output = Format.TABLE) -> None:
+def ls(
+    *,
+    cloud: Cloud = None,
+    on: Annotated[OptionalName, Parameter(help="only what is in this blanket")] = None,
+    group: Annotated[OptionalName, Parameter(help="only what is in this group")] = None,
+    state: Annotated[InstanceState | None, Parameter(help="only in this state")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """List instances.
 
     Example: supercloud vm ls --cloud mine
+
+    Example: supercloud vm ls --on n1 --state running
     """
-    print_list("/instances", _COLUMNS, output, cloud=cloud)
+    print_list("/instances", _COLUMNS, output, cloud=cloud, blanket=on, group=group, state=state)
 
 
 @app.command

@@ -1,0 +1,55 @@
+"""Bodies mean what they say: no word is a number, and neither a word nor a number a truth.
+
+FastAPI reads a body as a form is read, where everything is text: `"yes"` would be true, and `false` a size of
+nothing. What a client got so wrong is refused, since it means something else than it would be taken for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class _Strict(APIRoute):
+    """Reads a body so before FastAPI reads it."""
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+        if self.body_field is None:
+            return handler
+        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation)
+
+        async def strict(request: Request) -> Response:
+            body = await request.body()  # which keeps it for the other
+            if body:
+                try:
+                    adapter.validate_json(body, strict=True)
+                except ValidationError as error:
+                    found = [one for one in error.errors(include_url=False) if not _whole(one)]
+                    if found:
+                        where = [{**one, "loc": ("body", *one["loc"])} for one in found]
+                        raise RequestValidationError(where) from error
+            return await handler(request)
+
+        return strict
+
+
+def _whole(error: ErrorDetails) -> bool:
+    """Whether all that is wrong is that a whole number is written as 10.0, which in JSON is one."""
+    given = error["input"]
+    return error["type"] == "int_type" and isinstance(given, float) and given.is_integer()
+
+
+class Router(APIRouter):
+    """Of one resource."""
+
+    def __init__(self, *, prefix: str = "", tags: list[str | Any] | None = None) -> None:
+        super().__init__(prefix=prefix, tags=tags, route_class=_Strict)
