@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from supercloud.cli.control import ControlPlane
 from supercloud.cli.output import Format, print_json, print_rows, print_thing, progress
@@ -18,11 +19,12 @@ from supercloud.client import Client, Place
 from supercloud.client.place import FIRST_KEY
 from supercloud.model.errors import Conflict, InvalidInput
 
+Port = Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))]
 _WATCH_EVERY_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"  # the terminal's screen, cursor at its top
 
 
-def up(*, api_port: int | None = None, agents_port: int | None = None, output: Output = Format.TABLE) -> None:
+def up(*, api_port: Port = None, agents_port: Port = None, output: Output = Format.TABLE) -> None:
     """Start the control plane and the key store on this machine, unless they run.
 
     The first time it makes your key, the operator's; every command uses it from then on.
