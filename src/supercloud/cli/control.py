@@ -30,6 +30,8 @@ _API_PORT = 7443
 _AGENTS_PORT = 7444
 #: Generous: on a machine that runs blankets under emulation a start takes many times what it takes on others.
 _START_S = 180.0
+#: What the key store's other socket is called beyond its own one, and how long such a path may be for Linux.
+_OWNER, _SOCKET_BYTES = ".owner", 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,11 @@ class ControlPlane:
         Raises:
             Conflict: a port is in use by another program, or the control plane runs at another one.
         """
+        if len(os.fsencode(f"{self.place.keystore_socket}{_OWNER}")) > _SOCKET_BYTES:
+            raise InvalidInput(
+                f"{self.place.home} is too long for a socket in it",
+                hint="set SUPERCLOUD_HOME to a shorter path",
+            )
         with self._alone():
             return self._up(api_port, agents_port, progress)
 
@@ -232,7 +239,7 @@ class ControlPlane:
 def _accepts(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(f"{path}.owner")
+            probe.connect(f"{path}{_OWNER}")
         except OSError:
             return False
         return True

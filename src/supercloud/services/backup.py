@@ -115,7 +115,7 @@ async def mark_restored(store: Store) -> None:
 
 
 def _set_aside(database: Path) -> None:
-    """Keep what is there, which may be damaged, under another name; what replaces it begins without its log."""
+    """Keep what is there, which may be damaged, under another name; its log does not stay."""
     kept = database.with_name(database.name + ".before-restore")
     with contextlib.suppress(sqlite3.Error):
         _settle(database)
