@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from incident_rig import incident_event
 
 from supercloud.cli.main import build
 from supercloud.cli.output import TimeLeft, progress
+from supercloud.cli.took import timed
 from supercloud.model.names import MIB, new_id
 from supercloud.model.reactions import Deed
 from supercloud.services import inbox
@@ -170,6 +172,31 @@ def test_time_left_is_told_as_well_as_it_can_be() -> None:
     assert TimeLeft(25)(10, None) == TimeLeft(25)(10, 0.001) == "15 s left"
     assert TimeLeft(25)(30, None) == "usually takes 25 s"
     assert TimeLeft(None)(30, None) == "" and TimeLeft(None)(1, 0.0) == ""
+    parts = TimeLeft(None)
+    assert parts(60, 1.0) == "" and parts(60, 0.0) == ""
+    assert parts(62, 0.5) == "2 s left", "of what began after the first part"
+
+
+def test_what_took_so_long_before_has_so_long_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(folder: Path = tmp_path) -> str:
+        with timed("up", "control plane", folder) as bar:
+            bar("starting", None)
+        return capsys.readouterr().err
+
+    assert "left" not in once()
+    assert not list(tmp_path.iterdir()), "it took no time"
+    monkeypatch.setattr("supercloud.cli.took._WORTH_S", 0.0)
+    (tmp_path / "took.json").write_text('{"up": 30.0}')
+    assert once() == "control plane: starting, 30 s left\n"
+    assert json.loads((tmp_path / "took.json").read_text())["up"] < 30
+    with pytest.raises(KeyError), timed("up", "control plane", tmp_path):
+        raise KeyError
+    for broken in ("", "[]", '{"up": null}'):
+        (tmp_path / "took.json").write_text(broken)
+        assert "left" not in once()
+    assert "left" not in once(tmp_path / "nowhere")
 
 
 def test_a_line_that_says_nothing_new_is_said_seldom(
@@ -312,6 +339,15 @@ async def test_errors_are_one_line_that_says_what_to_do(cloud: Served, tmp_path:
     assert "KEY=VALUE" in await wrong("provider", "add", "x", "--option", "novalue", status=2)
     assert "not PORT" in await wrong(*_run("--publish", "http"), status=2)
     assert "needs a --network" in await wrong(*_run("--publish", "80"), status=2)
+    for cidr in ("fd00::/64", "10.0.0.0", "x", "10.0.0.0/8\n"):
+        assert "such as 10" in await wrong("network", "create", "n", "--cloud", "c", "--cidr", cidr, status=2)
+    await cloud.ok("volume", "create", "empty", "--cloud", "c", "--size", "2M")
+    assert "(attach it" in await wrong("volume", "snapshot", "empty", "now", status=4)
+    assert "has 2M and can only grow" in await wrong("volume", "resize", "empty", "1M", status=2)
+    assert "(supercloud volume show empty" in await wrong(
+        "volume", "create", "empty", "--cloud", "c", "--size", "2M", status=4
+    )
+    await cloud.ok("volume", "rm", "empty")
     assert "not a file" in await wrong("image", "import", str(tmp_path), "--name", "x", status=2)
     assert "not a file" in await wrong("restore", str(tmp_path / "none"), status=2)
     assert "cannot be read" in await wrong(*_run("--user-data", str(tmp_path / "none")), status=2)
@@ -353,7 +389,7 @@ async def test_ctrl_c_cancels_and_a_second_one_leaves_it(cloud: Served) -> None:
     assert f"supercloud operation cancel {identity}" in no_wait.err
     joined = await cloud.ok("vm", "migrate", "web", "--to", "s1", "--no-wait", "-o", "json")
     assert joined.json["id"] == identity, "asked for again, it is the same operation"
-    assert "under way" in await cloud.wrong("vm", "stop", "web", status=4)
+    assert f"operation wait {identity}" in await cloud.wrong("vm", "stop", "web", status=4)
     waiting = await cloud.start("operation", "wait", identity)
     await waiting.says("transfer")
     cloud.bench.site.hold_transfers = False

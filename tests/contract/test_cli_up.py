@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -70,11 +71,19 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     ok("cloud", "create", "later")
     assert "supercloud down" in _command(home, "restore", str(home / "b")).err
     assert "agents" in _command(home, "up", "--agents-port", "1").err, "blankets know it from birth"
+    kept = (home / "ports.json").read_text()
+    elsewhere = _command(home, "up", *_ports()[:2])
+    assert elsewhere.status == 4 and "supercloud down" in elsewhere.err
+    assert (home / "ports.json").read_text() == kept and ok("status")
     assert ok("down", "-o", "json").json == {"ended": True}
     assert "nothing was running" in ok("down").out
     (home / "broken").write_bytes(b"no backup")
     broken = _command(home, "restore", str(home / "broken"))
-    assert broken.status != 0 and len(broken.err.splitlines()) == 2 and "Traceback" not in broken.err
+    assert broken.status == 2 and len(broken.err.splitlines()) == 2 and "is not a backup" in broken.err
+    assert "error:" not in broken.err
+    nowhere = _command(home, "backup", str(home / "no" / "folder"))
+    assert nowhere.status == 7 and "No such file" in nowhere.err
+    _ended_leaves_nothing(home)
     ok("restore", str(home / "b"))
     (home / "keys" / "operator.pem").rename(home / "lost.pem")
     began = time.monotonic()
@@ -93,6 +102,23 @@ def test_up_and_down_and_back_from_a_backup(home: Path) -> None:
     ok("down")
     left = [one.pid for one in psutil.process_iter(["environ"]) if _of(one, home)]
     assert not left
+
+
+def _ended_leaves_nothing(home: Path) -> None:
+    """A backup that is told to end in the middle of writing."""
+    images = home / "controlplane" / "images"
+    images.mkdir(exist_ok=True)
+    with (images / ("0" * 64)).open("wb") as large:
+        large.truncate(2 << 30)
+    argv = [sys.executable, "-m", "supercloud.cli", "backup", str(home / "given-up")]
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with subprocess.Popen(argv, env=command_environment(home), stderr=subprocess.DEVNULL) as command:
+            while not list(home.glob(".backup-*")):  # a file that is begun has no event
+                time.sleep(0.01)
+            command.send_signal(number)
+            assert command.wait(60) == status
+        assert not list(home.glob(".backup-*")) and not (home / "given-up").exists()
+    (images / ("0" * 64)).unlink()
 
 
 def _serves_the_web(said: dict[str, Any]) -> None:
@@ -152,8 +178,21 @@ def test_a_port_in_use_and_a_home_that_cannot_be(home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = _command(home, "up", "--api-port", str(taken.getsockname()[1]))
-    assert done.status == 4 and "used by another program" in done.err
+        port = str(taken.getsockname()[1])
+        for option in ("--api-port", "--agents-port"):
+            done = _command(home, "up", option, port)
+            assert done.status == 4 and "used by another program" in done.err and option in done.err
+        for refused in ("0", "-1", "99999", "x"):
+            assert _command(home, "up", "--api-port", refused).status == 2
+        assert _command(home, "up", "--api-port", port, "--agents-port", port).status == 2
+    assert not (home / "ports.json").exists(), "what cannot be had is not kept"
+    assert not list(home.glob("*.pid")), "and nothing was started"
+    (home / "ports.json").write_text("{}")
+    done = _command(home, "up")
+    assert done.status == 2 and "remove it" in done.err
+    long = home / ("x" * 90)
+    done = _command(long, "up")
+    assert done.status == 2 and "SUPERCLOUD_HOME" in done.err and not long.exists()
     blocked = home / "file"
     blocked.write_text("")
     done = _command(blocked / "below", "status")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +215,30 @@ async def test_published_ports_and_streams_reach_the_instance(bench: Bench) -> N
                 publish=(Publish(port=80, at=at),),
             )
         )
+
+
+async def test_a_published_port_that_another_program_took_is_told_and_had_again(world: World) -> None:
+    async with world.up() as bench:
+        await furnish(bench, world.keys)
+        await bench.blanket("north")
+        await bench.run(publish=(Publish(port=80),))
+        (published,) = (await bench.control.instance("web")).published
+        at = int(published.partition("->")[0].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", at)):
+        async with world.up() as bench:
+            assert (await bench.control.status()).ports_missing == (at,)
+            await bench.parts.publisher.regain()
+            assert (await bench.control.status()).ports_missing == (at,)
+    async with world.up() as bench:
+        assert (await bench.control.status()).ports_missing == ()
+        await bench.parts.publisher.silence(at)
+        with socket.create_server(("127.0.0.1", at)):
+            await bench.parts.publisher.resume()
+            assert (await bench.control.status()).ports_missing == (at,)
+        await bench.parts.publisher.regain()
+        assert (await bench.control.status()).ports_missing == ()
+        _, writer = await asyncio.open_connection("127.0.0.1", at)
+        writer.close()
 
 
 async def test_volumes_attach_grow_and_go(bench: Bench) -> None:

@@ -82,6 +82,12 @@ def test_every_command_can_be_typed() -> None:
     assert seen > 50
 
 
+def test_an_administrator_is_told_of_every_package() -> None:
+    text = (ROOT / "docs/guide/install.md").read_text().replace("\\\n", " ")
+    (told,) = re.findall(r"^apt-get install --no-install-recommends (.+)$", text, re.MULTILINE)
+    assert sorted(told.split()) == (ROOT / "debian-packages.txt").read_text().split()
+
+
 def test_every_target_is_there() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:

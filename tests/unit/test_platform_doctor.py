@@ -82,6 +82,36 @@ async def test_examination_of_a_machine_without_qemu_or_images(
     assert checks["disk"].found.endswith(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("refuses", "found", "hint"),
+    [
+        ("--user", "unshare failed", "unprivileged_userns_clone=1"),
+        ("--map-auto", "/etc/subuid", "usermod --add-subuids 100000-165535"),
+        ("--nothing", "allowed", ""),
+    ],
+)
+async def test_an_ordinary_user_needs_namespaces_with_users_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str, found: str, hint: str
+) -> None:
+    unshare = tmp_path / "unshare"
+    unshare.write_text(
+        f'#!/bin/sh\ncase "$*" in *{refuses}*) echo unshare failed >&2; exit 1;; esac\nexit 0\n'
+    )
+    unshare.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    check = await doctor.namespaces()
+    assert found in check.found and hint in check.hint
+    assert check.verdict is (Verdict.BAD if hint else Verdict.OK)
+
+
+async def test_without_unshare_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    check = await doctor.namespaces()
+    assert check.verdict is Verdict.BAD and "No such file" in check.found
+
+
 def test_a_micro_hypervisor_that_is_not_built_comes_with_how_to_build_it(tmp_path: Path) -> None:
     class Sources(Unbuilt):
         def microhypervisor(self) -> Path:

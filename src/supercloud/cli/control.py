@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from supercloud.cli.daemons import Daemon
 from supercloud.client import Client, Endpoint, Place
 from supercloud.client.place import FIRST_KEY
-from supercloud.model.errors import Conflict, Failed, InvalidInput, NotFound, SupercloudError
+from supercloud.model.errors import Conflict, InvalidInput, NotFound, SupercloudError, error_of_status
 from supercloud.trust.files import read_private, write_private
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _API_PORT = 7443
 _AGENTS_PORT = 7444
 #: Generous: on a machine that runs blankets under emulation a start takes many times what it takes on others.
 _START_S = 180.0
+#: What the key store's other socket is called beyond its own one, and how long such a path may be for Linux.
+_OWNER, _SOCKET_BYTES = ".owner", 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,9 @@ class Ports:
 
     api: int
     agents: int
+
+
+_USUAL = Ports(_API_PORT, _AGENTS_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,11 @@ class ControlPlane:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise InvalidInput(f"{self.place.ports_file} is broken") from error
+            file = self.place.ports_file
+            raise InvalidInput(
+                f"{file} is broken",
+                hint="remove it, and supercloud up --api-port PORT --agents-port PORT, as they were",
+            ) from error
 
     def daemon(self, ports: Ports, operator: str = "") -> Daemon:
         """The control plane itself; to start it takes the public key of its `operator`."""
@@ -106,8 +115,13 @@ class ControlPlane:
         """Start what does not run. `progress` is told what is waited for.
 
         Raises:
-            Conflict: a port is in use by another program.
+            Conflict: a port is in use by another program, or the control plane runs at another one.
         """
+        if len(os.fsencode(f"{self.place.keystore_socket}{_OWNER}")) > _SOCKET_BYTES:
+            raise InvalidInput(
+                f"{self.place.home} is too long for a socket in it",
+                hint="set SUPERCLOUD_HOME to a shorter path",
+            )
         with self._alone():
             return self._up(api_port, agents_port, progress)
 
@@ -123,9 +137,6 @@ class ControlPlane:
             timeout_s=_START_S,
             waiting=lambda: progress("starting the key store"),
         )
-        if daemon.process() is None:
-            for port in (ports.api, ports.agents):
-                _must_be_free(port)
         asyncio.run(self._point(ports))
         started |= daemon.start(
             lambda: _answers(self.place), timeout_s=_START_S, waiting=lambda: progress("starting")
@@ -140,8 +151,7 @@ class ControlPlane:
             return self._down()
 
     def _down(self) -> bool:
-        ports = self.ports() or Ports(_API_PORT, _AGENTS_PORT)
-        ended = self.daemon(ports).stop()
+        ended = self.daemon(self.ports() or _USUAL).stop()
         return self.keystore.stop() or ended
 
     @contextmanager
@@ -156,31 +166,46 @@ class ControlPlane:
 
     def running(self) -> bool:
         """Whether the control plane itself runs."""
-        ports = self.ports()
-        return ports is not None and self.daemon(ports).process() is not None
+        return self.daemon(self.ports() or _USUAL).process() is not None
 
     def archive(self, verb: Literal["backup", "restore"], file: Path) -> None:
         """Have the control plane's own program write or read a backup.
 
         Raises:
-            Failed: it says why.
+            SupercloudError: as it says.
         """
         state = str(self.place.home / "controlplane")
         argv = [sys.executable, "-m", "supercloud.controlplane", verb, "--state", state, str(file)]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Failed((done.stderr.strip().splitlines() or [f"{verb} failed"])[-1])
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+            try:
+                _, said = child.communicate()
+            except BaseException:
+                child.terminate()  # it takes away what it began
+                child.wait()
+                raise
+        if child.returncode != 0:
+            why = (said.strip().splitlines() or [f"{verb} failed"])[-1].removeprefix("error: ")
+            raise error_of_status(child.returncode, why)
 
     def _choose(self, api_port: int | None, agents_port: int | None) -> Ports:
+        """The ports, which are kept from then on; nothing is if they cannot be had."""
         kept = self.ports()
         if kept and agents_port not in (None, kept.agents):
             raise Conflict(f"blankets know port {kept.agents} for their agents; it cannot change")
-        chosen = Ports(
-            api_port or (kept.api if kept else _free_port(_API_PORT)),
-            kept.agents if kept else agents_port or _free_port(_AGENTS_PORT),
-        )
+        api = api_port or (kept.api if kept else _free_port(_API_PORT, agents_port))
+        agents = kept.agents if kept else agents_port or _free_port(_AGENTS_PORT, api)
+        if api == agents:
+            raise InvalidInput(f"the API and the agents cannot both have port {api}")
+        chosen = Ports(api, agents)
+        if self.running():
+            if chosen != kept:
+                raise Conflict("the control plane runs, at another port", hint="first: supercloud down")
+            return chosen
+        _must_be_free(api, "end it, or supercloud up --api-port PORT")
+        known = "end it: blankets know this port from their birth"
+        _must_be_free(agents, known if kept else "end it, or supercloud up --agents-port PORT")
         if chosen != kept:
-            self.place.ports_file.write_text(json.dumps(asdict(chosen)))
+            write_private(self.place.ports_file, json.dumps(asdict(chosen)).encode())
         return chosen
 
     def _first_key(self) -> tuple[IdentityKey, bool]:
@@ -214,7 +239,7 @@ class ControlPlane:
 def _accepts(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(f"{path}.owner")
+            probe.connect(f"{path}{_OWNER}")
         except OSError:
             return False
         return True
@@ -238,9 +263,9 @@ def _bind(port: int) -> bool:
         return True
 
 
-def _free_port(wanted: int) -> int:
-    """`wanted`, or any free one: several control planes may live on one machine."""
-    if _bind(wanted):
+def _free_port(wanted: int, other: int | None) -> int:
+    """`wanted`, or any free one but `other`: several control planes may live on one machine."""
+    if wanted != other and _bind(wanted):
         return wanted
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -248,8 +273,6 @@ def _free_port(wanted: int) -> int:
         return port
 
 
-def _must_be_free(port: int) -> None:
+def _must_be_free(port: int, hint: str) -> None:
     if not _bind(port):
-        raise Conflict(
-            f"port {port} is used by another program", hint="end it, or supercloud up --api-port PORT"
-        )
+        raise Conflict(f"port {port} is used by another program", hint=hint)

@@ -183,17 +183,20 @@ _TELLING = 0.01
 
 class TimeLeft:
     """The time left of one thing. Some report their progress in few and uneven steps, so it is estimated
-    when one is reached, and counted down from there."""
+    when one is reached, and counted down from there. A share that shrinks is of another part, which began
+    then: what came before says nothing of it."""
 
     def __init__(self, usual_s: float | None) -> None:
         self._usual_s = usual_s
-        self._done = 0.0
+        self._done = self._began_s = 0.0
         self._end_s: float | None = None
 
     def __call__(self, elapsed_s: float, done: float | None) -> str:
         """In words; nothing where nobody can tell."""
+        if done is not None and done < self._done:
+            self._done, self._began_s, self._end_s = 0.0, elapsed_s, None
         if done is not None and done >= _TELLING and done != self._done:
-            self._done, self._end_s = done, elapsed_s / done
+            self._done, self._end_s = done, self._began_s + (elapsed_s - self._began_s) / done
         for end_s in (self._end_s, self._usual_s):
             if end_s is not None and elapsed_s < end_s:
                 return f"{end_s - elapsed_s:.0f} s left"

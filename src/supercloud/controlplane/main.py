@@ -173,11 +173,18 @@ async def _open_once(url: str) -> None:
 
 
 def _back_up(given: argparse.Namespace) -> None:
+    _tidy_when_ended()
     backup.back_up(_sqlite(given.state), given.state / "images", given.file)
 
 
 def _restore(given: argparse.Namespace) -> None:
+    _tidy_when_ended()
     asyncio.run(backup.restore(_sqlite(given.state), given.state / "images", given.file))
+
+
+def _tidy_when_ended() -> None:
+    """Asked to end, it takes away what it began."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _restored(_given: argparse.Namespace) -> None:

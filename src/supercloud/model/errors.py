@@ -124,3 +124,9 @@ def error_from(code: str, message: str, hint: str | None = None) -> SupercloudEr
     # A kind without a code of its own is a special case of its parent, and may be made of other things.
     by_code = {kind.code: kind for kind in _tree(SupercloudError) if "code" in vars(kind)}
     return by_code.get(code, Failed)(message, hint=hint)
+
+
+def error_of_status(status: int, message: str) -> SupercloudError:
+    """The error that a program of ours ended with; a status of nobody's becomes `Failed`."""
+    kinds = (InvalidInput, NotFound, Conflict, Denied, Unavailable, Exhausted)
+    return next((kind for kind in kinds if kind.exit_status == status), Failed)(message)

@@ -39,6 +39,8 @@ _COMPILES: Mapping[str, str] = {"make": "make", "gcc": "gcc libsodium-dev", "ias
 #: A demo with two blankets of 2 GiB and their build.
 _MEMORY_BYTES = 5 * GIB
 _DISK_BYTES = 6 * GIB
+#: As adduser gives them to the first user.
+_SUBORDINATES = range(100_000, 165_536)
 
 
 class Verdict(StrEnum):
@@ -183,28 +185,35 @@ def control_group() -> Check:
 
 
 async def namespaces() -> Check:
-    """Whether images can be built: as root, or in a user namespace of one's own."""
+    """Whether images can be built: as root, or in a user namespace of one's own with users in it."""
+    name = "user namespaces"
     if os.geteuid() == 0:
-        return Check(name="user namespaces", verdict=Verdict.OK, found="not needed: this is root")
-    child = await asyncio.create_subprocess_exec(
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "true",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+        return Check(name=name, verdict=Verdict.OK, found="not needed: this is root")
+    if why := await _refusal():
+        hint = "ask an administrator to run: sysctl kernel.unprivileged_userns_clone=1"
+        return Check(name=name, verdict=Verdict.BAD, found=why, hint=hint)
+    if await _refusal("--map-auto"):
+        found = "allowed, but no subordinate users are yours in /etc/subuid and /etc/subgid"
+        some = f"{_SUBORDINATES.start}-{_SUBORDINATES.stop - 1}"
+        hint = f'ask an administrator to run: usermod --add-subuids {some} --add-subgids {some} "$USER"'
+        return Check(name=name, verdict=Verdict.BAD, found=found, hint=hint)
+    return Check(name=name, verdict=Verdict.OK, found="allowed")
+
+
+async def _refusal(*more: str) -> str:
+    """Why there is no such namespace; empty if there is."""
+    argv = ["unshare", "--user", "--map-root-user", *more, "--mount", "true"]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        return f"unshare: {error.strerror}"
     _, said = await child.communicate()
-    if child.returncode == 0:
-        return Check(name="user namespaces", verdict=Verdict.OK, found="allowed")
-    return Check(
-        name="user namespaces",
-        verdict=Verdict.BAD,
-        found=said.decode(errors="replace").strip() or "refused",
-        hint="ask an administrator to run: sysctl kernel.unprivileged_userns_clone=1",
-    )
+    return "" if child.returncode == 0 else said.decode(errors="replace").strip() or "refused"
 
 
 def ports(options: QemuOptions) -> Check:

@@ -7,12 +7,15 @@ of their steps allows. PostgreSQL has its own tools; after them, `mark_restored`
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import sqlite3
 import tarfile
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy import select
@@ -24,6 +27,7 @@ from supercloud.services.images import image_file
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Image, Meta
 from supercloud.services.store.time import RESTORES, restores
+from supercloud.trust.files import sync_directory
 
 _FORMAT = 1
 _MANIFEST, _DATABASE, _IMAGES = "manifest.json", "supercloud.db", "images"
@@ -60,28 +64,47 @@ def back_up(database: Path, images: Path, to: Path) -> None:
 async def restore(database: Path, images: Path, source: Path) -> None:
     """Put the state of `source` in place of what is there, which is kept beside it.
 
+    It is marked as restored before it is in its place: broken off anywhere, there is the old state or this
+    one, and never a backup that passes for what was there all the time.
+
     Raises:
         Conflict: a control plane uses it now.
         InvalidInput: not a backup.
+        Exhausted: the disk.
     """
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=database.parent, prefix=".restore-") as folder:
         unpacked = Path(folder)
         _unpack(source, unpacked)
-        if database.exists():
-            await _set_aside(database)
-        (unpacked / _DATABASE).replace(database)
         images.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for one in (unpacked / _IMAGES).glob("*"):
-            one.replace(images / one.name)
-    for leftover in operations_file(database).parent.glob(operations_file(database).name + "*"):
-        leftover.unlink()
+        async with _alone_with(database):
+            for one in (unpacked / _IMAGES).glob("*"):
+                one.replace(images / one.name)
+            await _mark(unpacked / _DATABASE, images)
+            _set_aside(database)
+            (unpacked / _DATABASE).replace(database)
+            sync_directory(database.parent)
+
+
+@asynccontextmanager
+async def _alone_with(database: Path) -> AsyncIterator[None]:
+    """Whoever holds the database's lock may move it away."""
+    store = await Store.open(f"sqlite:///{database}", migrate=False)
+    try:
+        yield
+    finally:
+        await store.close()
+
+
+async def _mark(database: Path, images: Path) -> None:
     store = await Store.open(f"sqlite:///{database}")
     try:
         await mark_restored(store)
         await _check_images(store, images)
     finally:
         await store.close()
+    _settle(database)
+    _sync(database)
 
 
 async def mark_restored(store: Store) -> None:
@@ -91,16 +114,27 @@ async def mark_restored(store: Store) -> None:
         await session.merge(Meta(key=RESTORES, value=str(generation)))
 
 
-async def _set_aside(database: Path) -> None:
-    """Only the holder of the database's lock may move it away."""
-    store = await Store.open(f"sqlite:///{database}", migrate=False)
-    try:
-        kept = database.with_name(database.name + ".before-restore")
-        _copy(database, kept)
-    finally:
-        await store.close()
-    for suffix in ("", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
+def _set_aside(database: Path) -> None:
+    """Keep what is there, which may be damaged, under another name; its log does not stay."""
+    kept = database.with_name(database.name + ".before-restore")
+    with contextlib.suppress(sqlite3.Error):
+        _settle(database)
+    for suffix in ("-wal", "-shm"):
+        kept.with_name(kept.name + suffix).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            database.with_name(database.name + suffix).replace(kept.with_name(kept.name + suffix))
+    kept.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.link(database, kept)
+    for leftover in operations_file(database).parent.glob(operations_file(database).name + "*"):
+        leftover.unlink()
+
+
+def _settle(database: Path) -> None:
+    """Bring SQLite's log into the file itself, if there is one."""
+    if database.exists():
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 async def _check_images(store: Store, images: Path) -> None:
@@ -130,7 +164,9 @@ def _unpack(source: Path, into: Path) -> None:
         usable = manifest["format"] == _FORMAT and (into / _DATABASE).is_file()
     except FileNotFoundError as error:
         raise NotFound(f"there is no complete backup in {source}") from error
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise Exhausted(f"cannot unpack {source} beside what is there: {error.strerror or error}") from error
+    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{source} is not a backup: {error}") from error
     if not usable:
         raise InvalidInput(f"{source} is not a backup that this version can read")

@@ -82,7 +82,10 @@ class Blankets:
                 await quotas.check_blanket(session, cloud, provider.id)
                 known = await _insert(session, cloud, provider, parent, request.name, wanted)
             elif not await _being_added(session, known, provider, parent, wanted):
-                raise Conflict(f"cloud {cloud.name} has a blanket {request.name} already")
+                raise Conflict(
+                    f"cloud {cloud.name} has a blanket {request.name} already",
+                    hint=f"supercloud blanket show {request.name}, or another name",
+                )
             operation = await self._operation(session, known, "blanket.add", {"blanket": known.id})
         return await self._parts.operations.started(operation)
 

@@ -62,7 +62,10 @@ class Clouds:
             else:
                 same = select(Cloud.id).where(Cloud.name == request.name, Cloud.owner == row.owner)
             if await session.scalar(same):
-                raise Conflict(f"there is a cloud {request.name} already")
+                raise Conflict(
+                    f"there is a cloud {request.name} already",
+                    hint=f"supercloud cloud show {request.name}, or another name",
+                )
             session.add(row)
             shown = _view(row, await _owner(session, row), parent, Amounts(), (0, 0))
         self._parts.directory.changed()

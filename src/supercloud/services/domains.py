@@ -75,7 +75,10 @@ class Domains:
         """
         async with self._parts.store.write() as session:
             if await session.scalar(select(Provider.id).where(Provider.name == request.name)):
-                raise Conflict(f"there is a domain {request.name} already")
+                raise Conflict(
+                    f"there is a domain {request.name} already",
+                    hint=f"supercloud domain show {request.name}, or another name",
+                )
             count = select(func.count()).select_from(Provider).where(owned(session, Provider.owner))
             if (await session.scalar(count) or 0) >= _DOMAINS:
                 raise Exhausted(f"you have {_DOMAINS} domains, which is all that you can have")

@@ -66,7 +66,7 @@ from supercloud.services.sagas.rotate import rotate
 from supercloud.services.scans import Scans
 from supercloud.services.southbound import Southbound
 from supercloud.services.store.changes import Change
-from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation
+from supercloud.services.store.tables import Blanket, Cloud, Instance, Operation, Published
 from supercloud.services.tools import ToolsAccess
 from supercloud.services.trust import Trusts
 from supercloud.services.upgrades import UpgradeOperations, Upgrades
@@ -132,6 +132,7 @@ class ControlPlane(
         await self._parts.publisher.resume()
         for operation in await self._parts.operations.open():
             await self._parts.operations.started(operation)
+        self._later(self._parts.publisher.run())
         self._later(self.reconciler.run())
         self._later(self._windows.run())
         self._later(self._deadlines.run())
@@ -172,6 +173,12 @@ class ControlPlane(
                     Operation.ended_at.is_(None), counted(session, Operation.cloud)
                 )
             )
+            missing = await session.scalars(
+                select(Published.at).where(
+                    Published.at.in_(parts.publisher.missing), counted(session, Published.cloud)
+                )
+            )
+            ports_missing = tuple(sorted(missing))
         return StatusView(
             version=__version__,
             database=parts.settings.database,
@@ -183,6 +190,7 @@ class ControlPlane(
             instances=instances or 0,
             instances_running=running or 0,
             operations_open=open_ones or 0,
+            ports_missing=ports_missing,
         )
 
     async def operations(

@@ -118,7 +118,10 @@ class Images:
         if offset != here:
             raise Conflict(f"{here} bytes of this image are here; the upload began at {offset}")
         if shutil.disk_usage(path.parent).free < row.size_bytes - here + _SPARE_BYTES:
-            raise Exhausted(f"no room for {row.size_bytes - here} more bytes in {path.parent}")
+            raise Exhausted(
+                f"no room for {row.size_bytes - here} more bytes in {path.parent}",
+                hint="remove images, or make room there",
+            )
         with path.open("ab") as file:
             async for chunk in content:
                 here += len(chunk)
@@ -195,7 +198,9 @@ def _write(descriptor: int, chunk: bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError as error:
-        raise Exhausted(f"cannot write the image: {error.strerror}") from error
+        raise Exhausted(
+            f"cannot write the image: {error.strerror}", hint="make room, then import it again"
+        ) from error
 
 
 def _digest(path: Path) -> Digest:

@@ -153,7 +153,10 @@ class Instances:
     async def reboot_instance(self, ref: Ref, *, cloud: Ref | None = None) -> OperationView:
         row = await self._find(ref, cloud)
         if row.state != InstanceState.RUNNING:
-            raise Conflict(f"instance {row.name} is {row.state}, not running")
+            raise Conflict(
+                f"instance {row.name} is {row.state}, not running",
+                hint=f"supercloud vm show {row.name} says why",
+            )
         return await self._begin_on_instance(row, "instance.reboot", {"instance": row.id})
 
     async def remove_instance(

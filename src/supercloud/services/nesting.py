@@ -74,7 +74,10 @@ async def find_parent(
             raise NotFound("its cloud was removed")
     await session.refresh(found, with_for_update=LOCKED)
     if not parts.agents.may_answer(found):
-        raise Conflict(f"blanket {found.name} is {found.state}, not connected")
+        raise Conflict(
+            f"blanket {found.name} is {found.state}, not connected",
+            hint=f"supercloud blanket show {found.name} says why",
+        )
     if await _being_removed(session, found.id):
         raise Conflict(f"blanket {found.name} is being removed")
     provider = await session.get_one(Provider, found.provider)

@@ -38,9 +38,12 @@ class Networks:
                 select(Network.name, Network.cidr).where(Network.cloud == cloud.id)
             ):
                 if name == request.name:
-                    raise Conflict(f"cloud {cloud.name} has a network {name} already")
+                    raise Conflict(
+                        f"cloud {cloud.name} has a network {name} already",
+                        hint=f"supercloud network show {name}, or another name",
+                    )
                 if cidr.overlaps(ipaddress.ip_network(other)):
-                    raise Conflict(f"{cidr} overlaps with {other} of network {name}")
+                    raise Conflict(f"{cidr} overlaps with {other} of network {name}", hint="another --cidr")
             await passages.check_range(session, cloud.id, str(cidr))
             row = Network(
                 id=new_id(),
@@ -118,7 +121,10 @@ def _free_ip(network: Network, taken: set[str]) -> Ipv4:
         ip = str(host)
         if ip != network.gateway and ip not in taken:
             return ip
-    raise Exhausted(f"network {network.name} ({network.cidr}) has no free address")
+    raise Exhausted(
+        f"network {network.name} ({network.cidr}) has no free address",
+        hint="remove instances in it, or use a larger network",
+    )
 
 
 def _new_mac() -> Mac:

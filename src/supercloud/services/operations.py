@@ -343,7 +343,8 @@ async def _open(session: AsyncSession, key: Id) -> Operation | None:
 
 
 def _busy(other: Operation) -> Conflict:
-    return Conflict(f"{other.kind} of {other.object_name} is under way", hint=f"operation {other.id}")
+    said = f"{other.kind} of {other.object_name} is under way"
+    return Conflict(said, hint=f"supercloud operation wait {other.id}, or cancel instead of wait")
 
 
 def _view(row: Operation, caller: Caller | None) -> OperationView:

@@ -28,13 +28,22 @@ async def check_migration(parts: Parts, row: Instance, target: Blanket) -> None:
         Refused: with the reason.
     """
     if row.state != InstanceState.RUNNING or row.blanket is None:
-        raise Refused(f"instance {row.name} is {row.state}: only a running one can be migrated live")
+        raise Refused(
+            f"instance {row.name} is {row.state}: only a running one can be migrated live",
+            hint=f"supercloud vm start {row.name}",
+        )
     if row.blanket == target.id:
         raise Refused(f"instance {row.name} is in blanket {target.name} already")
     if not parts.agents.may_answer(target):
-        raise Refused(f"blanket {target.name} is {target.state}, not connected")
+        raise Refused(
+            f"blanket {target.name} is {target.state}, not connected",
+            hint=f"supercloud blanket show {target.name} says why",
+        )
     if not parts.agents.is_expected(row.blanket):
-        raise Refused("the blanket that it runs in is not connected")
+        raise Refused(
+            "the blanket that it runs in is not connected",
+            hint="supercloud status shows how long its right lasts",
+        )
     if target.parent is not None and target.endpoint is None:
         await _check_heard(parts, row.blanket, target)
     standing = await parts.rights.standing(row.id)
@@ -89,8 +98,12 @@ def _compare(
     if there.memory_free_mib < spec.memory_mib + MEMORY_SPARE_MIB:
         raise Refused(
             f"blanket {target.name} has {there.memory_free_mib} MiB free, "
-            f"instance {spec.name} needs {spec.memory_mib + MEMORY_SPARE_MIB}"
+            f"instance {spec.name} needs {spec.memory_mib + MEMORY_SPARE_MIB}",
+            hint="stop or move what runs there, or add a blanket with more --memory",
         )
     unplaced = sum(disk.image_bytes for disk in instance.disks)
     if there.disk_free_bytes < unplaced:
-        raise Refused(f"blanket {target.name} has no room for the base images of {spec.name}")
+        raise Refused(
+            f"blanket {target.name} has no room for the base images of {spec.name}",
+            hint="remove volumes there, or add a blanket with a larger --disk",
+        )

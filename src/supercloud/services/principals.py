@@ -62,7 +62,10 @@ class Principals:
         async with self._parts.store.write() as session:
             for column, value in ((Principal.name, request.name), (Principal.key, request.key)):
                 if await session.scalar(select(Principal.id).where(column == value)):
-                    raise Conflict(f"there is a principal {value} already")
+                    raise Conflict(
+                        f"there is a principal {value} already",
+                        hint="supercloud principal ls, or another name",
+                    )
             row = _new(request.name, request.key, roles)
             session.add(row)
         self._parts.directory.changed()

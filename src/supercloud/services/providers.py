@@ -53,7 +53,10 @@ class Providers:
         )
         async with self._parts.store.write() as session:
             if await session.scalar(select(Provider.id).where(Provider.name == request.name)):
-                raise Conflict(f"there is a provider {request.name} already")
+                raise Conflict(
+                    f"there is a provider {request.name} already",
+                    hint=f"supercloud provider show {request.name}, or another name",
+                )
             session.add(row)
         return _view(row, 0, ())
 

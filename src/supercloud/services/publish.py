@@ -20,6 +20,8 @@ _log = structlog.get_logger(__name__)
 HOST = "127.0.0.1"
 _CHUNK = 64 << 10
 _CONNECTIONS = 512
+_AGAIN_S = 5.0
+_ANOTHER = "publish another one, or none of your choice: --publish PORT"
 
 
 class Publisher:
@@ -29,6 +31,8 @@ class Publisher:
         self._store = store
         self._streams = streams
         self._servers: dict[int, asyncio.Server] = {}
+        #: Those of the store's that another program has: tried again until they can be had.
+        self.missing: frozenset[int] = frozenset()
         self._open = 0
 
     async def listen(self, at: int, instance: Id, port: int) -> int:
@@ -38,7 +42,7 @@ class Publisher:
             Conflict: it is in use.
         """
         if at in self._servers:
-            raise Conflict(f"port {at} is published already")
+            raise Conflict(f"port {at} is published already", hint=_ANOTHER)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._serve(instance, port, reader, writer)
@@ -47,28 +51,54 @@ class Publisher:
             server = await asyncio.start_server(serve, HOST, at)
         except OSError as error:
             if error.errno in {errno.EADDRINUSE, errno.EACCES}:
-                raise Conflict(f"port {at} of {HOST} cannot be had: {error.strerror}") from error
+                raise Conflict(
+                    f"port {at} of {HOST} cannot be had: {error.strerror}", hint=_ANOTHER
+                ) from error
             raise Exhausted(f"cannot listen on port {at}: {error}") from error
         found: int = server.sockets[0].getsockname()[1]
         self._servers[found] = server
         return found
 
     async def silence(self, at: int) -> None:
+        self.missing -= {at}
         server = self._servers.pop(at, None)
         if server is not None:
             server.close()
 
     async def resume(self) -> None:
-        """Listen again on everything that the store knows; what cannot be had is logged."""
+        """Listen again on everything that the store knows; what cannot be had is missing from now on."""
         async with self._store.read() as session:
             rows = list(await session.scalars(select(Published)))
         for row in rows:
-            if row.at in self._servers:
-                continue
-            try:
-                await self.listen(row.at, row.instance, row.port)
-            except SupercloudError as error:
+            if row.at not in self._servers:
+                await self._have(row)
+
+    async def run(self, every_s: float = _AGAIN_S) -> None:
+        """Until cancelled: what is missing is had once whoever has it lets go, of which nobody tells."""
+        while True:
+            await asyncio.sleep(every_s)
+            with contextlib.suppress(SupercloudError):  # a store that is away is tried again, too
+                await self.regain()
+
+    async def regain(self) -> None:
+        """Try what is missing once more."""
+        if not self.missing:
+            return
+        async with self._store.read() as session:
+            rows = list(await session.scalars(select(Published).where(Published.at.in_(self.missing))))
+        self.missing &= {row.at for row in rows}
+        for row in rows:
+            await self._have(row)
+
+    async def _have(self, row: Published) -> None:
+        try:
+            await self.listen(row.at, row.instance, row.port)
+        except SupercloudError as error:
+            if row.at not in self.missing:
                 _log.warning("publish.failed", port=row.at, why=error.message)
+            self.missing |= {row.at}
+        else:
+            self.missing -= {row.at}
 
     async def close(self) -> None:
         for at in list(self._servers):

@@ -107,7 +107,10 @@ async def made_in(parts: Parts, row: Blanket) -> list[ForeignVm]:
 
 def _check_place(parts: Parts, row: Blanket) -> None:
     if not parts.agents.may_answer(row):
-        raise Conflict(f"blanket {row.name} is {row.state}, not connected")
+        raise Conflict(
+            f"blanket {row.name} is {row.state}, not connected",
+            hint=f"supercloud blanket show {row.name} says why",
+        )
     if row.report is None or not from_json(BlanketReport, row.report).takes_tools:
         raise Refused(
             f"blanket {row.name} has no place for tools: its agent or its image is of before",

@@ -72,7 +72,10 @@ class Upgrades:
         async with self._parts.store.write() as session:
             row = await find_blanket(session, ref, cloud)
             if not self._parts.agents.may_answer(row):
-                raise Conflict(f"blanket {row.name} is {row.state}, not connected")
+                raise Conflict(
+                    f"blanket {row.name} is {row.state}, not connected",
+                    hint=f"supercloud blanket show {row.name} says why",
+                )
             operation = await operations.record(
                 session,
                 "blanket.upgrade",

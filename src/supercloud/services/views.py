@@ -345,3 +345,4 @@ class StatusView:
     instances: int
     instances_running: int
     operations_open: int
+    ports_missing: tuple[int, ...] = ()  # published ones that another program of this machine has

@@ -69,7 +69,7 @@ class VolumeBackups:
         """A copy where the volume is. The image will have its id."""
         seen = await self.volumes.look(volume)
         if seen.copy is None:
-            raise Conflict(f"volume {seen.row.name} has no data yet")
+            raise Conflict(f"volume {seen.row.name} has no data yet", hint="attach it to an instance first")
         blanket = seen.copy.blanket
         return await self.world.reserve_copy(operation, volume=volume, blanket=blanket)
 

@@ -158,7 +158,7 @@ class VolumeOperations:
     async def _snapshot(self, volume: Id, name: str) -> None:
         seen = await self.look(volume)
         if seen.copy is None:
-            raise Conflict(f"volume {seen.row.name} has no data yet")
+            raise Conflict(f"volume {seen.row.name} has no data yet", hint="attach it to an instance first")
         report = await self.world.agent(seen.copy.blanket).volumes.snapshot(
             SnapshotVolume(volume=volume, snapshot=name, instance=self._live_in(seen))
         )
@@ -176,7 +176,7 @@ class VolumeOperations:
         """
         seen = await self.look(volume)
         if seen.copy is None:
-            raise Conflict(f"volume {seen.row.name} has no data yet")
+            raise Conflict(f"volume {seen.row.name} has no data yet", hint="attach it to an instance first")
         blanket, cloud, copy = seen.copy.blanket, seen.row.cloud, seen.copy.id
         report = await self.world.agent(blanket).volumes.restore(
             RestoreVolume(
@@ -202,7 +202,7 @@ class VolumeOperations:
         """
         seen = await self.look(volume)
         if seen.copy is None:
-            raise Conflict(f"volume {seen.row.name} has no data yet")
+            raise Conflict(f"volume {seen.row.name} has no data yet", hint="attach it to an instance first")
         if snapshot is None and seen.image is None:
             raise Conflict(f"volume {seen.row.name} begins with no image", hint="name a snapshot")
         reports = await self.world.agent(seen.copy.blanket).volumes.list()

@@ -13,6 +13,7 @@ from supercloud.model.levels import Level
 from supercloud.model.names import Id, Name, SizeBytes, new_id
 from supercloud.model.quota import Amounts
 from supercloud.model.states import AT_REST
+from supercloud.model.units import format_size
 from supercloud.services import quotas
 from supercloud.services.demands import facts_of, volume_demand
 from supercloud.services.pages import EVERYTHING, Page, Part
@@ -49,13 +50,19 @@ class Volumes:
             cloud = await own_cloud(session, request.cloud)
             image = await usable_image(session, cloud, request.image) if request.image else None
             if image is not None and not image.complete:
-                raise Conflict(f"image {image.name} is not complete yet")
+                raise Conflict(
+                    f"image {image.name} is not complete yet",
+                    hint="wait until it is uploaded, or import it again",
+                )
             size = check_size(request.size_bytes, image)
             on = await find_blanket(session, request.on, cloud.id) if request.on else None
             if await session.scalar(
                 select(Volume.id).where(Volume.cloud == cloud.id, Volume.name == request.name)
             ):
-                raise Conflict(f"cloud {cloud.name} has a volume {request.name} already")
+                raise Conflict(
+                    f"cloud {cloud.name} has a volume {request.name} already",
+                    hint=f"supercloud volume show {request.name}, or another name",
+                )
             await quotas.check(session, cloud, Amounts(disk_bytes=size))
             level = request.level or Level.OPEN
             row = Volume(
@@ -100,7 +107,10 @@ class Volumes:
                 raise Conflict(f"volume {row.name} is lost: {row.lost}", hint="remove it, and make another")
             owner = await find_instance(session, instance, row.cloud)
             if row.instance not in {None, owner.id}:
-                raise Conflict(f"volume {row.name} is attached to another instance")
+                raise Conflict(
+                    f"volume {row.name} is attached to another instance",
+                    hint=f"supercloud volume detach {row.name}",
+                )
             if owner.blanket is not None and await _home(session, row) not in {None, owner.blanket}:
                 raise Conflict(
                     f"volume {row.name} is in another blanket",
@@ -108,7 +118,10 @@ class Volumes:
                 )
             disks = list(await session.scalars(select(Volume.position).where(Volume.instance == owner.id)))
             if len(disks) >= _DISKS:
-                raise Conflict(f"instance {owner.name} has {len(disks)} volumes, which is all it can have")
+                raise Conflict(
+                    f"instance {owner.name} has {len(disks)} volumes, which is all it can have",
+                    hint="detach one",
+                )
             if owner.blanket is not None:
                 await _check_level(session, row, owner.blanket)
             await operations.need_free(session, row.id)
@@ -127,9 +140,12 @@ class Volumes:
         async with self._parts.store.read() as session:
             row = await find_volume(session, ref, cloud)
         if row.instance is None:
-            raise Conflict(f"volume {row.name} is not attached")
+            raise Conflict(f"volume {row.name} is not attached", hint=f"supercloud volume show {row.name}")
         if row.position == 0:
-            raise Conflict(f"instance boots from volume {row.name}, which stays with it")
+            raise Conflict(
+                f"instance boots from volume {row.name}, which stays with it",
+                hint="supercloud vm rm removes both",
+            )
         return await self._begin_on_volume(row, "volume.detach", {"volume": row.id, "instance": row.instance})
 
     async def resize_volume(
@@ -142,7 +158,7 @@ class Volumes:
             if row is None:
                 raise NotFound(f"volume {found.name} was removed")
             if size_bytes < row.size_bytes:
-                raise InvalidInput(f"volume {row.name} has {row.size_bytes} bytes and can only grow")
+                raise InvalidInput(f"volume {row.name} has {format_size(row.size_bytes)} and can only grow")
             await quotas.check_growth(session, owner, row, size_bytes)
             intent: dict[str, object] = {"volume": row.id, "size_bytes": check_size(size_bytes, None)}
             operation = await self._recorded(session, row, "volume.resize", intent)
@@ -152,7 +168,10 @@ class Volumes:
         async with self._parts.store.read() as session:
             row = await find_volume(session, ref, cloud)
         if len(row.snapshots) >= _SNAPSHOTS:
-            raise Conflict(f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have")
+            raise Conflict(
+                f"volume {row.name} has {_SNAPSHOTS} snapshots, which is all it can have",
+                hint="back it up to an image, or make another volume",
+            )
         return await self._begin_on_volume(row, "volume.snapshot", {"volume": row.id, "snapshot": snapshot})
 
     async def restore_volume(
@@ -222,7 +241,10 @@ def check_size(size: SizeBytes, image: Image | None) -> SizeBytes:
     """
     check_volume_size(size)
     if image is not None and size < image.virtual_bytes:
-        raise InvalidInput(f"image {image.name} needs at least {image.virtual_bytes} bytes")
+        raise InvalidInput(
+            f"image {image.name} needs at least {image.virtual_bytes} bytes",
+            hint="a larger size, or none: then it is the image's",
+        )
     return size
 
 

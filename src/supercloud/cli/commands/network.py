@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from supercloud.cli.bounds import Level, Lower, OptionalLevel
 from supercloud.cli.bounds import set_level as change_level
@@ -15,12 +16,24 @@ from supercloud.cli.session import ls as print_list
 from supercloud.cli.times import moment
 
 app = App(name="network", help="Encrypted networks over all blankets of a cloud.")
+_CIDR = re.compile(r"(\d{1,3}\.){3}\d{1,3}/\d{1,2}")
 _COLUMNS = ("name", "cloud", "cidr", "gateway", "vni", "level", "instances")
+
+
+def _check_cidr(_: Any, value: str) -> None:
+    if not _CIDR.fullmatch(value):
+        raise ValueError(f"{value!r} is no IPv4 network such as 10.20.0.0/24")
 
 
 @app.command
 def create(
-    name: Name, /, *, cloud: Name, cidr: str, level: OptionalLevel = None, output: Output = Format.TABLE
+    name: Name,
+    /,
+    *,
+    cloud: Name,
+    cidr: Annotated[str, Parameter(validator=_check_cidr)],
+    level: OptionalLevel = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Create a network.
 

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from supercloud.cli.control import ControlPlane
-from supercloud.cli.output import Format, print_json, print_rows, print_thing, progress
+from supercloud.cli.output import Format, print_json, print_rows, print_thing
 from supercloud.cli.session import Output, connect, said
+from supercloud.cli.took import timed
 from supercloud.client import Client, Place
 from supercloud.client.place import FIRST_KEY
 from supercloud.model.errors import Conflict, InvalidInput
 
+Port = Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))]
 _WATCH_EVERY_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"  # the terminal's screen, cursor at its top
 
 
-def up(*, api_port: int | None = None, agents_port: int | None = None, output: Output = Format.TABLE) -> None:
+def up(*, api_port: Port = None, agents_port: Port = None, output: Output = Format.TABLE) -> None:
     """Start the control plane and the key store on this machine, unless they run.
 
     The first time it makes your key, the operator's; every command uses it from then on.
@@ -36,7 +39,7 @@ def up(*, api_port: int | None = None, agents_port: int | None = None, output: O
         agents_port: Where blankets dial in; can be chosen at the first start only.
     """
     control = ControlPlane(Place.default())
-    with progress("control plane", quiet=output is Format.JSON) as bar:
+    with timed("up", "control plane", control.place.home, quiet=output is Format.JSON) as bar:
         started = control.up(
             api_port=api_port, agents_port=agents_port, progress=lambda phase: bar(phase, None)
         )
@@ -57,7 +60,10 @@ def down(*, output: Output = Format.TABLE) -> None:
 
     Example: supercloud down
     """
-    ended = ControlPlane(Place.default()).down()
+    control = ControlPlane(Place.default())
+    with timed("down", "control plane", control.place.home, quiet=output is Format.JSON) as bar:
+        bar("ending", None)
+        ended = control.down()
     said(
         "the control plane is down; instances run on" if ended else "nothing was running", output, ended=ended
     )
@@ -101,9 +107,10 @@ def backup(file: Path, /, *, output: Output = Format.TABLE) -> None:
     """
     if file.exists():
         raise Conflict(f"{file} exists", hint="name another file")
-    with progress("backup", quiet=output is Format.JSON) as bar:
+    control = ControlPlane(Place.default())
+    with timed("backup", "backup", control.place.home, quiet=output is Format.JSON) as bar:
         bar("writing", None)
-        ControlPlane(Place.default()).archive("backup", file.absolute())
+        control.archive("backup", file.absolute())
     said(
         f"written to {file}; back the key store up as well (see the guide, recovery)",
         output,
@@ -122,7 +129,7 @@ def restore(file: Path, /, *, output: Output = Format.TABLE) -> None:
     control = ControlPlane(Place.default())
     if control.running():
         raise Conflict("the control plane runs", hint="supercloud down")
-    with progress("restore", quiet=output is Format.JSON) as bar:
+    with timed("restore", "restore", control.place.home, quiet=output is Format.JSON) as bar:
         bar("reading", None)
         control.archive("restore", file.absolute())
     said("restored; supercloud up starts it", output, restored=str(file))
@@ -140,7 +147,7 @@ def doctor(*, output: Output = Format.TABLE) -> int:
     from supercloud.platforms.doctor import Verdict, examine
 
     home = Place.default().home
-    with progress("looking", quiet=output is Format.JSON) as bar:
+    with timed("doctor", "looking", cache_directory(), quiet=output is Format.JSON) as bar:
         bar("proving what KVM can do", None)
         checks = asyncio.run(examine(BuiltImages(), state_dir=home, cache_dir=cache_directory()))
     if output is Format.JSON:

@@ -163,9 +163,10 @@ def restore(
 def backup(
     name: Name, /, *, to: Name, cloud: Cloud = None, wait: Wait = True, output: Output = Format.TABLE
 ) -> None:
-    """Make an image of what is on the volume now, which no running instance may have open.
+    """Make an image of what is on the volume now, also while an instance writes to it.
 
-    `volume create --image` and `vm run --image` begin with what it holds, in this volume's cloud.
+    Then it is as it was at one moment, like after a power cut. `volume create --image` and `vm run --image`
+    begin with what it holds, in this volume's cloud.
 
     Example: supercloud volume backup data --to data-monday
 

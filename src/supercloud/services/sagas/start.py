@@ -42,7 +42,10 @@ async def start(saga: Saga, world: World, *, instance: Id, blanket: Id) -> None:
 async def _check(world: World, instance: Id) -> None:
     facts = await world.instance(instance)
     if facts.state in _RUNS:
-        raise Conflict(f"instance {facts.spec.name} is {facts.state} already")
+        raise Conflict(
+            f"instance {facts.spec.name} is {facts.state} already",
+            hint=f"supercloud vm show {facts.spec.name}",
+        )
 
 
 async def _prepare(world: World, instance: Id, blanket: Id) -> None:

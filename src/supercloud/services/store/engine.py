@@ -160,7 +160,10 @@ async def _translated() -> AsyncIterator[None]:
         raise Conflict(f"that exists already, or is in use: {_first_line(error)}") from error
     except OperationalError as error:
         if "full" in str(error.orig):
-            raise Exhausted("the store's disk is full") from error
+            raise Exhausted(
+                "the store's disk is full",
+                hint="make room on it: what was not said to be done was not done, and may be asked for again",
+            ) from error
         raise Unavailable(f"the store: {_first_line(error)}") from error
     except DBAPIError as error:
         raise Unavailable(f"the store: {_first_line(error)}") from error
