@@ -1,6 +1,7 @@
 /* Starts the cores that will run partitions (APM 2, 16.7: INIT, then a SIPI). */
 #include "boot/cores.h"
 
+#include "boot/tables.h"
 #include "devices/apic.h"
 #include "lib/log.h"
 #include "memory/physical.h"
@@ -56,12 +57,14 @@ static bool start(uint32_t apic_id, unsigned number)
 unsigned cores_start(unsigned wanted)
 {
     uint32_t self = apic_read(APIC_ID) >> 24;
+    uint8_t ids[MAX_CPUS + 1];
+    unsigned there = table_apic_ids(ids, COUNT(ids));
     memcpy(at_physical(TRAMPOLINE), trampoline, (size_t)(trampoline_end - trampoline));
-    for (uint32_t id = 0; core_count < wanted && core_count < MAX_CPUS; id++) { /* ids without gaps, as QEMU's are */
-        if (id == self) {
+    for (unsigned i = 0; i < there && core_count < wanted && core_count < MAX_CPUS; i++) {
+        if (ids[i] == self) {
             continue;
         }
-        if (!start(id, core_count)) {
+        if (!start(ids[i], core_count)) {
             break;
         }
         core_count++;

@@ -19,7 +19,8 @@
 start:
         cli
         cld
-        movl    %ebx, %ebp              /* multiboot's information; .bss is zeroed by the loader */
+        movl    %ebx, %ebp              /* multiboot's information; .bss is zeroed by the loader, which need give no stack */
+        movl    $core_boot_stack_end, %esp
         movl    $pml4, %edi
         movl    $pdpt + 3, (%edi)
         /* One to one, 512 GiB in pages of 1 GiB, which every processor with nested paging has. What is memory and what

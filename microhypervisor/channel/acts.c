@@ -81,8 +81,10 @@ void acts_page(const struct frame *request, struct frame *reply)
         refuse(reply, answer);
         return;
     }
+    size_t part = SEALED_PAGE - from;
+    part = part < PAGE_PART ? part : PAGE_PART;
     reply_put64(reply, version);
-    reply_put(reply, sealed + from, SEALED_PAGE - from < PAGE_PART ? SEALED_PAGE - from : PAGE_PART);
+    reply_put(reply, sealed + from, part);
 }
 
 void acts_counted(const struct frame *request, struct frame *reply)

@@ -2,6 +2,8 @@
 
 #include "cpu/guest.h"
 
+extern uint64_t tsc_khz;
+
 #define BIT(n) (1u << (n))
 
 #define MAX_BASIC 0xd
@@ -49,8 +51,11 @@ static struct cpuid topology(const struct core *core, uint32_t sub) /* leaf 0xb:
 
 static struct cpuid hypervisor(uint32_t leaf)
 {
-    struct cpuid r = {HYPERVISOR, 0, 0, 0};
-    if (leaf == HYPERVISOR) {
+    struct cpuid r = {0, 0, 0, 0};
+    if (leaf == CPUID_CLOCK) {
+        r.a = (uint32_t)tsc_khz;
+    } else if (leaf == HYPERVISOR) {
+        r.a = CPUID_CLOCK;
         memcpy(&r.b, "Supe", 4);
         memcpy(&r.c, "rclo", 4);
         memcpy(&r.d, "udMH", 4);

@@ -13,10 +13,13 @@ static uint64_t mask(unsigned bytes)
     return bytes == 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
 }
 
-static void finish_read(struct core *core, const struct access *access)
+static void finish_read(struct core *core, uint64_t guest, const struct access *access)
 {
     uint64_t *to = guest_register(core, access->number);
     uint64_t value = mask(access->size); /* nothing is there: ones */
+    if ((guest & ~(PAGE_SIZE - 1)) == APIC_ADDRESS && access->size == 4 && (guest & 15) == 0) {
+        value = apic_read(guest & (PAGE_SIZE - 1)); /* mapped, but an L0 below us, whose L2 this is, does not show it */
+    }
     *to = access->width >= 4 ? value : (*to & ~mask(access->width)) | value;
 }
 
@@ -48,7 +51,7 @@ bool mmio_access(struct core *core, uint64_t guest, uint64_t info)
         return false;
     }
     if (!access.write) {
-        finish_read(core, &access);
+        finish_read(core, guest, &access);
     }
     guest_skip(core, access.length);
     return true;

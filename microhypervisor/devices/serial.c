@@ -26,5 +26,6 @@ void serial_put(uint16_t port, uint8_t byte)
 
 int serial_get(uint16_t port)
 {
-    return in8(port + STATUS) & 1 ? in8(port + DATA) : -1;
+    uint8_t status = in8(port + STATUS);
+    return status != 0xff && (status & 1) ? in8(port + DATA) : -1; /* ones: there is no such port */
 }

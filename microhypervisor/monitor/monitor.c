@@ -45,13 +45,17 @@ const char *monitor_says(enum consent_answer answer)
     return says[answer];
 }
 
-void monitor_begin(void)
+void monitor_begin(bool tpm)
 {
     uint8_t seed[crypto_sign_ed25519_SEEDBYTES];
     randombytes_buf(seed, sizeof(seed));
     crypto_sign_ed25519_seed_keypair(public_key, signing_key, seed);
     sodium_memzero(seed, sizeof(seed));
-    quote_begin(public_key);
+    if (tpm) {
+        quote_begin(public_key);
+    } else {
+        log_line("there is no TPM: nobody attests what is measured here");
+    }
 }
 
 const uint8_t *monitor_key(void)

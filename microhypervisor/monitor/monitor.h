@@ -15,8 +15,8 @@ struct acts {
     uint64_t answers[CONSENT_ANSWERS];
 };
 
-/* At machine start: make the key that signs until the machine ends, and have a TPM hold it, if there is one. */
-void monitor_begin(void);
+/* At machine start: make the key that signs until the machine ends, and have the TPM hold it, if the tables say that there is one. */
+void monitor_begin(bool tpm);
 const uint8_t *monitor_key(void); /* its public half, 32 bytes */
 
 /* Issue a challenge for the next act on a partition; none issued before is good any more. */

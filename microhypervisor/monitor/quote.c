@@ -152,12 +152,16 @@ static bool make_key(void)
     put(4, 0); /* no point: it says which */
     put(2, 0); /* nothing from outside in it, */
     put(4, 0); /* and no PCRs noted with it */
-    if (run() != 0 || got < AREA_AT + 2 || get16(AREA_AT) + 2 > sizeof(key_area) || got < AREA_AT + 2 + get16(AREA_AT)) {
+    if (run() != 0 || got < AREA_AT + 2) {
+        return false;
+    }
+    size_t area = get16(AREA_AT) + 2;
+    if (area > sizeof(key_area) || got < AREA_AT + area) {
         return false;
     }
     key_handle = get32(HANDLE_AT);
-    key_length = get16(AREA_AT) + 2;
-    memcpy(key_area, answer + AREA_AT, key_length);
+    key_length = area;
+    memcpy(key_area, answer + AREA_AT, area);
     return true;
 }
 

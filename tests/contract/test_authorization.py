@@ -63,7 +63,7 @@ SOUTH = "/southbound"
 RESTART = {"action": "restart", "target": {"device": {}}}
 _ORDER = TypeAdapter(PlaceOrder)
 BODIES: dict[str, dict[str, Any]] = {
-    "AddPrincipal": {"name": "alice", "key": "ed25519/" + "0" * 64},
+    "AddPrincipal": {"name": "alice", "key": "ed25519/" + "1" * 64},
     "Rekey": {},  # filled in: her own key
     "MintToken": {"principal": "alice"},
     "RevokeToken": {},  # filled in: the id of a token of hers

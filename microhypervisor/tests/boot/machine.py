@@ -26,6 +26,23 @@ _QEMU = (
 #: Generous: emulated, on a machine that may be busy with other tests. Nothing waits that long if all is well.
 BOOT_S = 400.0
 REPLY_S = 60.0
+#: The blanket's root is mounted as its own initrd does it; then this runs in it instead of its services.
+BLANKET_INIT = """#!/bin/busybox sh
+export PATH=/bin
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sys /sys
+busybox mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do busybox insmod "$module"; done
+busybox mount -t squashfs -o ro /dev/vda /root || exec busybox poweroff -f
+busybox mount -t tmpfs -o size=256m,mode=0755 tmpfs /memory
+busybox mkdir /memory/upper /memory/work
+busybox mount -t overlay -o lowerdir=/root,upperdir=/memory/upper,workdir=/memory/work overlay /new
+busybox cp /program/* /new/
+for directory in proc sys dev; do busybox mount --move "/$directory" "/new/$directory"; done
+exec busybox switch_root /new /bin/sh /inside
+"""
+#: Of virtio devices, so that the IOMMU is before them.
+ON_IOMMU = "disable-legacy=on,iommu_platform=on"
 _KVM = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko")
 
 

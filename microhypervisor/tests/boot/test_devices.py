@@ -6,23 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import BOOT_S, Guests, Machine, compiled, machine
+from machine import BLANKET_INIT, BOOT_S, ON_IOMMU, Guests, Machine, compiled, machine
 
-#: The blanket's root is mounted as its own initrd does it; then this runs in it instead of its services.
-_INIT = """#!/bin/busybox sh
-export PATH=/bin
-busybox mount -t proc proc /proc
-busybox mount -t sysfs sys /sys
-busybox mount -t devtmpfs dev /dev
-for module in /modules/*.ko; do busybox insmod "$module"; done
-busybox mount -t squashfs -o ro /dev/vda /root || exec busybox poweroff -f
-busybox mount -t tmpfs -o size=256m,mode=0755 tmpfs /memory
-busybox mkdir /memory/upper /memory/work
-busybox mount -t overlay -o lowerdir=/root,upperdir=/memory/upper,workdir=/memory/work overlay /new
-busybox cp /program/* /new/
-for directory in proc sys dev; do busybox mount --move "/$directory" "/new/$directory"; done
-exec busybox switch_root /new /bin/sh /inside
-"""
 _INSIDE = """export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 echo "blanket's root is mounted: $(. /etc/os-release; echo $PRETTY_NAME)"
 echo "written by L1" | dd of=/dev/vdb bs=512 conv=sync,fsync 2>/dev/null && echo "disk was written"
@@ -80,7 +65,6 @@ cmdline console=ttyS0 quiet panic=-1
 device 00:05.0
 console shown
 """
-_ON_IOMMU = "disable-legacy=on,iommu_platform=on"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +79,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     modules = {
         "vmlinuz": guests.kernel,
         "blanket": guests.initrd(
-            "blanket", _INIT, blanket=True, programs={"inside": _INSIDE.encode(), "l2.cpio": l2}
+            "blanket", BLANKET_INIT, blanket=True, programs={"inside": _INSIDE.encode(), "l2.cpio": l2}
         ),
         "attacker": guests.initrd("attacker", _DMA, programs=programs),
     }
@@ -103,14 +87,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     disk.write_bytes(bytes(1 << 20))
     extra = ["-device", "amd-iommu"]
     extra += ["-drive", f"if=none,id=root,format=raw,readonly=on,file={guests.root}"]
-    extra += ["-device", f"virtio-blk-pci,drive=root,addr=3,{_ON_IOMMU}"]
-    extra += ["-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,addr=4,{_ON_IOMMU}"]
+    extra += ["-device", f"virtio-blk-pci,drive=root,addr=3,{ON_IOMMU}"]
+    extra += ["-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,addr=4,{ON_IOMMU}"]
     extra += ["-device", "edu,addr=5,dma_mask=0xffffffffff"]
     extra += [
         "-drive",
         f"if=none,id=disk,format=raw,file={disk}",
         "-device",
-        f"virtio-blk-pci,drive=disk,addr=6,{_ON_IOMMU}",
+        f"virtio-blk-pci,drive=disk,addr=6,{ON_IOMMU}",
     ]
     with machine(directory, _LAYOUT, modules, cores=3, memory_mib=1536, extra=extra) as it:
         yield it

@@ -280,7 +280,7 @@ void test_monitor(const char *consents, const char *vectors)
     partitions[0] = (struct partition){.name = "a", .wanted = &wanted, .launches = 1, .memory = memory};
     partitions[1] = (struct partition){.name = "b", .wanted = &wanted, .launches = 1, .memory = memory};
     memcpy(partitions[0].tenant, tenant_public, 32);
-    monitor_begin();
+    monitor_begin(true);
     test_refusals();
     test_pages();
     test_next_tenant();

@@ -22,7 +22,7 @@ from supercloud.trust import attestation
 from supercloud.trust.attestation import Attestation
 from supercloud.trust.consent import Statement, consent, hash_of, read
 from supercloud.trust.export import accepted
-from supercloud.trust.keys import IdentityKey, from_text, to_text
+from supercloud.trust.keys import IdentityKey, ed25519_public, from_text, to_text
 
 #: What was opened may be opened again for so long after the act's time.
 _KEPT_S = 31 * 86400
@@ -97,7 +97,7 @@ class Consents:
             raise NotFound(f"this key store consented to no act {act}, or has forgotten it")
         key = self.key(record.cloud).private
         statement = read(from_text(record.consent), key.public_key())
-        machine = Ed25519PublicKey.from_public_bytes(from_text(record.machine))
+        machine = ed25519_public(from_text(record.machine))
         _log.info("keystore.export_opened", act=act, cloud=record.cloud)
         return to_text(accepted(header, statement, key, machine).key)
 

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -40,7 +39,7 @@ from supercloud.services.store.security import ActExport, ActRow, FindingRow
 from supercloud.services.store.tables import LOCKED, Blanket, Provider
 from supercloud.services.store.time import wall
 from supercloud.trust.consent import hash_of, read
-from supercloud.trust.keys import from_text, to_text
+from supercloud.trust.keys import from_text, named_public, to_text
 from supercloud.wire.codec import from_json, to_json
 
 _CONSENT_BYTES = 248
@@ -269,8 +268,7 @@ def _checked(row: ActRow, consent: str | None, key: str) -> int:
         raise InvalidInput(
             "this act needs a consent that the owner's key store signs", hint="supercloud act grant"
         )
-    tenant = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.removeprefix("ed25519/")))
-    said = read(from_text(consent), tenant)
+    said = read(from_text(consent), named_public(key))
     wanted = (OF_MEMORY[ActKind(row.operation)], row.page, row.pages)
     agreed = (said.operation, said.page, said.pages)
     asker = (said.requester, said.purpose)

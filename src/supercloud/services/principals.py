@@ -26,6 +26,7 @@ from supercloud.services.store.tables import (
 )
 from supercloud.services.views import MintedView, PrincipalView, RevokedView, TokenView
 from supercloud.trust import tokens
+from supercloud.trust.keys import named_public
 from supercloud.trust.tokens import Token
 
 #: Of a token whose time cannot be told, its revocation is kept for as long as one can be minted for.
@@ -91,6 +92,7 @@ class Principals:
 
     async def rekey_principal(self, ref: Ref, *, key: PublicKey) -> PrincipalView:
         """Every token of the former key stops counting."""
+        named_public(key)
         async with self._parts.store.write() as session:
             row = await find_principal(session, ref)
             if await session.scalar(select(Principal.id).where(Principal.key == key, Principal.id != row.id)):
@@ -265,6 +267,7 @@ def _roles(request: AddPrincipal) -> tuple[Role, ...]:
 
 
 def _new(name: str, key: PublicKey, roles: tuple[Role, ...]) -> Principal:
+    named_public(key)  # one that is everybody's is nobody's
     return Principal(
         id=new_id(), name=name, key=key, roles=[str(one) for one in roles], created_at=time.time()
     )

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from supercloud.model.errors import Failed
+from supercloud.model.errors import Failed, InvalidInput
+from supercloud.trust.keys import ed25519_public
 from supercloud.trust.quote import Quote, quoted
 
 _REPLY = struct.Struct("<32sQB32s32s64s")
@@ -72,8 +72,8 @@ def verified(payload: bytes, partition: str, nonce: bytes) -> Attestation:
         raise Failed("what came is no attestation")
     statement = _STATEMENT.pack(b"SCM1", partition.encode(), launches, digest, nonce, tenant)
     try:
-        Ed25519PublicKey.from_public_bytes(machine).verify(signature, statement)
-    except (InvalidSignature, ValueError):
+        ed25519_public(machine).verify(signature, statement)
+    except (InvalidSignature, InvalidInput):
         raise Failed("the measurement is not signed by the key that came with it") from None
     return Attestation(
         digest=digest,

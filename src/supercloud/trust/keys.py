@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 
 KEY_BYTES = 32
 _NAMED = "ed25519/"
+#: Every encoding of the eight points of small order (1, 2, 4 and 8), without the bit of its sign; those two
+#: that are below 19 also with p = 2^255 - 19 added. Under such a key a signature that nobody made is good for
+#: one text in a few, so everybody holds it. RFC 8032 leaves them in; libsodium, in the micro-hypervisor, not.
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(y)
+    for y in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
 #: Greatest PEM text that is parsed: a certificate of ours is below 2 KiB.
 PEM_CHARS = 16 << 10
 
@@ -130,9 +145,27 @@ def sealing_public(text: str) -> X25519PublicKey:
     return X25519PublicKey.from_public_bytes(raw)
 
 
+def ed25519_public(raw: bytes) -> Ed25519PublicKey:
+    """A public key that is to be trusted, out of its bytes.
+
+    Raises:
+        InvalidInput: not of a key's length, or of small order, so that it is everybody's.
+    """
+    if len(raw) != KEY_BYTES:
+        raise InvalidInput("not an Ed25519 key")
+    if raw[:-1] + bytes([raw[-1] & 0x7F]) in _SMALL_ORDER:
+        raise InvalidInput("an Ed25519 key of small order, under which everybody can sign")
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def named_public(name: PublicKey) -> Ed25519PublicKey:
+    """The key of a principal or of a cloud, out of its name. Raises: InvalidInput (of small order)."""
+    return ed25519_public(bytes.fromhex(name.removeprefix(_NAMED)))
+
+
 def identity_public(text: str) -> Ed25519PublicKey:
     """An identity public key out of its text. Raises: InvalidInput."""
-    return Ed25519PublicKey.from_public_bytes(from_text(text, length=KEY_BYTES))
+    return ed25519_public(from_text(text, length=KEY_BYTES))
 
 
 def verify_signature(public: str, signature: bytes, data: bytes) -> bool:
@@ -148,7 +181,7 @@ def key_of_csr(csr_pem: str) -> Ed25519PublicKey:
     """The key of a request whose signature proves possession of it. Everything else in it is ignored.
 
     Raises:
-        InvalidInput: not a request, not Ed25519, or signed by another key.
+        InvalidInput: not a request, not Ed25519, signed by another key, or for one that is everybody's.
     """
     from cryptography import x509
 
@@ -163,4 +196,4 @@ def key_of_csr(csr_pem: str) -> Ed25519PublicKey:
         raise InvalidInput("the request is not for an Ed25519 key")
     if not proven:
         raise InvalidInput("the request is not signed by the key it asks for")
-    return key
+    return ed25519_public(key.public_bytes_raw())
