@@ -30,7 +30,7 @@ from supercloud.ports.loop import (
     OrderedRef,
 )
 from supercloud.ports.scans import ScanMemory
-from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, TakeDisk
+from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, OpenHanded, TakeDisk
 from supercloud.trust.announce import announce
 from supercloud.trust.sealing import image_purpose, open_sealed, volume_purpose
 
@@ -432,15 +432,27 @@ class Loop(Part):
 
 
 class Tools(Part):
-    """libvirt is an echo, too."""
+    """libvirt is an echo, too, and so is each socket that it hands over. `handed`: those asked for."""
 
     opened = 0
+
+    def __init__(self, double: Double) -> None:
+        super().__init__(double)
+        self.connections: set[str | None] = set()
+        self.handed: list[int] = []
 
     async def open(self) -> None:
         self.opened += 1
 
     async def connect(self, request: ConnectTools) -> None:
         assert self.opened, "libvirt knows root alone"
+        self.connections.add(request.connection)
+        await self.double.streams.echo(request.stream)
+
+    async def open_handed(self, request: OpenHanded) -> None:
+        if request.connection not in self.connections:
+            raise NotFound("there is no such connection of tools")
+        self.handed.append(request.number)
         await self.double.streams.echo(request.stream)
 
     async def list(self) -> list[ForeignVm]:

@@ -5,7 +5,9 @@ they made, and what becomes of it when it is adopted.
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +74,7 @@ async def test_a_program_that_knows_libvirt_alone_speaks_to_it(
         assert north.tools.opened == 1 and (await api.bench.control.blanket("north")).tools
         async with listening(client, "/blankets/north/tools") as at:
             assert stat.S_IMODE(at.parent.stat().st_mode) == 0o700
-            assert uri_of(at) == f"qemu+unix:///system?socket={at}"
+            assert uri_of(at) == f"qemu:///system?socket={at}"
             pairs = [await asyncio.open_unix_connection(at) for _ in range(3)]
             for number, (reader, writer) in enumerate(pairs):
                 said = bytes([number]) * 300_000
@@ -89,6 +91,49 @@ async def test_a_program_that_knows_libvirt_alone_speaks_to_it(
                 assert await reader.read() == b"", "what is refused is closed"
             assert ["volume data is baseline" in one.message for one in said_why] == [True]
         assert not at.parent.exists()
+
+
+async def test_a_socket_that_libvirt_hands_over_is_one_of_this_machine(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As virt-viewer and virt-manager take a VM's screen: with a byte after the reply that tells of it."""
+    said_why: list[SupercloudError] = []
+    monkeypatch.setattr("supercloud.cli.libvirt.print_error", said_why.append)
+    reply = struct.pack(">IIIiiIiI", 32, 0x20008086, 1, 359, 5, 7, 0, 2) + b"\0\0"
+    async with served(world, tmp_path / "h") as api:
+        await furnish(api.bench, world.keys)
+        north = await api.bench.blanket("north")
+        client = api.client()
+        await asyncio.to_thread(client.post, "/blankets/north/tools")
+        with pytest.raises(InvalidInput, match="name it"):
+            await api.bench.control.tools_stream("north", handed=0)
+        with pytest.raises(NotFound, match="no such connection"):
+            await api.bench.control.tools_stream("north", connection="ab" * 16, handed=0)
+        async with listening(client, "/blankets/north/tools") as at:
+            screens = await asyncio.to_thread(_handed_over, at, reply)
+            for number, screen in enumerate(screens):
+                reader, writer = await asyncio.open_unix_connection(sock=screen)
+                async with asyncio.timeout(20):
+                    said = bytes([number]) * 300_000
+                    writer.write(said)
+                    assert await reader.readexactly(len(said)) == said
+                writer.close()
+        assert sorted(north.tools.handed) == [0, 1] and not said_why
+
+
+def _handed_over(at: Path, reply: bytes) -> list[socket.socket]:
+    """By one that hears what it said: a program of libvirt's own would have asked for it."""
+    with socket.socket(socket.AF_UNIX) as program:
+        program.settimeout(20)
+        program.connect(str(at))
+        program.sendall(reply)
+        heard, handed = b"", []
+        while len(heard) < len(reply):
+            data, descriptors, _, _ = socket.recv_fds(program, 1000, 4)
+            heard += data
+            handed += descriptors
+        assert heard == reply
+        return [socket.socket(fileno=one) for one in handed]
 
 
 async def test_a_level_from_baseline_on_and_tools_exclude_each_other(bench: Bench) -> None:

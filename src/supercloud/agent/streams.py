@@ -18,6 +18,7 @@ from supercloud.model.errors import Exhausted, InvalidInput, NotFound, Superclou
 from supercloud.model.names import Id, Nonce, Port
 from supercloud.ports.agent import OpenStream, StreamKind
 from supercloud.ports.hypervisor import Console
+from supercloud.ports.tools import Duplex
 
 CHUNK_BYTES = 64 << 10
 _LOG_BYTES = 1 << 20
@@ -41,7 +42,6 @@ class StreamDialer(Protocol):
 
 
 Pump = Callable[[Wire], Awaitable[None]]
-Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Streams:
@@ -65,11 +65,12 @@ class Streams:
         """See the port."""
         await self._begin(request.stream, request.kind.value, partial(self._far_end, request))
 
-    async def carry(self, stream: Nonce, kind: str, end: AbstractAsyncContextManager[Pair]) -> None:
+    async def carry(self, stream: Nonce, kind: str, end: AbstractAsyncContextManager[Duplex]) -> None:
         """Another connection than an instance's, under the same bound."""
 
         async def far_end(stack: AsyncExitStack) -> Pump:
-            return _pumped(*await stack.enter_async_context(end))
+            there = await stack.enter_async_context(end)
+            return lambda wire: _both(_from(there.read, wire), _to_writer(wire, there.write))
 
         await self._begin(stream, kind, far_end)
 
@@ -143,7 +144,7 @@ def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Pump:
         writer.write(data)
         await writer.drain()
 
-    return lambda wire: _both(_from_reader(reader, wire), _to_writer(wire, put))
+    return lambda wire: _both(_from(reader.read, wire), _to_writer(wire, put))
 
 
 async def _both(*directions: Awaitable[None]) -> None:
@@ -165,8 +166,8 @@ async def _from_iterator(output: AsyncIterator[bytes], wire: Wire) -> None:
             await wire.send(data[start : start + CHUNK_BYTES])
 
 
-async def _from_reader(reader: asyncio.StreamReader, wire: Wire) -> None:
-    while data := await reader.read(CHUNK_BYTES):
+async def _from(read: Callable[[int], Awaitable[bytes]], wire: Wire) -> None:
+    while data := await read(CHUNK_BYTES):
         await wire.send(data)
 
 

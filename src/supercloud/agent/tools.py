@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from supercloud.agent.backups import Backups
 from supercloud.agent.images import file_digest
 from supercloud.agent.journal import Journal
 from supercloud.agent.opener import Opener
 from supercloud.agent.streams import Streams
-from supercloud.model.errors import Conflict, Refused
+from supercloud.model.errors import Conflict, NotFound, Refused
+from supercloud.model.names import Nonce
 from supercloud.ports.agent import BackupReport, MadeImage
 from supercloud.ports.hypervisor import Volumes, Watch
-from supercloud.ports.tools import ConnectTools, ForeignRef, ForeignVm, TakeDisk, Tools
+from supercloud.ports.tools import (
+    ConnectTools,
+    ForeignRef,
+    ForeignVm,
+    OpenHanded,
+    TakeDisk,
+    Tools,
+    ToolsConnection,
+)
 
 
 class AgentTools:
@@ -34,6 +45,7 @@ class AgentTools:
         self._volumes = volumes
         self._backups = backups
         self._opener = opener
+        self._connections: dict[Nonce, ToolsConnection] = {}
 
     @property
     def there(self) -> bool:
@@ -50,7 +62,26 @@ class AgentTools:
         await driver.open()
 
     async def connect(self, request: ConnectTools) -> None:
-        await self._streams.carry(request.stream, "tools", self._driver().connection())
+        await self._streams.carry(request.stream, "tools", self._connected(request.connection))
+
+    @asynccontextmanager
+    async def _connected(self, name: Nonce | None) -> AsyncIterator[ToolsConnection]:
+        async with self._driver().connection() as connection:
+            if name is None:  # a client of before, which takes nothing that is handed over
+                yield connection
+                return
+            self._connections[name] = connection
+            try:
+                yield connection
+            finally:
+                self._connections.pop(name, None)
+
+    async def open_handed(self, request: OpenHanded) -> None:
+        """See the port."""
+        connection = self._connections.get(request.connection)
+        if connection is None:
+            raise NotFound("there is no such connection of tools")
+        await self._streams.carry(request.stream, "tools", connection.handed(request.number))
 
     async def list(self) -> list[ForeignVm]:
         return await self._driver().list()

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Path, Query, WebSocket, WebSocketDisconnect
 
 from supercloud.api.guard import BlanketConsole, BlanketTools, IncidentEvidence, VmConsole
 from supercloud.api.things import InCloud, RefPath
-from supercloud.model.names import Id, Port
+from supercloud.model.names import Id, Nonce, Port
 from supercloud.ports.agent import StreamKind
+from supercloud.ports.tools import HandedNumber
 from supercloud.services.northbound import Stream
 
 
@@ -41,8 +42,15 @@ def router() -> APIRouter:
         await pump(socket, stream)
 
     @found.websocket("/blankets/{ref}/tools")
-    async def tools(control: BlanketTools, socket: WebSocket, ref: RefPath, cloud: InCloud = None) -> None:
-        stream = await control.tools_stream(ref, cloud=cloud)
+    async def tools(  # noqa: PLR0917 - FastAPI calls it by name
+        control: BlanketTools,
+        socket: WebSocket,
+        ref: RefPath,
+        cloud: InCloud = None,
+        connection: Nonce | None = None,
+        handed: HandedNumber | None = None,
+    ) -> None:
+        stream = await control.tools_stream(ref, cloud=cloud, connection=connection, handed=handed)
         await pump(socket, stream)
 
     @found.websocket("/incidents/{incident}/evidence/{evidence}/content")

@@ -6,7 +6,6 @@ called a foreign VM: no right of ours is needed to run it, and nothing of ours c
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -19,6 +18,7 @@ from supercloud.ports.hypervisor import Watch
 #: Of the foreign VMs of one blanket, so many are told.
 FOREIGN_VMS = 1000
 #: Whatever its maker called it, which libvirt lets be nearly anything.
+HandedNumber = Annotated[int, Limits(ge=0, lt=1 << 31)]
 ForeignName = Annotated[str, Limits(pattern=r"^[^\x00-\x1f\x7f/]+$", max_length=255)]
 
 
@@ -42,9 +42,24 @@ class ForeignRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectTools:
-    """Dial back with a stream named `stream` that is a connection to libvirt, as the tools' user."""
+    """Dial back with a stream named `stream` that is a connection to libvirt, as the tools' user.
+
+    `connection`: by what `OpenHanded` names it.
+    """
 
     stream: Nonce
+    connection: Nonce | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenHanded:
+    """Dial back with a stream that is the socket which libvirt handed over in a connection, as its
+    `number`th from 0: a VM's screen.
+    """
+
+    stream: Nonce
+    connection: Nonce
+    number: HandedNumber
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +83,13 @@ class ToolsAgent(Protocol):
         """Returns once the stream is open."""
         ...
 
+    async def open_handed(self, request: OpenHanded) -> None:
+        """Once for each. Returns once the stream is open.
+
+        Raises: NotFound, where there is no such connection or socket.
+        """
+        ...
+
     async def list(self) -> list[ForeignVm]: ...
 
     async def take(self, request: TakeDisk) -> BackupReport:
@@ -80,6 +102,24 @@ class ToolsAgent(Protocol):
 
 
 # ---------------------------------------------------------------- of the blanket's driver
+
+
+class Duplex(Protocol):
+    """Bytes both ways. Raises OSError."""
+
+    async def read(self, most: int) -> bytes:
+        """What is there, up to so many bytes; nothing at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+
+class ToolsConnection(Duplex, Protocol):
+    """To libvirt; and what libvirt hands over in it, as to a client on its own machine."""
+
+    def handed(self, number: int) -> AbstractAsyncContextManager[Duplex]:
+        """The socket that it handed over as its `number`th from 0, for once. Raises: NotFound."""
+        ...
 
 
 class Tools(Protocol):
@@ -97,9 +137,7 @@ class Tools(Protocol):
         """Let them in to libvirt, by the rules for them. In already: fine."""
         ...
 
-    def connection(
-        self,
-    ) -> AbstractAsyncContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    def connection(self) -> AbstractAsyncContextManager[ToolsConnection]:
         """One to libvirt, of the tools' user."""
         ...
 

@@ -17,12 +17,14 @@ from supercloud.model.names import (
     Digest,
     Id,
     Name,
+    Nonce,
     PublicKey,
     SizeBytes,
 )
 from supercloud.model.quota import Quota
 from supercloud.model.trust import TrustKind
 from supercloud.ports.agent import StopMode, StreamKind
+from supercloud.ports.tools import HandedNumber
 from supercloud.services.feed import Place, Watch
 from supercloud.services.level_views import LevelChange, LevelView, SetLevel
 from supercloud.services.pages import EVERYTHING, Page, Part
@@ -361,8 +363,16 @@ class Northbound(Protocol):
         above `open`."""
         ...
 
-    async def tools_stream(self, ref: Ref, *, cloud: Ref | None = None) -> Stream:
-        """A connection to its libvirt, as the tools' user."""
+    async def tools_stream(
+        self,
+        ref: Ref,
+        *,
+        cloud: Ref | None = None,
+        connection: Nonce | None = None,
+        handed: HandedNumber | None = None,
+    ) -> Stream:
+        """A connection to its libvirt, as the tools' user, called `connection`; or the socket that libvirt
+        handed over in it, as its so manieth from 0."""
         ...
 
     async def foreign_vms(self, ref: Ref, *, cloud: Ref | None = None) -> ForeignVmsView: ...

@@ -7,14 +7,17 @@ would be inside it.
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from supercloud.model import levels
-from supercloud.model.errors import Conflict, NotFound, Refused
+from supercloud.model.errors import Conflict, InvalidInput, NotFound, Refused
 from supercloud.model.levels import Demand
+from supercloud.model.names import Nonce
 from supercloud.ports.agent import BlanketReport
-from supercloud.ports.tools import ConnectTools, ForeignVm
+from supercloud.ports.tools import ConnectTools, ForeignVm, HandedNumber, OpenHanded
 from supercloud.services import guests, nesting, placing
 from supercloud.services.demands import demands_of, volume_demand
 from supercloud.services.northbound import Stream
@@ -49,10 +52,19 @@ class ToolsAccess:
             row.tools = True
         await self._parts.agents.agent(row.id).tools.open()
 
-    async def tools_stream(self, ref: Ref, *, cloud: Ref | None = None) -> Stream:
+    async def tools_stream(
+        self,
+        ref: Ref,
+        *,
+        cloud: Ref | None = None,
+        connection: Nonce | None = None,
+        handed: HandedNumber | None = None,
+    ) -> Stream:
         """
-        Raises: as `let_tools_in`; Conflict where nobody let tools in.
+        Raises: as `let_tools_in`; Conflict where nobody let tools in; NotFound where nothing was handed over.
         """
+        if connection is None and handed is not None:
+            raise InvalidInput("what was handed over, was so in a connection: name it")
         async with self._parts.store.read() as session:
             row = await find_blanket(session, ref, cloud)
             if not row.tools:
@@ -61,8 +73,14 @@ class ToolsAccess:
                     hint=f"supercloud blanket connect {row.name}",
                 )
             await self._check(session, row)
+        if connection is None or handed is None:
+            return await self._parts.streams.ask(
+                row.id,
+                lambda agent, name: agent.tools.connect(ConnectTools(stream=name, connection=connection)),
+            )
+        asked = partial(OpenHanded, connection=connection, number=handed)
         return await self._parts.streams.ask(
-            row.id, lambda agent, name: agent.tools.connect(ConnectTools(stream=name))
+            row.id, lambda agent, name: agent.tools.open_handed(asked(stream=name))
         )
 
     async def foreign_vms(self, ref: Ref, *, cloud: Ref | None = None) -> ForeignVmsView:

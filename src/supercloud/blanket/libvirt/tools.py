@@ -1,15 +1,13 @@
 """ports.tools.Tools over libvirt: the user's own tools, let in by polkit's rules, and what they made.
 
-Their connection is a process of its own, of a user of its own: libvirt asks polkit by the pid and the user at
-the other end of the socket, as long as the connection lasts. To root, which we are, polkit denies nothing.
+To root, which we are, polkit denies nothing; their connection is another user's (tools_connection).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,20 +16,16 @@ from supercloud.blanket.domain_xml import instance_of
 from supercloud.blanket.foreign_xml import Described, ForeignDisk, described
 from supercloud.blanket.libvirt.connection import Connection, Handle, bindings
 from supercloud.blanket.libvirt.hypervisor import run_state
+from supercloud.blanket.libvirt.tools_connection import connected
 from supercloud.blanket.machines.domain import machine_of
 from supercloud.model.errors import Conflict, Failed, NotFound, OutcomeUnknown, Unavailable
 from supercloud.model.names import Id
 from supercloud.ports.agent import RunState, VolumeReport
 from supercloud.ports.hypervisor import Watch
-from supercloud.ports.tools import FOREIGN_VMS, ForeignVm
+from supercloud.ports.tools import FOREIGN_VMS, ForeignVm, ToolsConnection
 
 _OPEN: Final = Path("/usr/lib/supercloud/open-to-tools")
 _OPENED: Final = Path("/run/supercloud/open-to-tools")
-_USER: Final = "sc-tools"
-_CONNECT: Final = (
-    *("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--no-new-privs"),
-    *("--pdeathsig", "KILL", "--", "socat", "-b65536", "STDIO", "UNIX-CONNECT:/run/libvirt/libvirt-sock"),
-)
 _BACK_S, _LOOK_EVERY_S = 60.0, 0.5
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f/]")
 
@@ -72,21 +66,8 @@ class LibvirtTools:
                     return
                 await asyncio.sleep(_LOOK_EVERY_S)  # that libvirtd is back has no event
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        process = await asyncio.create_subprocess_exec(
-            *_CONNECT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdin and process.stdout  # noqa: S101 - pipes were asked for
-        try:
-            yield process.stdout, process.stdin
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    def connection(self) -> AbstractAsyncContextManager[ToolsConnection]:
+        return connected()
 
     async def list(self) -> list[ForeignVm]:
         def look(handle: Handle) -> list[ForeignVm]:
