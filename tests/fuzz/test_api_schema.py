@@ -174,7 +174,7 @@ _NORTH, _SOUTH = [
     for one in (_APP.openapi, _APP.state.southbound)
 ]
 _SETTINGS = settings(
-    max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=4, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
