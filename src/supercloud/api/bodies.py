@@ -25,7 +25,8 @@ class _Strict(APIRoute):
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
-        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation)
+        kind: Any = self.body_field.field_info.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
         async def strict(request: Request) -> Response:
             body = await request.body()  # which keeps it for the other
