@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -26,13 +27,12 @@ class _Strict(APIRoute):
         if self.body_field is None:
             return handler
         kind: Any = self.body_field.field_info.annotation
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
         async def strict(request: Request) -> Response:
             body = await request.body()  # which keeps it for the other
             if body:
                 try:
-                    _check(adapter, body)
+                    _check(_adapter(kind), body)
                 except ValidationError as error:
                     found = error.errors(include_url=False)
                     where = [{**one, "loc": ("body", *one["loc"])} for one in found]
@@ -40,6 +40,12 @@ class _Strict(APIRoute):
             return await handler(request)
 
         return strict
+
+
+@lru_cache(maxsize=256)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Made when the first body of its kind comes."""
+    return TypeAdapter(kind)
 
 
 def _check(adapter: TypeAdapter[Any], body: bytes) -> None:
