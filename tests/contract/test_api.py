@@ -104,7 +104,7 @@ _REFUSED = [
     ("POST", "/clouds", b"", 422, "invalid-input"),
     ("POST", "/clouds", b"{", 422, "invalid-input"),
     ("POST", "/clouds", b"\xff\xfe", 422, "invalid-input"),
-    ("POST", "/clouds", b"[" * 100_000, 400, "invalid-input"),
+    ("POST", "/clouds", b"[" * 100_000, 422, "invalid-input"),
     ("POST", "/clouds", b'{"name": "a", "right_length_s": NaN}', 422, "invalid-input"),
     ("POST", "/clouds", b'{"name": "a", "right_length_s": 1e999}', 422, "invalid-input"),
     ("POST", "/clouds", b'{"name": "a\\n"}', 422, "invalid-input"),
@@ -144,6 +144,36 @@ def _plain(data: UserData) -> dict[str, str]:
 
 def _sealed(raw: bytes) -> dict[str, str]:
     return {"digest": f"sha256:{hashlib.sha256(raw).hexdigest()}", "ciphertext": to_text(raw)}
+
+
+async def test_a_body_means_what_it_says(http: httpx.AsyncClient) -> None:
+    image = {"name": "x", "digest": DIGEST, "size_bytes": 9, "virtual_bytes": 9}
+    for size in (False, "9", 9.5, [9], None):
+        refused = await http.post("/images", json={**image, "size_bytes": size})
+        assert "size_bytes" in problem(refused, 422, "invalid-input"), size
+    who = {"name": "x", "key": "ed25519/" + "0" * 64}
+    for word in (1, "yes", "true"):
+        refused = await http.post("/principals", json={**who, "operator": word})
+        assert "operator" in problem(refused, 422, "invalid-input"), word
+    assert "not JSON" in problem(await http.post("/images", content=b"{"), 422, "invalid-input")
+    assert (await http.get("/images")).json() == []
+    made = await http.post("/images", json={**image, "size_bytes": 9.0})
+    assert made.status_code == 201, "which in JSON is a whole number"
+
+
+async def test_who_asks_in_a_way_that_is_not_there_is_told_which_are(
+    api: Served, http: httpx.AsyncClient
+) -> None:
+    south = f"https://{HOST}:{api.access.port}/southbound/v1"
+    for path, methods in (
+        ("/clouds", "GET, POST"),
+        ("/clouds/c", "DELETE, GET"),
+        (f"{south}/windows", "GET, POST"),
+    ):
+        answer = await http.patch(path, json={})
+        problem(answer, 405, "invalid-input")
+        assert answer.headers["allow"] == methods, path
+    problem(await http.patch("/nothing", json={}), 404, "not-found")
 
 
 async def test_user_data_is_taken_encrypted_only_and_has_a_limit(

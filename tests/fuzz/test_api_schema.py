@@ -23,7 +23,8 @@ from control_rig import World, furnish
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 from schemathesis.config import SchemathesisConfig
 from schemathesis.generation.meta import CoveragePhaseData
 from schemathesis.specs.openapi.checks import allow_header_conformance, unsupported_method
@@ -174,7 +175,7 @@ _NORTH, _SOUTH = [
     for one in (_APP.openapi, _APP.state.southbound)
 ]
 _SETTINGS = settings(
-    max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=4, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -190,16 +191,36 @@ def test_every_answer_to_providers_is_as_described(case: schemathesis.Case, targ
     _sent(case, target)
 
 
+@pytest.mark.parametrize("schema", [_NORTH, _SOUTH], ids=["users", "providers"])
+def test_what_was_made_is_there_and_what_is_gone_is_not(schema: Any, target: Target) -> None:
+    """One request after another, with what the one before answered."""
+    machine: Any = schema.as_state_machine()
+
+    class Signed(machine):  # type: ignore[misc]
+        def before_call(self, case: schemathesis.Case) -> None:
+            _aim(case, names=False)
+
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+            return _sending(case, target)
+
+    steps = settings(_SETTINGS, stateful_step_count=10, phases=[Phase.generate])
+    run_state_machine_as_test(Signed, settings=steps)
+
+
 def _sent(case: schemathesis.Case, target: Target) -> None:
-    """Signed, unless that is what is wrong with it."""
     positive = case.meta is not None and case.meta.generation.mode.is_positive
     _aim(case, names=positive)
-    signed = None if _is_about(case, "Authorization") else target.signed
-    sending: dict[str, Any] = {"base_url": target.url, "timeout": 100, "auth": signed}
+    sending = _sending(case, target)
     answer = case.call(**sending)
     words = [allow_header_conformance, unsupported_method] if case.path in _WORDS else []
     case.validate_response(answer, excluded_checks=words, transport_kwargs=sending)
     assert not positive or _FORM not in answer.headers, answer.text
+
+
+def _sending(case: schemathesis.Case, target: Target) -> dict[str, Any]:
+    """Signed, unless that is what is wrong with it."""
+    signed = None if _is_about(case, "Authorization") else target.signed
+    return {"base_url": target.url, "timeout": 100, "auth": signed}
 
 
 def _is_about(case: schemathesis.Case, parameter: str) -> bool:

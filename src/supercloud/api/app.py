@@ -111,7 +111,7 @@ def _routes() -> tuple[tuple[BaseRoute, ...], tuple[BaseRoute, ...], _Methods]:
     ]
     southern = southbound.routers()
     known = [
-        (compile_path(prefix + route.path)[0], route.methods)
+        (compile_path(prefix + route.path)[0], route.methods or set[str]())
         for prefix, several in (("/v1", routers), (southbound.PREFIX, southern))
         for router in several
         for route in router.routes

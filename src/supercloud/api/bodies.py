@@ -6,14 +6,15 @@ nothing. What a client got so wrong is refused, since it means something else th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -25,27 +26,41 @@ class _Strict(APIRoute):
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
-        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation)
+        kind: Any = self.body_field.field_info.annotation
 
         async def strict(request: Request) -> Response:
             body = await request.body()  # which keeps it for the other
             if body:
                 try:
-                    adapter.validate_json(body, strict=True)
+                    _check(_adapter(kind), body)
                 except ValidationError as error:
-                    found = [one for one in error.errors(include_url=False) if not _whole(one)]
-                    if found:
-                        where = [{**one, "loc": ("body", *one["loc"])} for one in found]
-                        raise RequestValidationError(where) from error
+                    found = error.errors(include_url=False)
+                    where = [{**one, "loc": ("body", *one["loc"])} for one in found]
+                    raise RequestValidationError(where) from error
             return await handler(request)
 
         return strict
 
 
-def _whole(error: ErrorDetails) -> bool:
-    """Whether all that is wrong is that a whole number is written as 10.0, which in JSON is one."""
-    given = error["input"]
-    return error["type"] == "int_type" and isinstance(given, float) and given.is_integer()
+@lru_cache(maxsize=256)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Made when the first body of its kind comes."""
+    return TypeAdapter(kind)
+
+
+def _check(adapter: TypeAdapter[Any], body: bytes) -> None:
+    """A whole number may be written as 10.0, which in JSON is the same. Raises: ValidationError."""
+    try:
+        adapter.validate_json(body, strict=True)
+    except ValidationError as error:
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+            raise
+        adapter.validate_json(json.dumps(json.loads(body, parse_float=_number)), strict=True)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 class Router(APIRouter):

@@ -41,6 +41,11 @@ CpuModel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 PlatformKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 OptionValue = Annotated[Text, Field(max_length=4096)]
+#: Of a platform. No other names: what pydantic says of names alone leaves others open.
+Options = Annotated[
+    dict[OptionName, OptionValue],
+    Field(max_length=64, json_schema_extra={"additionalProperties": False}),
+]
 #: One line of an `authorized_keys` file.
 SshKey = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$", max_length=16384)]
 
@@ -51,7 +56,7 @@ class AddProvider:
 
     name: Name
     kind: PlatformKind
-    options: Annotated[dict[OptionName, OptionValue], Field(max_length=64)] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     location: Location | None = None
     price: Price | None = None
 

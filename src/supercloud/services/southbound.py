@@ -22,7 +22,7 @@ from supercloud.model.states import BlanketState, OperationState
 from supercloud.services.feed import Place, Watch
 from supercloud.services.northbound import LAST
 from supercloud.services.pages import EVERYTHING, Page, Part
-from supercloud.services.requests import OptionName, OptionValue, PlatformKind, Ref
+from supercloud.services.requests import Options, PlatformKind, Ref
 from supercloud.services.security_views import (
     AskAct,
     AskedActView,
@@ -50,7 +50,7 @@ class RegisterDomain:
 
     name: Name
     kind: PlatformKind
-    options: Annotated[dict[OptionName, OptionValue], Field(max_length=64)] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     location: Location | None = None
     price: Price | None = None
     capacity: Capacity = UNSAID
