@@ -297,6 +297,9 @@ def make_root(
                 [
                     "mmdebstrap",
                     "--quiet",
+                    # The recipe has cleaned up, the root's configuration of apt as well: without that, apt would
+                    # clean this machine instead, which takes root its package lists, and which nobody else may.
+                    "--skip=cleanup/apt",
                     "--variant=apt",
                     "--format=tar",
                     "--architectures=amd64",
