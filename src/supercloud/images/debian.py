@@ -297,8 +297,8 @@ def make_root(
                 [
                     "mmdebstrap",
                     "--quiet",
-                    # The recipe has cleaned up, the root's configuration of apt as well: without that, apt would
-                    # clean this machine instead, which takes root its package lists, and which nobody else may.
+                    # The recipe has cleaned up, the root's configuration of apt as well. Without it apt would
+                    # clean this machine: root loses its package lists by that, and nobody else may.
                     "--skip=cleanup/apt",
                     "--variant=apt",
                     "--format=tar",
