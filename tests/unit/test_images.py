@@ -159,6 +159,22 @@ class TestLock:
             debian.Apt(tmp_path).download([debian.Package("hello", "1.0", "amd64", DIGEST)], tmp_path)
 
 
+class TestRoot:
+    @pytest.mark.parametrize("recipe", [blanket.RECIPE, guest.RECIPE], ids=lambda path: path.name)
+    def test_this_machines_own_apt_is_left_alone(
+        self, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The recipe empties the root's /tmp, where mmdebstrap has the configuration by which apt knows the
+        root. What apt is told after that, it does to this machine: so it is told nothing."""
+        assert 'rm -rf "$root"' in (recipe / "customize").read_text()
+        told: list[list[str]] = []
+        monkeypatch.setattr(debian, "run", lambda argv, **_: told.append(list(argv)))
+        debian.make_root([], tmp_path / "root.tar", included=["bash"], recipe=recipe)
+        (argv,) = told
+        hook = next(word for word in argv if word.startswith("--customize-hook"))
+        assert "--skip=cleanup/apt" in argv[: argv.index(hook)]
+
+
 class TestInitrd:
     def test_the_same_input_gives_the_same_bytes(self) -> None:
         arguments = (b"busybox", b"#!/bin/busybox sh\n", [("virtio", b"1"), ("virtio_blk", b"22")])

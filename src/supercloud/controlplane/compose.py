@@ -66,7 +66,7 @@ async def control_plane(
         nested=BlanketPlatform,
     )
     runtime = DurableRuntime(operations, database)
-    operations.runs_on(runtime.start)
+    operations.runs_on(runtime.start, runtime.forget)
     takeover = Takeover(store, runtime)
     control = ControlPlane(parts)
     try:

@@ -297,6 +297,9 @@ def make_root(
                 [
                     "mmdebstrap",
                     "--quiet",
+                    # The recipe has cleaned up, the root's configuration of apt as well. Without it apt would
+                    # clean this machine: root loses its package lists by that, and nobody else may.
+                    "--skip=cleanup/apt",
                     "--variant=apt",
                     "--format=tar",
                     "--architectures=amd64",

@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
@@ -103,6 +103,10 @@ class DurableRuntime:
         if left:
             await dbos.resume_workflows_async([one.workflow_id for one in left])
         return len(left)
+
+    async def forget(self, operations: Sequence[str]) -> None:
+        """What is remembered of these, which have ended."""
+        await self._up().delete_workflows_async(list(operations))
 
     async def executors(self) -> set[str]:
         """Whose operations are pending."""

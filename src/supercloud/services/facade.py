@@ -133,6 +133,7 @@ class ControlPlane(
         for operation in await self._parts.operations.open():
             await self._parts.operations.started(operation)
         self._later(self._parts.publisher.run())
+        self._later(self._parts.operations.keep_bounded())
         self._later(self.reconciler.run())
         self._later(self._windows.run())
         self._later(self._deadlines.run())

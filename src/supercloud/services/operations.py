@@ -23,6 +23,7 @@ from supercloud.model.states import OPERATION_TRANSITIONS, OperationState, move
 from supercloud.ports.durable import Saga
 from supercloud.services.caller import Caller
 from supercloud.services.fates import seen_by
+from supercloud.services.forgetting import Forget, keep_bounded
 from supercloud.services.pages import Page, Part
 from supercloud.services.store.engine import Store
 from supercloud.services.store.tables import Operation
@@ -46,13 +47,21 @@ class Operations:
         self._changed: defaultdict[Id, asyncio.Event] = defaultdict(asyncio.Event)
         self._works: dict[str, Work] = {}
         self._start: Callable[[Id], Awaitable[None]] | None = None
+        self._forget: Forget | None = None
 
     def register(self, kind: str, work: Work) -> None:
         self._works[kind] = work
 
-    def runs_on(self, start: Callable[[Id], Awaitable[None]]) -> None:
-        """`start` hands an operation to the durable runtime; repeating it is harmless."""
+    def runs_on(self, start: Callable[[Id], Awaitable[None]], forget: Forget | None = None) -> None:
+        """`start` hands an operation to the durable runtime; repeating it is harmless. `forget` has it forget
+        those that ended."""
         self._start = start
+        self._forget = forget
+
+    async def keep_bounded(self) -> None:
+        """Until cancelled, where there is a runtime that can forget."""
+        if self._forget is not None:
+            await keep_bounded(self._store, self._forget)
 
     # ------------------------------------------------------------ recording
 
