@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from supercloud.cli.demo.attackers import brings
 from supercloud.cli.demo.scenario import CLOUD, SERVER
-from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, Outcome, Stage
+from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, NotMade, Outcome, Stage
 from supercloud.cli.demo.traces import Hidden, done_at, is_in, merged
-from supercloud.model.errors import Failed
 
 HIDEOUT, _MARK = "hideout", "demo-hidden"
 _PAUSED = "stop:x-supercloud:vcpus"
@@ -26,9 +25,9 @@ def _follow(stage: Stage, outcome: Outcome, instance: str) -> None:
     def told() -> list[Hidden]:
         return stage.says(HIDEOUT, _MARK, Hidden)
 
-    first = stage.until(lambda: next(iter(told()), None), BOOT_S, "the process to hide")
+    first = stage.until(lambda: next(iter(told()), None), BOOT_S, "the process to hide", error=NotMade)
     if first.problem or first.shown:
-        raise Failed(f"the process could not hide: {first.problem or 'ps shows it'}")
+        raise NotMade(f"the process could not hide: {first.problem or 'ps shows it'}")
     stage.say(f"process {first.pid} is hidden; whoever looks from outside has to come by")
     found = stage.await_detail(
         lambda one: (
