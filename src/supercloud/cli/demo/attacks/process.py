@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supercloud.cli.demo.attackers import brings
 from supercloud.cli.demo.scenario import CLOUD, SERVER
-from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, NotMade, Outcome, Stage
+from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, NotMade, Outcome, Stage, other
 from supercloud.cli.demo.traces import Hidden, done_at, is_in, merged
 
 HIDEOUT, _MARK = "hideout", "demo-hidden"
@@ -15,7 +15,7 @@ _LOOKED_S = 3000.0
 
 def hide(stage: Stage, outcome: Outcome) -> None:
     """It is found by what the kernel keeps of it elsewhere, and its guest is stopped with its memory kept."""
-    on = stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"]
+    on = other(stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"])
     stage.say(f"{HIDEOUT} boots in {on}")
     with stage.guests(Guest(name=HIDEOUT, on=on, user_data=brings("hide.py"))) as (made,):
         _follow(stage, outcome, made["id"])

@@ -37,8 +37,9 @@ class _Prey:
 
 def spread(stage: Stage, outcome: Outcome) -> None:
     """Whatever has it is cut off, and its address denied in the other domain before it gets there."""
-    here = stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"]
-    there = other(here)
+    # Two boot where the fewer run: they boot together, and who is slow is late for all.
+    there = stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"]
+    here = other(there)
     stage.say(f"{FIRST} and {NEXT} boot in {here}, {ABROAD} in {there}, each with the same hole")
     hole = brings("hole.py")
     wanted = (
