@@ -59,13 +59,16 @@ class Attack:
             except KeyboardInterrupt:
                 self._say(f"{title}: given up; taking away what was made for it")
                 raise
+            else:
+                self._say(f"{title}: {outcome.says}")  # to take away what was made for it may take a minute
             finally:
                 self._stage.undo()
         except (SupercloudError, WebSocketException, OSError) as error:
             # The others are made all the same. What it left in force may be the next ones' trouble, too.
             outcome.made = outcome.contained = False
             outcome.why = str(error) or type(error).__name__
-        self._say(f"{title}: {outcome.says}")
+        if not outcome.contained:
+            self._say(f"{title}: {outcome.says}")
         self._tell(outcome)
         return outcome
 
