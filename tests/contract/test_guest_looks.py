@@ -18,6 +18,7 @@ from supercloud.blanket.domain_xml import domain_name
 from supercloud.blanket.guest_memory import GuestMemory
 from supercloud.model.errors import Failed, Unavailable
 from supercloud.model.names import MIB, new_id
+from supercloud.security.introspection.look import Seen
 
 pytestmark = pytest.mark.contract
 #: What else than our own may be at the other end, by what it does with a line.
@@ -150,18 +151,31 @@ async def test_one_that_stands_still_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_one_that_has_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where looking takes long: the next round comes as soon as it can have run."""
+    """Not even where looking takes so long that rounds are far apart; who was seen waits for those."""
     busy = itertools.count(0, 10**9)
     monkeypatch.setattr(GuestMemory, "executed_ns", lambda _: next(busy))
-    rounds = Rounds(Eyes(), Told(), tmp_path)
-    await rounds.once()
-    assert not rounds.fresh
-    with qemu(tmp_path, 64 * MIB):
-        await rounds.once()
-        assert rounds.fresh
-        await rounds.once()
-        assert not rounds.fresh
-        await rounds._eyes.close()
+    now, looks, kernel = 0.0, [], False
+
+    async def look(*_: object) -> Seen:
+        if not kernel:
+            raise Unavailable("no Linux kernel")
+        return object.__new__(Seen)
+
+    async with eyes() as made:
+        monkeypatch.setattr(made, "look", look)
+        rounds = Rounds(made, Told(), tmp_path, clock=lambda: now)
+        monkeypatch.setattr(rounds._watch, "seen", lambda *_: [])
+        assert await rounds.once() == 0
+        with qemu(tmp_path, 64 * MIB):
+            for _ in range(60):  # it boots
+                looks += [now] * await rounds.once(first_looks=True)
+                now += 10.0
+            kernel = True
+            for _ in range(200):
+                looks += [now] * await rounds.once(first_looks=True)
+                now += 10.0
+            assert looks == [10.0, 70.0, 190.0, 430.0, 910.0]
+            assert await rounds.once() == 1, "in its turn"
 
 
 async def test_one_at_which_looking_fails_is_spared_twice_as_long_each_time(

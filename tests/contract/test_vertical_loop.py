@@ -241,6 +241,15 @@ async def test_an_incident_is_closed_and_what_was_done_is_undone(world: World) -
         await agent.close(request)
 
 
+async def test_one_in_which_nothing_was_done_is_closed_as_soon_as_that_is_said(world: World) -> None:
+    """And not when something else happens: what was told to who closed it is kept, and told on."""
+    async with world.agent() as agent, world.detector() as link:
+        await sent(link, spoof(1))
+        found = await incident_told(world, IncidentState.OPEN)
+        await agent.close(CloseIncident(incident=found.id, by="ada", undo=True))
+        await incident_told(world, IncidentState.CLOSED)
+
+
 @pytest.mark.parametrize("yes", [True, False])
 async def test_what_asks_waits_for_an_answer(world: World, yes: bool) -> None:
     policy = json.loads(json.dumps(POLICY))

@@ -41,14 +41,19 @@ class SshGuest:
     def ssh(
         self, command: str, *, data: bytes = b"", timeout_s: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [PROGRAM, "vm", "ssh", self.name, "--cloud", CLOUD, "-i", str(self.key), "--", command],
-            check=False,
-            capture_output=True,
-            input=data,
-            timeout=timeout_s,
-            env=self.estate.environment(),
-        )
+        """Status 255 as well if it takes longer: who boots may take a connection and say nothing."""
+        called = [str(PROGRAM), "vm", "ssh", self.name, "--cloud", CLOUD, "-i", str(self.key), "--", command]
+        try:
+            done = subprocess.run(
+                called,
+                check=False,
+                capture_output=True,
+                input=data,
+                timeout=timeout_s,
+                env=self.estate.environment(),
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(called, 255, "", f"no end within {timeout_s:.0f} s")
         said = (one.decode(errors="replace") for one in (done.stdout, done.stderr))
         return subprocess.CompletedProcess(done.args, done.returncode, *said)
 

@@ -11,7 +11,7 @@ import pytest
 from supercloud.model.findings import Layer, Object, ObjectKind, Severity
 from supercloud.security import usual
 from supercloud.security.detectors import GUEST
-from supercloud.security.detectors.guests import AGAIN_S, CANNOT_S, Guests
+from supercloud.security.detectors.guests import AGAIN_S, CANNOT_S, NEVER_S, Guests
 from supercloud.security.events import Stand, take
 from supercloud.security.introspection.look import HiddenProcess, HookedCall, Place, Seen
 from supercloud.security.introspection.sockets import Socket
@@ -90,10 +90,10 @@ def test_what_stays_so_is_told_again_after_a_while_and_what_is_new_at_once() -> 
 
 def test_a_guest_that_boots_is_no_finding_and_one_that_stays_dark_is_told_once() -> None:
     watch = Guests("boot")
-    assert watch.cannot("tone", "no kernel", 0) == [] == watch.cannot("tone", "no kernel", CANNOT_S - 1)
-    (event,) = watch.cannot("tone", "no kernel", CANNOT_S)
+    assert watch.cannot("tone", "no kernel", 0) == [] == watch.cannot("tone", "no kernel", NEVER_S - 1)
+    (event,) = watch.cannot("tone", "no kernel", NEVER_S)
     assert (event["severity_id"], event["finding_info"]["analytic"]["uid"]) == (1, "cannot-look")
-    assert watch.cannot("tone", "no kernel", 10 * CANNOT_S) == []
+    assert watch.cannot("tone", "no kernel", 10 * NEVER_S) == []
 
 
 def test_one_that_grows_dark_after_it_was_seen_is_graver() -> None:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -157,14 +157,17 @@ async def watch_guests(teller: Teller, pid_files: Path, *, every_s: float = EVER
             began = time.monotonic()
             await rounds.once()
             long_s = min((time.monotonic() - began) / _PART, _LONGEST_S)
-            # What is done to a guest before its first look is taken for its own: that one is not waited for.
-            await asyncio.sleep(every_s if rounds.fresh else max(every_s, long_s))
+            until = time.monotonic() + max(every_s, long_s)
+            while (left := until - time.monotonic()) > 0:
+                await asyncio.sleep(min(every_s, left))
+                # What is done to a guest before its first look is taken for its own: that is not waited for.
+                await rounds.once(first_looks=True)
     finally:
         await eyes.close()
 
 
 class Rounds:
-    """From one instance to the next. `fresh`: the last one met a guest that it has not looked at yet.
+    """From one instance to the next.
 
     One whose processors have not run since the round before is left alone: its memory may be on its way here
     still, part of it of now and part of then, and nothing in that agrees.
@@ -180,10 +183,11 @@ class Rounds:
         self._spared: dict[str, tuple[float, float]] = {}  # by the memory's key: until when, and for how long
         self._watch = recorded(Guests(secrets.token_hex(8)), GUEST, RECORDING)
         self._executed: dict[str, int] = {}  # by the memory's key
-        self.fresh = False
+        self._seen: set[str] = set()  # the keys of memories
+        self._in_vain: dict[str, tuple[float, float]] = {}  # first looks, as `_spared`
 
-    async def once(self) -> int:
-        """How many were looked at."""
+    async def once(self, *, first_looks: bool = False) -> int:
+        """How many were looked at: of all, or of those that were never seen yet."""
         looked = 0
         instances = running(self._pid_files)
         self._watch.there(instances)
@@ -195,13 +199,11 @@ class Rounds:
                 except Unavailable as error:
                     self._teller.tell(self._watch.cannot(instance, error.message, time.time()))
             before, self._executed = self._executed, {one.key: one.executed_ns() for one in memories.values()}
-            self.fresh = bool(self._executed.keys() - before.keys())
-            self._spared = {key: spared for key, spared in self._spared.items() if key in self._executed}
+            self._forget(self._executed.keys())
             for instance, memory in memories.items():
                 then = before.get(memory.key)
-                spared_until, _ = self._spared.get(memory.key, (0.0, 0.0))
                 runs = then is not None and self._executed[memory.key] - then >= _EXECUTED_NS
-                if runs and self._clock() >= spared_until:
+                if runs and self._is_due(memory.key, first_looks):
                     self._teller.tell(await self._look(instance, memory))
                     looked += 1
         finally:
@@ -209,18 +211,37 @@ class Rounds:
                 memory.close()
         return looked
 
+    def _forget(self, there: Collection[str]) -> None:
+        """All but those."""
+        for table in (self._spared, self._in_vain):
+            for key in table.keys() - set(there):
+                del table[key]
+        self._seen.intersection_update(there)
+
+    def _is_due(self, key: str, first_looks: bool) -> bool:
+        tables = (self._spared, self._in_vain) if first_looks else (self._spared,)
+        spared_until = max(table.get(key, (0.0, 0.0))[0] for table in tables)
+        return self._clock() >= spared_until and not (first_looks and key in self._seen)
+
+    def _spare(self, key: str, table: dict[str, tuple[float, float]]) -> float:
+        """Twice as long as the time before: seconds."""
+        _, before = table.get(key, (0.0, _SPARED_S / 2))
+        spared_s = min(2 * before, _SPARED_MOST_S)
+        table[key] = self._clock() + spared_s, spared_s
+        return spared_s
+
     async def _look(self, instance: Id, memory: GuestMemory) -> list[Event]:
         try:
             seen = await self._eyes.look(memory, self._executed)
         except Unavailable as error:
+            self._spare(memory.key, self._in_vain)  # it has no kernel yet, or never will
             return self._watch.cannot(instance, error.message, time.time())
         except Failed as error:
-            _, before = self._spared.get(memory.key, (0.0, _SPARED_S / 2))
-            spared_s = min(2 * before, _SPARED_MOST_S)
-            self._spared[memory.key] = self._clock() + spared_s, spared_s
+            spared_s = self._spare(memory.key, self._spared)
             _log.warning(
                 "guests.look_failed", instance=instance, reason=error.message, next_in_s=round(spared_s)
             )
             return self._watch.failed(instance, error.message, time.time())
         self._spared.pop(memory.key, None)
+        self._seen.add(memory.key)
         return self._watch.seen(instance, seen, time.time())

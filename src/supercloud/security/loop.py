@@ -154,12 +154,20 @@ class Loop:
     # ------------------------------------------------------------ by a person
 
     async def close(self, incident: Id, *, by: str, undo: bool) -> None:
-        """Raises: NotFound."""
-        self._next(self.engine.close(incident, by=by, undo=undo, now=self._now()))
+        """On return that is durable.
+
+        Raises:
+            NotFound; Unavailable: the loop ended meanwhile.
+        """
+        await self._decided(self.engine.close(incident, by=by, undo=undo, now=self._now()))
 
     async def answer(self, reaction: Id, *, yes: bool, by: str) -> None:
-        """Raises: NotFound, Conflict."""
-        self._next(self.engine.answer(reaction, yes=yes, by=by, now=self._now()))
+        """On return that is durable.
+
+        Raises:
+            NotFound, Conflict; Unavailable: the loop ended meanwhile.
+        """
+        await self._decided(self.engine.answer(reaction, yes=yes, by=by, now=self._now()))
 
     # ------------------------------------------------------------ an instance that moves
 
@@ -198,19 +206,26 @@ class Loop:
         Raises:
             Unavailable: the loop ended meanwhile.
         """
-        loop = asyncio.get_running_loop()
-        durable: asyncio.Future[None] = loop.create_future()
-        done: asyncio.Future[int] = loop.create_future()
-        self._flushing.append(durable)
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         left = [(one.reaction.id, one.doing) for one in actions]
         for what in tuple(left):
             self._doing_now.add(what)
             self._awaited.setdefault(what, []).append((done, left))
+        await self._decided(actions)
+        if actions:
+            await done
+
+    async def _decided(self, actions: list[Action]) -> None:
+        """Once it is durable, also where nothing is to be done; what is, follows then.
+
+        Raises:
+            Unavailable: the loop ended meanwhile.
+        """
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushing.append(durable)
         self._after_commit += actions
         self._wake.set()
         await durable
-        if actions:
-            await done
 
     def change(self, policies: PolicyFile, rules: Rules | None) -> None:
         """From the next event on. What is in force stays so, by the policy that decided it."""

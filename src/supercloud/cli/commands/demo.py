@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -56,25 +55,26 @@ def attack(
     to guest (worm); a component of a blanket is killed (component); a blanket's own programs are changed, as
     whoever owns its domain could (domain). What is found, and done, is found and done by the cloud's own
     loops, which are told nothing. Each attack prints its timeline. What it made is taken away again, also
-    after Ctrl-C, and policies are as before. Exit status 1 if anything was not contained.
+    after Ctrl-C, and policies are as before. One that could not be made does not keep the others from it.
+    Exit status 1 if anything was not contained, or could not be made (`made`, and `why` not).
 
     Example: supercloud demo attack
 
     Example: supercloud demo attack --only scan --only worm -o json
     """
-    run = Attack(Place.default(), _say, _print_attack if output is Format.TABLE else lambda _: None)
-    outcomes = run.run(only)
-    if output is Format.JSON:
-        print_json({"contained": _contained(outcomes), "attacks": [one.public() for one in outcomes]})
-    return 0 if _contained(outcomes) else 1
-
-
-def _contained(outcomes: Sequence[Outcome]) -> bool:
-    return all(one.contained for one in outcomes)
+    ended: list[Outcome] = []
+    contained = False
+    run = Attack(Place.default(), _say, ended.append if output is Format.JSON else _print_attack)
+    try:
+        contained = all(one.contained for one in run.run(only))
+    finally:  # what there is of them, also if it was cut short
+        if output is Format.JSON and ended:
+            print_json({"contained": contained, "attacks": [one.public() for one in ended]})
+    return 0 if contained else 1
 
 
 def _print_attack(one: Outcome) -> None:
-    sys.stdout.write(f"\n{one.attack}: {'contained' if one.contained else 'NOT contained: ' + one.why}\n")
+    sys.stdout.write(f"\n{one.attack}: {one.says}\n")
     for line in one.timeline:
         sys.stdout.write(printable(f"  {line.at_s:8.2f} s  {line.where:<12} {line.says}") + "\n")
     for name, moment in one.moments_s.items():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from websockets.exceptions import WebSocketException
+
 from supercloud.cli.demo import policies
 from supercloud.cli.demo.attacks import ATTACKS
 from supercloud.cli.demo.scenario import BLANKETS, CLOUD, SERVER, SHELL_ON
-from supercloud.cli.demo.stage import FOUND_S, NotContained, Outcome, Stage
+from supercloud.cli.demo.stage import FOUND_S, NotContained, NotMade, Outcome, Stage
 from supercloud.cli.demo.traces import merged
 from supercloud.cli.shell import Shell
 from supercloud.client import Place
+from supercloud.model.errors import SupercloudError
 
 
 class Attack:
@@ -29,7 +32,8 @@ class Attack:
 
         Raises:
             NotFound: the demo is not up.
-            SupercloudError: an attack could not be made; that one was not contained is no error.
+            SupercloudError: none could be made, or the policies are not as before. That one could not be made
+                or was not contained is no error: its outcome says so.
             KeyboardInterrupt: after what was made was taken away again.
         """
         try:
@@ -43,20 +47,28 @@ class Attack:
     def _attack(self, name: str) -> Outcome:
         title, made = ATTACKS[name]
         self._say(f"{title} …")
-        self._stage.begin()
         outcome = Outcome(name=name, attack=title)
         try:
-            made(self._stage, outcome)
-            outcome.contained = True
-        except NotContained as error:
-            outcome.why = error.message
-            self._tell_what_there_was(outcome)
-        except KeyboardInterrupt:
-            self._say(f"{title}: given up; taking away what was made for it")
-            raise
-        finally:
-            self._stage.undo()
-        self._say(f"{title}: {'contained' if outcome.contained else f'NOT contained: {outcome.why}'}")
+            self._stage.begin()
+            try:
+                made(self._stage, outcome)
+                outcome.made = outcome.contained = True
+            except NotContained as error:
+                outcome.made, outcome.why = True, error.message
+                self._tell_what_there_was(outcome)
+            except KeyboardInterrupt:
+                self._say(f"{title}: given up; taking away what was made for it")
+                raise
+            else:
+                self._say(f"{title}: {outcome.says}")  # to take away what was made for it may take a minute
+            finally:
+                self._stage.undo()
+        except (SupercloudError, WebSocketException, OSError) as error:
+            # The others are made all the same. What it left in force may be the next ones' trouble, too.
+            outcome.made = outcome.contained = False
+            outcome.why = str(error) or type(error).__name__
+        if not outcome.contained:
+            self._say(f"{title}: {outcome.says}")
         self._tell(outcome)
         return outcome
 
@@ -69,6 +81,6 @@ class Attack:
         client = self._stage.client()
         for name in BLANKETS:
             client.get(f"/blankets/{name}", cloud=CLOUD)
-        self._stage.until(self._stage.running, FOUND_S, f"{SERVER} to be running")
+        self._stage.until(self._stage.running, FOUND_S, f"{SERVER} to be running", error=NotMade)
         with Shell.on(client, SHELL_ON, cloud=CLOUD):
             pass  # it has the shell that the attacker comes in by

@@ -17,32 +17,47 @@ from supercloud.cli.demo.load import Seen, console_log, seen
 from supercloud.cli.demo.scenario import BLANKETS, CLIENT, CLOUD, IMAGE, NETWORK, SERVER
 from supercloud.cli.demo.traces import Line, marked
 from supercloud.client import Client, Place
-from supercloud.model.errors import Failed, NotFound, SupercloudError
+from supercloud.model.errors import Failed, NotFound, SupercloudError, Unavailable
 
 T = TypeVar("T")
 #: Deadlines, generous for a machine that emulates everything twice.
 BOOT_S, FOUND_S, CLOSED_S = 1200.0, 300.0, 60.0
+#: So often whoever waits is told for what.
+_TOLD_S = 60.0
 
 
 class NotContained(Failed):
     """An attack went further than it should have."""
 
 
+class NotMade(Failed):
+    """An attack could not be made, or not to its end, so that it shows nothing."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """Of one attack. `moments_s` and the timeline count from its first act."""
+    """Of one attack. `moments_s` and the timeline count from its first act. `made`: to its end; what was not
+    is not contained either."""
 
     name: str
     attack: str
+    made: bool = False
     contained: bool = False
     why: str = ""  # not
     moments_s: dict[str, float] = field(default_factory=dict)
     timeline: list[Line] = field(default_factory=list)
 
+    @property
+    def says(self) -> str:
+        if self.contained:
+            return "contained"
+        return f"{'NOT contained' if self.made else 'could NOT be made'}: {self.why}"
+
     def public(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "attack": self.attack,
+            "made": self.made,
             "contained": self.contained,
             "why": self.why,
             "moments_s": {name: round(moment, 2) for name, moment in self.moments_s.items()},
@@ -188,18 +203,36 @@ class Stage:
     def load(self) -> list[Seen]:
         return seen(console_log(self.client(), CLIENT))
 
-    def until(self, look: Callable[[], T | None], timeout_s: float, what: str) -> T:
-        """What `look` finds.
+    def until(
+        self,
+        look: Callable[[], T | None],
+        timeout_s: float,
+        what: str,
+        *,
+        error: type[Failed] = NotContained,
+    ) -> T:
+        """What `look` finds. Whoever cannot be reached for a moment is asked again.
 
         Raises:
-            NotContained: nothing in that time.
+            NotContained: nothing in that time; or `error`, where an attack cannot be made without it.
+            NotMade: whoever knows could not be reached in the end, so that nobody can say.
         """
-        deadline = time.monotonic() + timeout_s
-        while (found := look()) is None:
-            if time.monotonic() > deadline:
-                raise NotContained(f"waited {timeout_s:.0f} s in vain for {what}")
+        began = time.monotonic()
+        told, away = began, ""
+        while True:
+            try:
+                if (found := look()) is not None:
+                    return found
+                away = ""
+            except Unavailable as unavailable:
+                away = f" ({unavailable.message})"
+            now = time.monotonic()
+            if now - began > timeout_s:
+                raise (NotMade if away else error)(f"waited {timeout_s:.0f} s in vain for {what}{away}")
+            if now - told >= _TOLD_S:
+                told = now
+                self.say(f"{now - began:.0f} s, of {timeout_s:.0f} s at most, for {what}{away}")
             time.sleep(0.5)  # as cli.demo.scenario: of what is looked at here nobody tells
-        return found
 
 
 def other(blanket: str) -> str:

@@ -17,8 +17,9 @@ HOOKED_CALL, CHANGED_TEXT = "hooked-system-call", "changed-kernel-text"
 CANNOT_LOOK, LOOK_FAILED = "cannot-look", "look-failed"
 #: What is still so is told again after so long (seconds).
 AGAIN_S: Final = 60.0
-#: A guest that boots cannot be looked at for a while; after so long it is told, once (seconds).
-CANNOT_S: Final = 180.0
+#: A guest that boots anew cannot be looked at for a while; after so long it is told, once (seconds). The
+#: first boot has more time: no kernel was seen there yet, and in an emulated blanket it takes minutes.
+CANNOT_S, NEVER_S = 180.0, 900.0
 #: Of one kind that are told of one guest at once, and of lists that are evidence only.
 _MOST, _MOST_LISTED = 20, 40
 _NOT_SHOWN: Final = re.compile(r"[^\x20-\x7e]")
@@ -68,9 +69,10 @@ class Guests:
     def cannot(self, about: str, why: str, at: float) -> list[Event]:
         """It has been looked at, or not, and cannot be now."""
         since = self._blind.setdefault(about, at)
-        if at - since < CANNOT_S or not self._due(about, CANNOT_LOOK, "", at, again_s=float("inf")):
-            return []
         before = about in self._looked
+        told_s = CANNOT_S if before else NEVER_S
+        if at - since < told_s or not self._due(about, CANNOT_LOOK, "", at, again_s=float("inf")):
+            return []
         severity = Severity.MEDIUM if before else Severity.INFORMATIONAL
         said = {"reason": _clean(why), "looked_before": before}
         return [self._finding(about, CANNOT_LOOK, f"It cannot be looked at: {why}", severity, at, said)]

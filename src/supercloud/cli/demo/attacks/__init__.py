@@ -1,7 +1,7 @@
 """The attacks on the running demo, each by its name: what it is, and how it is made.
 
 An attacker is a guest's own shell, root in a blanket, or somebody outside. Each raises NotContained if it got
-further than it should have, and any other SupercloudError if it could not be made.
+further than it should have, and NotMade or any other SupercloudError if it could not be made.
 """
 
 from __future__ import annotations

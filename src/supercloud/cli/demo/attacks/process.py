@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from supercloud.cli.demo.attackers import brings
 from supercloud.cli.demo.scenario import CLOUD, SERVER
-from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, Outcome, Stage
+from supercloud.cli.demo.stage import BOOT_S, Guest, NotContained, NotMade, Outcome, Stage, other
 from supercloud.cli.demo.traces import Hidden, done_at, is_in, merged
-from supercloud.model.errors import Failed
 
 HIDEOUT, _MARK = "hideout", "demo-hidden"
 _PAUSED = "stop:x-supercloud:vcpus"
@@ -16,7 +15,7 @@ _LOOKED_S = 3000.0
 
 def hide(stage: Stage, outcome: Outcome) -> None:
     """It is found by what the kernel keeps of it elsewhere, and its guest is stopped with its memory kept."""
-    on = stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"]
+    on = other(stage.client().get(f"/instances/{SERVER}", cloud=CLOUD)["blanket"])
     stage.say(f"{HIDEOUT} boots in {on}")
     with stage.guests(Guest(name=HIDEOUT, on=on, user_data=brings("hide.py"))) as (made,):
         _follow(stage, outcome, made["id"])
@@ -26,9 +25,9 @@ def _follow(stage: Stage, outcome: Outcome, instance: str) -> None:
     def told() -> list[Hidden]:
         return stage.says(HIDEOUT, _MARK, Hidden)
 
-    first = stage.until(lambda: next(iter(told()), None), BOOT_S, "the process to hide")
+    first = stage.until(lambda: next(iter(told()), None), BOOT_S, "the process to hide", error=NotMade)
     if first.problem or first.shown:
-        raise Failed(f"the process could not hide: {first.problem or 'ps shows it'}")
+        raise NotMade(f"the process could not hide: {first.problem or 'ps shows it'}")
     stage.say(f"process {first.pid} is hidden; whoever looks from outside has to come by")
     found = stage.await_detail(
         lambda one: (

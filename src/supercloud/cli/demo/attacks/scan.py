@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from supercloud.cli.demo.attackers import brings
 from supercloud.cli.demo.scenario import CLOUD, NETWORK, SERVER
-from supercloud.cli.demo.stage import BOOT_S, FOUND_S, Guest, Outcome, Stage, other
+from supercloud.cli.demo.stage import BOOT_S, FOUND_S, Guest, NotMade, Outcome, Stage, other
 from supercloud.cli.demo.traces import Scan, done_at, is_in, merged
-from supercloud.model.errors import Failed
 
 INTRUDER, _MARK = "intruder", "demo-scan"
 
@@ -25,9 +24,12 @@ def _follow(stage: Stage, outcome: Outcome, intruder: str, there: str) -> None:
     def rounds() -> list[Scan]:
         return stage.says(INTRUDER, _MARK, Scan)
 
-    first = stage.until(lambda: next(iter(rounds()), None), BOOT_S, "the intruder to scan its network")
+    what = "the intruder to scan its network"
+    first = stage.until(lambda: next(iter(rounds()), None), BOOT_S, what, error=NotMade)
     if not first.nmap:
-        raise Failed("the demo's guests have no nmap", hint="end the demo, and begin it anew with this image")
+        raise NotMade(
+            "the demo's guests have no nmap: end the demo, remove its image, and begin it anew with this one"
+        )
     cut = stage.await_detail(
         lambda one: (
             intruder in one["incident"]["objects"]
