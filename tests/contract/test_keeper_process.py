@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from supercloud.blanket.volumes import qemu_img
+from supercloud.keeper import keeper as keeper_module
+from supercloud.keeper import monitors as monitors_module
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.keeper import Hands, Keeper
 from supercloud.keeper.link import Grant, Happened
@@ -296,7 +299,7 @@ async def test_a_qemu_that_does_not_obey_is_ended_and_the_watchdog_hungers_meanw
         await keeper.grant(Grant(right=_right(qemu.instance)))
         await qemu.qmp.execute("cont")
         await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
-        os.kill(qemu.process.pid, 19)  # SIGSTOP: its monitor says nothing any more
+        os.kill(qemu.process.pid, signal.SIGSTOP)  # its monitor says nothing any more
         rig.agent.answers = False
         rig.clock.ahead_s += 61
         fed = rig.fed
@@ -306,6 +309,135 @@ async def test_a_qemu_that_does_not_obey_is_ended_and_the_watchdog_hungers_meanw
         await until(lambda: "instance.stopped" in rig.agent.kinds())
         hungry = rig.fed
         await until(lambda: rig.fed > hungry)  # nothing runs without a right any more: it is fed again
+
+
+@dataclass(frozen=True)
+class Beginning:
+    instance: str
+    process: asyncio.subprocess.Process
+    gate: Path
+
+    async def goes_on(self) -> None:
+        _, writer = await asyncio.open_unix_connection(self.gate)
+        writer.close()
+
+
+@asynccontextmanager
+async def beginning(folder: Path, *options: str) -> AsyncIterator[Beginning]:
+    """A QEMU that is held up as it begins: its monitor for the keeper is there and not served, since another
+    one, made after it, waits for somebody."""
+    instance, gate = new_id(), folder / "gate"
+    process = await asyncio.create_subprocess_exec(
+        "qemu-system-x86_64",
+        *("-machine", "q35", "-accel", "tcg", "-m", "32", "-display", "none", "-nodefaults", *options),
+        *("-qmp", f"unix:{folder / instance}{SUFFIX},server=on,wait=off"),
+        *("-qmp", f"unix:{gate},server=on,wait=on"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield Beginning(instance, process, gate)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_a_qemu_that_begins_slowly_and_has_no_right_is_waited_for(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors_module, "OBEY_S", 1.0)
+    rig = Rig(short)
+    async with rig.keeper() as (_, monitors), beginning(rig.sockets, "-S", "-incoming", "defer") as qemu:
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.BEGINNING)
+        fed = rig.fed
+        await asyncio.sleep(3.5)  # in 1 s one that may run is mute, in another it is ended
+        assert monitors.seen()[qemu.instance] is Seen.BEGINNING
+        assert qemu.process.returncode is None and rig.fed > fed, "it executes nothing: nobody is at fault"
+        await qemu.goes_on()
+        await until(lambda: monitors.seen()[qemu.instance] is Seen.IDLE)
+        assert rig.agent.events == []
+
+
+async def test_one_that_begins_is_ended_once_its_right_has(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever began it may have it go on for as long as it was allowed to: nobody waits after that."""
+    monkeypatch.setattr(monitors_module, "OBEY_S", 1.0)
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), beginning(rig.sockets, "-S") as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.BEGINNING)
+        rig.agent.answers = False
+        rig.clock.ahead_s += 61
+        async with asyncio.timeout(BOUND_S):
+            await qemu.process.wait()
+        await until(lambda: "instance.stopped" in rig.agent.kinds())
+
+
+async def test_one_that_never_comes_to_answer_is_ended(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitors_module, "OBEY_S", 1.0)
+    monkeypatch.setattr(monitors_module, "BEGIN_S", 1.0)
+    rig = Rig(short)
+    async with rig.keeper() as (_, _), beginning(rig.sockets, "-S") as qemu:
+        async with asyncio.timeout(BOUND_S):
+            await qemu.process.wait()
+        await until(lambda: "instance.stopped" in rig.agent.kinds())
+
+
+@pytest.mark.parametrize("met", ["begun before", "begins running"])
+async def test_what_may_have_run_is_not_taken_for_one_that_begins(
+    short: Path, monkeypatch: pytest.MonkeyPatch, met: str
+) -> None:
+    """A keeper that comes back cannot know what it was told meanwhile; and not every QEMU stands still."""
+    monkeypatch.setattr(monitors_module, "OBEY_S", 1.0)
+    rig = Rig(short)
+    stands_still = ("-S",) if met == "begun before" else ()
+    async with beginning(rig.sockets, *stands_still) as qemu, AsyncExitStack() as keepers:
+        if met == "begun before":
+            await until(qemu.gate.exists)
+        _, monitors = await keepers.enter_async_context(rig.keeper())
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.MUTE)
+        async with asyncio.timeout(BOUND_S):
+            await qemu.process.wait()
+
+
+async def test_one_that_fell_silent_under_its_right_is_heard_again(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors_module, "OBEY_S", 1.0)
+    monkeypatch.setattr(keeper_module, "_LOOK_S", 0.2)
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), machine(rig.sockets) as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+        os.kill(qemu.process.pid, signal.SIGSTOP)
+        await until(lambda: monitors.seen()[qemu.instance] is Seen.MUTE)
+        os.kill(qemu.process.pid, signal.SIGCONT)
+        await until(lambda: monitors.seen()[qemu.instance] is Seen.RUNNING)
+        assert rig.agent.events == [] and await qemu.status() == "running"
+
+
+async def test_a_monitor_that_closed_is_connected_again_and_obeys(short: Path) -> None:
+    rig = Rig(short)
+    async with rig.keeper() as (keeper, monitors), machine(rig.sockets) as qemu:
+        await keeper.grant(Grant(right=_right(qemu.instance)))
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen().get(qemu.instance) is Seen.RUNNING)
+        monitor = monitors.monitor(qemu.instance)
+        assert monitor is not None
+        for _ in range(3):
+            before = monitor._qmp
+            await before.disconnect()
+            await until(lambda before=before: monitor._qmp is not before and monitor._ready.is_set())  # type: ignore[misc]
+        await qemu.qmp.execute("stop")
+        await until(lambda: monitors.seen()[qemu.instance] is Seen.PAUSED)  # its events are heard as before
+        await qemu.qmp.execute("cont")
+        await until(lambda: monitors.seen()[qemu.instance] is Seen.RUNNING)
+        rig.agent.answers = False
+        rig.clock.ahead_s += 61
+        await until(lambda: "instance.paused" in rig.agent.kinds())
+        assert await qemu.status() == "paused"
 
 
 async def test_what_is_parked_cannot_be_made_to_go_on_until_it_is_ours_again(short: Path) -> None:

@@ -337,6 +337,20 @@ def test_what_is_parked_and_committed_elsewhere_never_goes_on() -> None:
     assert Stop(instance=INSTANCE, reason="refused") in rights.tick(moment(44), {INSTANCE: Seen.SENT})
 
 
+def test_what_only_begins_is_let_be_until_there_was_a_right_for_it() -> None:
+    begins = {INSTANCE: Seen.BEGINNING}
+    rights = keeper(moment(0))
+    assert rights.tick(moment(1), begins) == [] and rights.may_feed(moment(1), begins)
+    rights.grant(right(), moment(2))
+    assert rights.tick(moment(2), begins) == [], "it gives no time before it is renewed"
+    renewed(rights, moment(2), moment(3))
+    assert Pause not in {type(action) for action in rights.tick(moment(3), begins)}
+    assert Pause(instance=INSTANCE, reason="expired") in rights.tick(moment(63), begins)
+    assert not rights.may_feed(moment(63), begins), "it may have been told to go on"
+    rights.forget(INSTANCE)
+    assert rights.tick(moment(64), begins) == []
+
+
 def test_a_mute_process_counts_as_running() -> None:
     rights = keeper(moment(0))
     assert not rights.may_feed(moment(0), {INSTANCE: Seen.MUTE})

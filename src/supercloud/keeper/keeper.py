@@ -13,7 +13,7 @@ import structlog
 from supercloud.keeper.journal import Journal
 from supercloud.keeper.link import Grant, Happened, KeeperReport, Relay, RightReport
 from supercloud.keeper.monitors import Monitors
-from supercloud.keeper.rights import Action, Lost, Park, Pause, Permit, Resume, Rights, Seen, Snapshot, Stop
+from supercloud.keeper.rights import Action, Lost, Park, Pause, Permit, Resume, Rights, Snapshot, Stop
 from supercloud.keeper.stops import Moment
 from supercloud.model.errors import Failed, OutcomeUnknown, RightRefused, SupercloudError, Unavailable
 from supercloud.model.names import Id, new_id
@@ -211,7 +211,7 @@ class Keeper:
         at, seen = self.moment(), self._monitors.seen()
         if not self._rights.may_feed(at, seen):
             return 0.0
-        runs = (instance for instance, shows in seen.items() if shows in (Seen.RUNNING, Seen.MUTE))
+        runs = (instance for instance, shows in seen.items() if self._rights.may_execute(instance, shows))
         return min((self._rights.left_s(instance, at) for instance in runs), default=0.0)
 
     # ------------------------------------------------------------ the loop

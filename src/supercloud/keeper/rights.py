@@ -49,6 +49,9 @@ class Seen(StrEnum):
     IDLE = "idle"  # has a process that executes nothing and must not be continued: receiving, …
     SENT = "sent"  # the same, and all that it was has been sent to another blanket, which may have it by now
     MUTE = "mute"  # has a process that does not answer: taken as running
+    #: Has a process that was begun with its guest standing still, before our eyes, and has not answered yet
+    #: (monitors.BEGIN_S): it executes nothing unless it is told to.
+    BEGINNING = "beginning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,13 +197,23 @@ class Rights:
             return held.lost.value
         return "expired" if held.sent_s is None else "sent"
 
+    def may_execute(self, instance: Id, shows: Seen) -> bool:
+        """Whether what shows so may be executing, for all that is known here.
+
+        Whoever tells one that begins to go on waits before until it has a right here that gives time; libvirt
+        by itself does it to a migration's source alone, which has answered long since.
+        """
+        held = self._held.get(instance)
+        had_time = held is not None and (held.renewed_s is not None or held.lost is not None)
+        return shows in (Seen.RUNNING, Seen.MUTE) or (shows is Seen.BEGINNING and had_time)
+
     def at_fault(self, at: Moment, seen: Mapping[Id, Seen]) -> dict[Id, str]:
         """What executes here without a right, and why it has none. While there is any, nobody feeds the
         watchdog."""
         return {
             instance: self.why_not(instance)
             for instance, shows in seen.items()
-            if shows in (Seen.RUNNING, Seen.MUTE) and not self.may_run(instance, at)
+            if self.may_execute(instance, shows) and not self.may_run(instance, at)
         }
 
     def may_feed(self, at: Moment, seen: Mapping[Id, Seen]) -> bool:
@@ -338,7 +351,7 @@ class Rights:
             return [Stop(instance=instance, reason=reason)]
         if shows is Seen.SENT and held is not None and held.parked:
             return [Park(instance=instance)]
-        if shows in (Seen.PAUSED, Seen.IDLE, Seen.SENT):
+        if not self.may_execute(instance, shows):
             return []
         if held is not None:
             self._held[instance] = replace(held, resumable=True)
