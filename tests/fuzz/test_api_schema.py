@@ -39,7 +39,7 @@ from supercloud.services.requests import AddPrincipal
 from supercloud.services.sessions import Sessions
 from supercloud.trust.keys import IdentityKey
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.timeout(900)]  # an operation is asked up to 550 times
 #: All are on. What a schema cannot say is refused as what its form is (422), which `_FORM` tells apart; a
 #: condition may fail; and bodies have a limit before they have a form.
 _CHECKS = {

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
-from functools import lru_cache
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
+
+from supercloud.api.guard import may
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -26,26 +28,26 @@ class _Strict(APIRoute):
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
-        kind: Any = self.body_field.field_info.annotation
+        info = self.body_field.field_info
+
+        @cache
+        def adapter() -> TypeAdapter[Any]:
+            """Made when the first body comes."""
+            return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[name-defined]
 
         async def strict(request: Request) -> Response:
             body = await request.body()  # which keeps it for the other
             if body:
                 try:
-                    _check(_adapter(kind), body)
+                    _check(adapter(), body)
                 except ValidationError as error:
+                    await may(self.dependant, request)  # of what is not for it, who asks learns nothing else
                     found = error.errors(include_url=False)
                     where = [{**one, "loc": ("body", *one["loc"])} for one in found]
                     raise RequestValidationError(where) from error
             return await handler(request)
 
         return strict
-
-
-@lru_cache(maxsize=256)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Made when the first body of its kind comes."""
-    return TypeAdapter(kind)
 
 
 def _check(adapter: TypeAdapter[Any], body: bytes) -> None:

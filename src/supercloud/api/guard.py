@@ -301,6 +301,13 @@ def declared(routers: Iterable[APIRouter]) -> None:
                 route.openapi_extra = {**(route.openapi_extra or {}), **extra}
 
 
+async def may(dependant: Dependant, connection: HTTPConnection) -> None:
+    """Whether who asks may at all. Raises: Denied and other SupercloudErrors."""
+    for one in dependant.dependencies:
+        if isinstance(one.call, Needs):
+            await one.call(connection)
+
+
 def permissions(dependant: Dependant) -> list[Permission]:
     """What a route declares that it needs."""
     return [one.call.permission for one in dependant.dependencies if isinstance(one.call, Needs)]
