@@ -24,6 +24,7 @@ from incident_rig import incident_event
 
 from supercloud.cli.main import build
 from supercloud.cli.output import TimeLeft, progress
+from supercloud.cli.terminal import _one_word
 from supercloud.cli.took import timed
 from supercloud.model.names import MIB, new_id
 from supercloud.model.reactions import Deed
@@ -283,6 +284,15 @@ async def test_a_life(cli: Served, tmp_path: Path) -> None:
         listed = await ok(thing, "ls", "-o", "json")
         assert len(listed.json) == (2 if thing == "provider" else 0), thing
     assert (await ok("vm", "ls")).err == "(none)\n"
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", 'a"b', "a'b", "a%hb", "a\\b", "ü"])
+def test_ssh_keeps_host_keys_in_one_file_wherever_the_home_is(name: str) -> None:
+    """As ssh itself understands what it is told."""
+    path = Path("/home") / name / "known_hosts"
+    argv = ["ssh", "-F", "none", "-G", "-o", f"UserKnownHostsFile={_one_word(path)}", "example"]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert f"userknownhostsfile {path}" in done.stdout.splitlines()
 
 
 async def test_streams_on_a_terminal_and_in_a_pipe(cloud: Served, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,41 @@ class TestRoot:
         (argv,) = told
         hook = next(word for word in argv if word.startswith("--customize-hook"))
         assert "--skip=cleanup/apt" in argv[: argv.index(hook)]
+
+
+class TestSquash:
+    def test_it_is_the_same_whoever_builds_it_and_whenever(self, tmp_path: Path) -> None:
+        """What a tarball says nothing of, its root, is nobody's in particular and not open to everybody."""
+        tarball = tmp_path / "root.tar"
+        with tarfile.open(tarball, "w") as archive:
+            entry = tarfile.TarInfo("./etc")
+            entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, debian.SOURCE_DATE_EPOCH
+            archive.addfile(entry)
+        first, second = tmp_path / "first", tmp_path / "second"
+        blanket.squash(tarball, first)
+        listed = subprocess.run(["unsquashfs", "-lln", first], check=True, capture_output=True, text=True)
+        mode, owner, _, day, *_ = listed.stdout.splitlines()[0].split()
+        assert (mode, owner) == ("drwxr-xr-x", "0/0")
+        moment = datetime.fromtimestamp(debian.SOURCE_DATE_EPOCH, UTC)
+        assert day == moment.strftime("%Y-%m-%d")
+        time.sleep(1.1)  # another second on the clock
+        blanket.squash(tarball, second)
+        assert first.read_bytes() == second.read_bytes()
+
+
+class TestDisk:
+    def test_its_tools_are_found_where_a_user_does_not_look(self, tmp_path: Path) -> None:
+        """Debian's users have no sbin in their PATH."""
+        bare = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        script = (guest.RECIPE / "make-disk").read_text()
+        begins = script[: script.index("tarball=$1")]
+        found = subprocess.run(
+            ["sh", "-c", f"{begins}\ncommand -v mke2fs tune2fs sfdisk"],
+            check=False,
+            capture_output=True,
+            env=bare,
+        )
+        assert found.returncode == 0, found.stderr
 
 
 class TestInitrd:

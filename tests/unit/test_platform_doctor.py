@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from supercloud.model.errors import NotFound
+from supercloud.model.errors import Failed, NotFound
 from supercloud.platforms import doctor
 from supercloud.platforms.doctor import PROGRAMS, Verdict
 from supercloud.platforms.qemu import accelerator
@@ -80,6 +80,21 @@ async def test_examination_of_a_machine_without_qemu_or_images(
     assert checks["accelerator"].verdict is Verdict.BAD
     assert (checks["blanket image"].verdict, checks["blanket image"].hint) == (Verdict.WARN, "make images")
     assert checks["disk"].found.endswith(str(tmp_path))
+
+
+async def test_an_image_whose_bundle_cannot_be_built_is_one_line_among_the_others(tmp_path: Path) -> None:
+    class Away(Unbuilt):
+        def current(self) -> str:
+            return "sha256:" + "0" * 64
+
+        def files(self, image: str) -> BlanketFiles:
+            raise Failed("pip failed (1): no network")
+
+    found = await doctor.examine(Away(), state_dir=tmp_path, host=Host(1 << 40))
+    checks = {check.name: check for check in found}
+    image = checks["blanket image"]
+    assert (image.verdict, image.hint) == (Verdict.BAD, "make images") and "no network" in image.found
+    assert "memory" in checks
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,12 @@ def _pump(connection: ClientConnection, *, detach: bytes | None) -> None:
     raise_refused(connection.protocol.close_rcvd)
 
 
+def _one_word(path: Path) -> str:
+    """As ssh reads a list of files, in which `%` begins something else."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
 def ssh(
     client: Client,
     name: str,
@@ -157,7 +163,7 @@ def ssh(
         "-o",
         f"HostKeyAlias={instance}.supercloud",
         "-o",
-        f"UserKnownHostsFile={Place.default().home / 'known_hosts'}",
+        f"UserKnownHostsFile={_one_word(Place.default().home / 'known_hosts')}",
         "-o",
         "StrictHostKeyChecking=accept-new",
         "-l",

@@ -36,8 +36,13 @@ _SQUASH = (
     "lz4",
     "-reproducible",
     "-no-xattrs",
-    "-mkfs-time",
-    str(SOURCE_DATE_EPOCH),
+    # The tarball says nothing of its root: without this it is whoever's build it is, and open to everybody.
+    "-root-mode",
+    "755",
+    "-root-uid",
+    "0",
+    "-root-gid",
+    "0",
 )
 _KIND = "blanket"
 _MANIFEST = "manifest.json"
@@ -91,9 +96,13 @@ def _build(exact: bool, into: Path) -> None:
 
 
 def squash(tarball: Path, into: Path) -> None:
-    """A tarball as a squashfs that is the same each time."""
+    """A tarball as a squashfs that is the same each time, its root's time and its own included.
+
+    Debian's `sqfstar` takes `-root-time` and does not heed it.
+    """
     with tarball.open("rb") as source:
-        run(["sqfstar", *_SQUASH, str(into)], stdin=source)
+        env = {"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH)}
+        run(["sqfstar", *_SQUASH, str(into)], stdin=source, env=env)
 
 
 def image_digest() -> Digest:

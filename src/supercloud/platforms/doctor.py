@@ -270,3 +270,6 @@ def _image(images: BlanketImages | None) -> tuple[BlanketFiles | None, Check]:
         return None, Check(
             name=name, verdict=Verdict.WARN, found="not built yet", hint=error.hint or "make images"
         )
+    except SupercloudError as error:  # the agent's code has changed, and its bundle cannot be built
+        hint = error.hint or "make images"
+        return None, Check(name=name, verdict=Verdict.BAD, found=error.message, hint=hint)

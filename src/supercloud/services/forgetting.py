@@ -68,6 +68,6 @@ async def forget_old(store: Store, forget: Forget, *, kept: int = KEPT, kept_s: 
     return len(found)
 
 
-def _open() -> Select[tuple[str]]:
+def _open() -> Select[str]:
     """A part that ended is looked at by what it is a part of."""
     return select(Operation.id).where(Operation.ended_at.is_(None))
