@@ -191,6 +191,8 @@ def machine(
         f"socket,id=channel,path={channel},server=on,wait=off",
         "-serial",
         "chardev:channel",
+        "-monitor",  # for people, while something hangs: socat - unix:DIRECTORY/monitor
+        f"unix:{directory}/monitor,server=on,wait=off",
         *extra,
     ]
     process = subprocess.Popen(
