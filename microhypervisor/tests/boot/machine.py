@@ -25,7 +25,7 @@ _QEMU = (
 )
 #: Generous: emulated, on a machine that may be busy with other tests. Nothing waits that long if all is well.
 BOOT_S = 400.0
-REPLY_S = 60.0
+REPLY_S = 300.0
 #: The blanket's root is mounted as its own initrd does it; then this runs in it instead of its services.
 BLANKET_INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -191,6 +191,8 @@ def machine(
         f"socket,id=channel,path={channel},server=on,wait=off",
         "-serial",
         "chardev:channel",
+        "-monitor",  # for people, while something hangs: socat - unix:DIRECTORY/monitor
+        f"unix:{directory}/monitor,server=on,wait=off",
         *extra,
     ]
     process = subprocess.Popen(

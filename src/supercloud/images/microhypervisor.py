@@ -13,7 +13,7 @@ SOURCES = Path(__file__).parents[3] / "microhypervisor"
 IMAGE = "microhypervisor.elf"
 _KIND = "microhypervisor"
 _KINDS = frozenset({".c", ".h", ".S", ".asl", ".ld"})
-_APART = frozenset({"build", "tests", "tools"})  # not in the image
+_APART = frozenset({"build", "bench", "loader", "proofs", "tests", "tools"})  # not in the image
 
 
 def sources_digest() -> str:
