@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from supercloud.blanket.domain_xml import domain
 from supercloud.blanket.places import Places
-from supercloud.cli.bench import authz, containment, containment_plot, introspect, loop, report
+from supercloud.cli.bench import authz, containment, containment_plot, footprint, introspect, loop, report
 from supercloud.cli.bench.migration import MigrationResult, Move, downtime_ms, uncertain_s
 from supercloud.cli.bench.statistics import interval, median, percentile, ratio
 from supercloud.cli.bench.twin import MAC, NAME, TAP, twin_of
 from supercloud.model.errors import Failed, InvalidInput
 from supercloud.model.findings import Object, ObjectKind
-from supercloud.model.names import new_id
+from supercloud.model.names import MIB, new_id
 from supercloud.model.reactions import Command, Deed
 from supercloud.observer.timeline import Fact
 from supercloud.ports.agent import Disk, InstanceSpec, Nic
@@ -189,6 +189,7 @@ _FOOTPRINT = {
     "control_plane_rss_mb": 160.0,
     "keystore_rss_mb": 50.0,
     "agent_rss_mb": 60.0,
+    "limit_agent_rss_mb": 50.0,
     "agent_where": "here",
 }
 
@@ -198,6 +199,12 @@ def test_an_aim_is_held_up_to_its_value_and_missed_above() -> None:
     assert (control_plane.held, agent.held, keystore.held) == ("NO", "yes", "-")
     assert replace(agent, value=None).held == "-"
     assert "160 MB (at most 150 MB: NO; 100 MB just started)" in control_plane.text()
+
+
+def test_the_agent_is_measured_beside_its_libraries_alone() -> None:
+    limit = footprint.libraries_alone()
+    assert 20 * MIB < limit < 200 * MIB
+    assert "50 MB its libraries alone" in report.lines("footprint", _FOOTPRINT)[1].text()
 
 
 def test_tokens_are_measured_beside_the_bare_library_and_a_floor_is_held_from_its_value() -> None:

@@ -29,9 +29,9 @@ IMAGES = Path("/var/lib/supercloud/volumes")
 OBEY_S = 5.0
 #: How long one that begins, and executes nothing meanwhile (Seen.BEGINNING), may take until it answers. It
 #: takes 0.06 s of an idle processor of ours; emulated, fifty times that at worst, since it links and maps a
-#: lot. Three migrations onto an emulated blanket whose one processor was starved needed more than ten seconds,
-#: and tens have been seen: four times thirty. It may be generous, since nothing is at risk meanwhile, and
-#: whoever began it gives it up before; so this is for what nobody else ends.
+#: lot. Three migrations onto an emulated blanket with a starved processor needed more than ten seconds, and
+#: tens of them were seen: four times thirty. It may be generous: nothing is at risk meanwhile, and whoever
+#: began it gives it up before. This is for what nobody else ends.
 BEGIN_S = 120.0
 _CONNECT_S = 5.0
 #: A monitor that closed is connected again after this, and after twice as much each time, up to the latter.
@@ -104,6 +104,12 @@ class Monitor:
         if begins:
             self._show(Seen.BEGINNING)
         self._begin_silence(BEGIN_S if begins else OBEY_S)
+        try:
+            await self._converse_again_and_again(connection)
+        finally:
+            self._show(Seen.MUTE)
+
+    async def _converse_again_and_again(self, connection: socket.socket) -> None:
         loop, pause_s = asyncio.get_running_loop(), _AGAIN_S
         while True:
             since_s = loop.time()

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from supercloud.cli.bench.estate import Estate, rss
 from supercloud.model.names import MIB
 
+_LOADS: Final = """
+import json, sys
+import supercloud.agent.__main__
+print(json.dumps([name for name in sys.modules if name.partition('.')[0] not in ('supercloud', '__main__')]))
+"""
+_LOADED: Final = """
+import contextlib, importlib, json, resource, sys
+for name in json.load(sys.stdin):
+    with contextlib.suppress(ImportError):  # some put themselves there, under names of no file
+        importlib.import_module(name)
+with open('/proc/self/statm') as sizes:
+    print(int(sizes.read().split()[1]) * resource.getpagesize())
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootprintResult:
-    """`fresh`: just started. The others: with this many running instances, and after any load before."""
+    """`fresh`: just started. The others: with this many running instances, and after any load before.
+
+    `limit_agent`: Python with the libraries that the agent loads when it starts, and nothing of ours; without
+    libvirt's, which only a blanket has.
+    """
 
     instances: int
     fresh_control_plane_rss_mb: float
     control_plane_rss_mb: float
     keystore_rss_mb: float
     agent_rss_mb: float
+    limit_agent_rss_mb: float
     agent_where: str
 
     def public(self) -> dict[str, Any]:
@@ -46,6 +68,7 @@ def measure(estate: Estate, in_blankets: Mapping[str, float]) -> FootprintResult
         control_plane_rss_mb=_mb(control_plane),
         keystore_rss_mb=_mb(keystore),
         agent_rss_mb=agent_mb,
+        limit_agent_rss_mb=_mb(libraries_alone()),
         agent_where=where,
     )
 
@@ -54,6 +77,19 @@ def _agent_here(estate: Estate) -> int:
     with estate.machines("lone", "--whole-agent") as process:
         estate.add_blanket("lone", "lone")
         return rss(process)
+
+
+def libraries_alone() -> int:
+    """Resident bytes of a Python that has loaded what the agent loads when it starts, but for our own."""
+    names = _python(_LOADS, "null")
+    return int(json.loads(_python(_LOADED, names)))
+
+
+def _python(program: str, said: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=said, capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def _mb(size: int) -> float:

@@ -118,7 +118,7 @@ def _footprint(found: Mapping[str, Any]) -> list[Line]:
             value=found["agent_rss_mb"],
             unit="MB",
             aim=AGENT_AIM_MB,
-            beside=found["agent_where"],
+            beside=f"{found['limit_agent_rss_mb']:g} MB its libraries alone; {found['agent_where']}",
         ),
         Line(what="key store", value=found["keystore_rss_mb"], unit="MB"),
     ]
