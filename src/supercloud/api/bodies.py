@@ -18,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from supercloud.api.guard import may
 
+#: With what is known at run time only.
+_ANNOTATED: Any = Annotated
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -33,7 +35,7 @@ class _Strict(APIRoute):
         @cache
         def adapter() -> TypeAdapter[Any]:
             """Made when the first body comes."""
-            return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[name-defined]
+            return TypeAdapter(_ANNOTATED[info.annotation, info])
 
         async def strict(request: Request) -> Response:
             body = await request.body()  # which keeps it for the other
