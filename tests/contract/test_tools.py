@@ -74,7 +74,7 @@ async def test_a_program_that_knows_libvirt_alone_speaks_to_it(
         assert north.tools.opened == 1 and (await api.bench.control.blanket("north")).tools
         async with listening(client, "/blankets/north/tools") as at:
             assert stat.S_IMODE(at.parent.stat().st_mode) == 0o700
-            assert uri_of(at) == f"qemu+unix:///system?socket={at}"
+            assert uri_of(at) == f"qemu:///system?socket={at}"
             pairs = [await asyncio.open_unix_connection(at) for _ in range(3)]
             for number, (reader, writer) in enumerate(pairs):
                 said = bytes([number]) * 300_000

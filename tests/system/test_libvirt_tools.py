@@ -1,5 +1,5 @@
-"""Tools that know libvirt and nothing of us, on a real blanket: an unmodified virsh by the address that
-`supercloud blanket connect` gives.
+"""Tools that know libvirt and nothing of us, on a real blanket: virsh, virt-install, virt-viewer and
+virt-manager as they are, by the address that `supercloud blanket connect` gives.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import CLOUD, PROGRAM, SERVER, Estate
+from windows import display, says
 
 from supercloud.blanket.domain_xml import domain_name
 from supercloud.model.names import MIB
@@ -99,7 +100,7 @@ def tools(estate: Estate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         assert connecting.stdout is not None
         uri = connecting.stdout.readline().strip()
-        assert uri.startswith("qemu+unix:///system?socket=/"), uri
+        assert uri.startswith("qemu:///system?socket=/"), uri
         yield Tools(estate, shown["blanket"], uri, tmp_path_factory.mktemp("tools"))
     finally:
         connecting.send_signal(signal.SIGINT)
@@ -117,7 +118,7 @@ def test_they_see_what_is_there(tools: Tools) -> None:
 
 def test_a_command_finds_the_address_in_its_environment(tools: Tools) -> None:
     said = tools.cli("blanket", "connect", tools.blanket, "--cloud", CLOUD, "--", "virsh", "-q", "uri")
-    assert said.strip().startswith("qemu+unix:///system?socket=/")
+    assert said.strip().startswith("qemu:///system?socket=/")
 
 
 def test_they_use_the_console_of_ours(tools: Tools) -> None:
@@ -238,6 +239,51 @@ def test_virt_install_makes_a_vm_with_a_disk_of_its_own(tools: Tools) -> None:
     tools.does("destroy", "installed")
     tools.does("undefine", "installed", "--remove-all-storage")
     assert "installed" not in tools.does("vol-list", "default")
+
+
+@pytest.fixture
+def shown(tools: Tools) -> Iterator[str]:
+    """A VM of theirs with a screen that nothing listens for, and no disk: its BIOS says so."""
+    try:
+        tools.does("create", tools.written("shown.xml", """
+            <domain type='qemu'><name>shown</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+              <os><type arch='x86_64' machine='q35'>hvm</type></os>
+              <devices><graphics type='vnc'><listen type='none'/></graphics>
+                <video><model type='vga'/></video></devices>
+            </domain>"""))  # fmt: skip
+        yield "shown"
+    finally:
+        tools.virsh("destroy", "shown")
+
+
+def test_virt_viewer_shows_a_screen_that_nothing_listens_for(
+    tools: Tools, shown: str, tmp_path: Path
+) -> None:
+    """A PC's screen in text mode has 720 x 400 points: that is what the VM's QEMU said of it."""
+    with display() as at:
+        said = says(
+            "virt-viewer", "--connect", tools.uri, "--attach", "--debug", shown,
+            until=("has a vnc display", "desktop resize 720x400"), at=at, home=tmp_path, within_s=180,
+        )  # fmt: skip
+    assert "Using direct libvirt connection" in said
+
+
+def test_virt_manager_lists_what_is_there_and_shows_a_screen(
+    tools: Tools, shown: str, tmp_path: Path
+) -> None:
+    try:
+        with display() as at:
+            says(
+                "virt-manager", "--connect", tools.uri, "--no-fork", "--debug",
+                "--show-domain-console", shown,
+                until=(f"domain={tools.ours} status=Running added", f"domain={shown} status=Running added",
+                       "Viewer connected"),
+                at=at, home=tmp_path, within_s=240,
+            )  # fmt: skip
+    finally:  # it makes one of its own
+        for act in ("pool-destroy", "pool-undefine"):
+            tools.virsh(act, "default")
+    assert "running" in tools.does("domstate", tools.ours)
 
 
 def test_no_level_above_open_is_held_there_any_more(tools: Tools) -> None:

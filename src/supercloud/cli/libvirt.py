@@ -33,8 +33,10 @@ Put = Callable[[bytes], Awaitable[None]]
 
 
 def uri_of(at: Path) -> str:
-    """As libvirt's clients take it, `--connect` or $LIBVIRT_DEFAULT_URI."""
-    return f"qemu+unix:///system?socket={quote(str(at))}"
+    """As libvirt's clients take it, `--connect` or $LIBVIRT_DEFAULT_URI. Without `+unix`, which it means all
+    the same: virt-manager takes whatever has a transport for remote, and asks for no screen.
+    """
+    return f"qemu:///system?socket={quote(str(at))}"
 
 
 def serve(client: Client, path: str, command: Sequence[str], **query: object) -> int:
@@ -156,10 +158,10 @@ async def _send_with(writer: asyncio.StreamWriter, byte: bytes, handed: socket.s
 
 async def _writable(ours: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    room = loop.create_future()
-    loop.add_writer(ours, lambda: room.done() or room.set_result(None))
+    room = asyncio.Event()
+    loop.add_writer(ours, room.set)
     try:
-        await room
+        await room.wait()
     finally:
         loop.remove_writer(ours)
 

@@ -45,7 +45,7 @@ async def connected(at: str = _LIBVIRT) -> AsyncIterator[ToolsConnection]:
         process = await asyncio.create_subprocess_exec(
             *_CONNECT,
             at,
-            stdin=ours,
+            stdin=ours.fileno(),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -130,9 +130,9 @@ class _Socket:
 
 async def _readable(ours: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(ours, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(ours, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(ours)
