@@ -93,7 +93,7 @@ BEGINS = {
     "doctor": "supercloud.platforms.doctor.examine",
     "demo": "supercloud.cli.demo.scenario.Demo.run",
     "demo attack": "supercloud.cli.demo.attack.Attack.run",
-    "bench": "supercloud.cli.output.progress",
+    "bench": "supercloud.cli.commands.bench.progress",
     "backup": "supercloud.cli.control.ControlPlane.archive",
     "restore": "supercloud.cli.control.ControlPlane.archive",
 }
@@ -154,7 +154,6 @@ def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for place in BEGINS.values():
         monkeypatch.setattr(place, begins)
-    monkeypatch.setattr("supercloud.cli.commands.bench.progress", begins)
     monkeypatch.setenv("SUPERCLOUD_HOME", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
