@@ -70,3 +70,21 @@ async def test_an_instance_that_ended_by_itself_is_seen(bench: Bench) -> None:
     await bench.control.reconciler.blanket(north.birth.blanket)
     assert (await bench.control.instance("web")).state is InstanceState.STOPPED
     assert (await bench.parts.rights.standing(instance)).record.holder is None
+
+
+async def test_what_became_of_it_meanwhile_is_not_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blanket is removed while it is looked at: its volumes are lost, and that is why it is failed."""
+    north = await bench.blanket("north")
+    instance = await bench.run()
+    await north.instances.stop(type("R", (), {"instance": instance})())  # type: ignore[arg-type]
+    reconciler, world = bench.control.reconciler, bench.control.reconciler._world
+
+    async def abort(one: str) -> None:
+        await world.set_state(one, InstanceState.FAILED, reason="removed")
+
+    monkeypatch.setattr(reconciler, "_abort_migration", abort)
+    await reconciler.blanket(north.birth.blanket)
+    found = await bench.control.instance("web")
+    assert (found.state, found.reason) == (InstanceState.FAILED, "removed")

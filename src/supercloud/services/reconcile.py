@@ -163,7 +163,7 @@ class Reconciler:
         async with self._parts.store.read() as session:
             now = await self._parts.rights.now(session)
             rows = await session.execute(
-                select(Instance.id, Right.holder)
+                select(Instance.id, Instance.state, Right.holder)
                 .join(Right, Right.instance == Instance.id)
                 .where(
                     or_(
@@ -176,16 +176,14 @@ class Reconciler:
                     ),
                 )
             )
-            over = [(instance, holder) for instance, holder in rows]
-        for instance, holder in over:
+            over = [(instance, InstanceState(state), holder) for instance, state, holder in rows]
+        for instance, seen, holder in over:
             if await self._busy(instance):
                 continue
+            state, why = InstanceState.FENCED, "its right ran out at a blanket that is silent"
             if holder is None:
-                await self._set(instance, InstanceState.STOPPED, "it ended, and its right was given up")
-            else:
-                await self._set(
-                    instance, InstanceState.FENCED, "its right ran out at a blanket that is silent"
-                )
+                state, why = InstanceState.STOPPED, "it ended, and its right was given up"
+            await self._set(instance, state, why, seen=seen)
 
     async def blanket(self, blanket: Id) -> None:
         """Compare one connected blanket's instances and volumes with the store."""
@@ -260,7 +258,8 @@ class Reconciler:
             await self._world.rights.surrender(report.instance, by=blanket, epoch=standing.record.epoch)
             if InstanceState(row.state) is InstanceState.FAILED:
                 return  # and says why, which must not be forgotten
-        await self._set(report.instance, shown, report.reason or _REASONS.get(shown, ""))
+        why = report.reason or _REASONS.get(shown, "")
+        await self._set(report.instance, shown, why, seen=InstanceState(row.state))
 
     async def _abort_migration(self, instance: Id) -> None:
         """One that nobody carries on and that is not decided: its source holds the right, and goes on."""
@@ -329,8 +328,9 @@ class Reconciler:
                 is not None
             )
 
-    async def _set(self, instance: Id, state: InstanceState, reason: str) -> None:
+    async def _set(self, instance: Id, state: InstanceState, reason: str, *, seen: InstanceState) -> None:
+        """Unless it is not as it was seen any more: somebody knew better, e.g. who removed its blanket."""
         try:
-            await self._world.set_state(instance, state, reason=reason)
+            await self._world.set_state(instance, state, reason=reason, seen=seen)
         except (Conflict, NotFound) as error:
             _log.info("reconcile.not_set", instance=instance, state=state, why=error.message)

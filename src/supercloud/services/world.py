@@ -57,16 +57,25 @@ class StoreWorld:
             return await facts(session, instance)
 
     async def set_state(
-        self, instance: Id, state: InstanceState, *, blanket: Id | None = None, reason: str = ""
+        self,
+        instance: Id,
+        state: InstanceState,
+        *,
+        blanket: Id | None = None,
+        reason: str = "",
+        seen: InstanceState | None = None,
     ) -> None:
-        """
+        """`seen`: what it was when this was concluded.
+
         Raises:
-            Conflict: the life cycle forbids it.
+            Conflict: the life cycle forbids it, or it is not as it was seen any more.
         """
         async with self._store.write() as session:
             row = await session.get(Instance, instance, with_for_update=LOCKED)
             if row is None:
                 raise NotFound(f"there is no instance {instance}")
+            if seen is not None and row.state != seen:
+                raise Conflict(f"instance {row.name} is {row.state} by now")
             row.state = move(INSTANCE_TRANSITIONS, InstanceState(row.state), state)
             row.reason = reason
             if blanket is not None:

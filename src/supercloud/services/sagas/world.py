@@ -58,11 +58,18 @@ class World(Protocol):
     async def instance(self, instance: Id) -> InstanceFacts: ...
 
     async def set_state(
-        self, instance: Id, state: InstanceState, *, blanket: Id | None = None, reason: str = ""
+        self,
+        instance: Id,
+        state: InstanceState,
+        *,
+        blanket: Id | None = None,
+        reason: str = "",
+        seen: InstanceState | None = None,
     ) -> None:
-        """
+        """`seen`: what it was when this was concluded.
+
         Raises:
-            Conflict: the life cycle forbids it.
+            Conflict: the life cycle forbids it, or it is not as it was seen any more.
         """
         ...
 
