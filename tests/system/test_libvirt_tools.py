@@ -268,16 +268,17 @@ def test_virt_viewer_shows_a_screen_that_nothing_listens_for(
     assert "Using direct libvirt connection" in said
 
 
-def test_virt_manager_lists_what_is_there_and_shows_a_screen(
+def test_virt_manager_lists_what_is_theirs_and_shows_a_screen(
     tools: Tools, shown: str, tmp_path: Path
 ) -> None:
+    """It asks for each VM's secrets, and leaves out what it is refused them of: what is ours."""
     try:
         with display() as at:
             says(
                 "virt-manager", "--connect", tools.uri, "--no-fork", "--debug",
                 "--show-domain-console", shown,
-                until=(f"domain={tools.ours} status=Running added", f"domain={shown} status=Running added",
-                       "Viewer connected"),
+                until=(f"Blacklisting domain={tools.ours}",
+                       f"domain={shown} status=Running added", "Viewer connected"),
                 at=at, home=tmp_path, within_s=240,
             )  # fmt: skip
     finally:  # it makes one of its own
