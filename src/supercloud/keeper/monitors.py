@@ -27,11 +27,10 @@ SUFFIX = ".keeper.sock"
 IMAGES = Path("/var/lib/supercloud/volumes")
 #: How long a QEMU may take to obey before its process is killed; with the watchdog's time inside the margin.
 OBEY_S = 5.0
-#: How long one that begins, and executes nothing meanwhile (Seen.BEGINNING), may take until it answers. It
-#: takes 0.06 s of an idle processor of ours; emulated, fifty times that at worst, since it links and maps a
-#: lot. Three migrations onto an emulated blanket with a starved processor needed more than ten seconds, and
-#: tens of them were seen: four times thirty. It may be generous: nothing is at risk meanwhile, and whoever
-#: began it gives it up before. This is for what nobody else ends.
+#: How long one that begins, and executes nothing meanwhile (Seen.BEGINNING), may take until it answers. Three
+#: migrations onto an emulated blanket with a starved processor were ended after ten seconds; how long they
+#: would have needed was not measured. So it is generous: nothing is at risk meanwhile, and whoever began it
+#: gives it up before. This is for what nobody else ends.
 BEGIN_S = 120.0
 _CONNECT_S = 5.0
 #: A monitor that closed is connected again after this, and after twice as much each time, up to the latter.
