@@ -60,7 +60,7 @@ class Qemu:
             counted = [int(number) for number in re.findall(r"L2 counts (\d+) on 2 processors", said)]
             if counted and counted[-1] >= least:
                 return counted[-1]
-            time.sleep(0.5)
+            time.sleep(0.5)  # a console's log has no event
         raise SystemExit(f"it never counted to {least}:\n{said[-2000:]}")
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     target = Qemu("target", "-incoming", "unix:/incoming")
     source.do("migrate", uri="unix:/incoming")
     while (told := source.query("query-migrate")).get("status") not in ("completed", "failed", "cancelled"):
-        time.sleep(0.5)
+        time.sleep(0.5)  # no library of QEMU's monitor in this guest, so no events of it
     print(
         f"migration {told['status']}: {told.get('total-time')} ms, {told.get('downtime')} ms down", flush=True
     )
